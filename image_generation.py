@@ -1,0 +1,21 @@
+"""Make a face dataset from identity vectors: every identity's vector is lifted to a good image by AttrOP, then
+noise on the vector gives many images of the person (paper section 3.4).
+
+    python image_generation.py --model_weights weights/vec2face_generator.pth --batch_size 5 --example 1 \\
+        --start_end 0:10 --name test --center_feature center_feature_examples.npy
+
+Several GPUs: put `torchrun --nproc_per_node=N` in the place of `python`. Killed, or more to do: run the same command
+again.
+"""
+
+from utils.cli import command
+from utils.generation_run import generation_parser, run_generation
+
+
+@command
+def main(argv=None):
+    run_generation("identity", generation_parser("identity", __doc__).parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()

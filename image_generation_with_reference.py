@@ -1,0 +1,19 @@
+"""Make images of the people in reference photos: the FR feature of each photo plus noise is decoded.
+
+    python image_generation_with_reference.py --image_file "path/of/the/image/file or folder" \\
+        --model_weights weights/vec2face_generator.pth --batch_size 5 --example 10 --name images-of-references
+
+Photos must be aligned 112x112 crops, or give --align. Killed, or more to do: run the same command again.
+"""
+
+from utils.cli import command
+from utils.generation_run import generation_parser, run_generation
+
+
+@command
+def main(argv=None):
+    run_generation("reference", generation_parser("reference", __doc__).parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()

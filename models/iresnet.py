@@ -1,0 +1,119 @@
+"""IResNet face encoder (ArcFace, Deng et al., 2019; improved ResNet, Duta et al., 2020).
+
+The same network serves as identity model (its feature) and as MagFace quality model (its norm).
+"""
+
+import torch
+import torch.nn as nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from utils.checkpoint import first_few, fit, frozen, load_file, state_dict_of
+from utils.errors import UserError
+
+DEPTHS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 14, 3),
+    100: (3, 13, 30, 3),
+    152: (3, 8, 36, 3),
+    200: (6, 26, 60, 6),
+}
+MAP_SIDE = 7  # side of the last feature map for a 112x112 image
+
+
+class Bottleneck(nn.Module):
+    """bn, conv, bn, PReLU, conv (stride), bn, added to the input or to its 1x1 projection."""
+
+    def __init__(self, in_width, width, stride):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_width)
+        self.conv1 = nn.Conv2d(in_width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.prelu = nn.PReLU(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.downsample = None
+        if stride != 1 or in_width != width:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_width, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width)
+            )
+
+    def forward(self, x):
+        h = self.prelu(self.bn2(self.conv1(self.bn1(x))))  # (N, width, H, W)
+        h = self.bn3(self.conv2(h))  # (N, width, H / stride, W / stride)
+        return h + (x if self.downsample is None else self.downsample(x))
+
+
+class IResNet(nn.Module):
+    """(N, 3, 112, 112) RGB in [-1, 1] -> (N, feature_size) unnormalised feature.
+
+    ``blocks``: how many blocks in each of the four stages; ``widths``: their channels, the stem has
+    the first one's. With released weights a feature has about unit variance per dimension (norm 22-23).
+    """
+
+    def __init__(self, blocks=DEPTHS[100], widths=(64, 128, 256, 512), feature_size=512):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.prelu = nn.PReLU(widths[0])
+        in_width = widths[0]
+        for stage, (count, width) in enumerate(zip(blocks, widths, strict=True), start=1):
+            first = Bottleneck(in_width, width, stride=2)
+            rest = (Bottleneck(width, width, stride=1) for _ in range(count - 1))
+            self.add_module(f"layer{stage}", nn.Sequential(first, *rest))
+            in_width = width
+        self.bn2 = nn.BatchNorm2d(in_width)
+        self.dropout = nn.Dropout(0.4)
+        self.fc = nn.Linear(in_width * MAP_SIDE**2, feature_size)
+        self.features = nn.BatchNorm1d(feature_size)
+        self.features.weight.requires_grad_(False)
+
+    def forward(self, images):
+        x = self.prelu(self.bn1(self.conv1(images.to(self.conv1.weight.dtype))))  # (N, C, 112, 112)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (N, C, 7, 7)
+        x = self.dropout(self.bn2(x).flatten(1))  # (N, 49 C)
+        return self.features(self.fc(x).float())  # (N, feature_size), always in float32
+
+    def fuse(self):
+        """Fold every BatchNorm that follows a convolution into it: the same function, for inference only.
+
+        bn1 of a block stands before a padded convolution and cannot be folded exactly.
+        """
+        self.conv1, self.bn1 = fuse_conv_bn_eval(self.conv1, self.bn1), nn.Identity()
+        for block in self.modules():
+            if isinstance(block, Bottleneck):
+                block.conv1, block.bn2 = fuse_conv_bn_eval(block.conv1, block.bn2), nn.Identity()
+                block.conv2, block.bn3 = fuse_conv_bn_eval(block.conv2, block.bn3), nn.Identity()
+                if block.downsample is not None:
+                    block.downsample = fuse_conv_bn_eval(*block.downsample)
+        return self
+
+
+def load_face_encoder(path, device="cpu", dtype=torch.float32):
+    """The IResNet in a weight file with released key names: (N, 3, 112, 112) RGB in [-1, 1] -> (N, 512).
+
+    Depth and widths are read off the file. Frozen, in eval mode, BatchNorms folded into the
+    convolutions; gradients reach the images. Raises UserError when the file holds no IResNet.
+    """
+    state = state_dict_of(load_file(path), path)
+    try:
+        encoder = IResNet(**architecture_of(state))
+    except (KeyError, IndexError) as error:
+        raise UserError(
+            f"{path}: not a face-recognition model (IResNet): missing {error.args[0]}; "
+            f"its first keys are {first_few(list(state))}."
+        ) from error
+    fit(encoder, state, path, "an IResNet face encoder")
+    encoder = frozen(encoder.eval().fuse(), device, dtype)
+    encoder.features.float()
+    return encoder
+
+
+def architecture_of(state):
+    """The keyword arguments of IResNet that fit a released state dict. Raises KeyError when it is not one."""
+    stages = []
+    for stage in range(1, 5):
+        count = len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")})
+        stages.append((count, state[f"layer{stage}.0.conv1.weight"].shape[0]))
+    blocks, widths = zip(*stages, strict=True)
+    return {"blocks": blocks, "widths": widths, "feature_size": state["fc.weight"].shape[0]}

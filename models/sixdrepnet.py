@@ -1,0 +1,81 @@
+"""6DRepNet head pose (Hempel et al., 2022) on RepVGG-B1g2 in deploy form (Ding et al., 2021)."""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from utils.checkpoint import fit, frozen, load_file, state_dict_of
+
+STAGES = ((4, 128), (6, 256), (16, 512), (1, 2048))  # blocks and width of each stage
+STEM_WIDTH = 64
+
+
+class RepVGGBlock(nn.Module):
+    """One biased 3x3 convolution and a ReLU: all that is left of a RepVGG block after training."""
+
+    def __init__(self, in_width, width, stride, groups):
+        super().__init__()
+        self.rbr_reparam = nn.Conv2d(in_width, width, 3, stride=stride, padding=1, groups=groups)
+
+    def forward(self, x):
+        return F.relu(self.rbr_reparam(x))
+
+
+class SixDRepNet(nn.Module):
+    """(N, 3, H, W) RGB in [-1, 1] -> (N, 3) degrees: pitch, yaw, roll."""
+
+    def __init__(self, stages=STAGES, stem_width=STEM_WIDTH):
+        super().__init__()
+        self.layer0 = RepVGGBlock(3, stem_width, stride=2, groups=1)
+        in_width, number = stem_width, 0
+        for stage, (count, width) in enumerate(stages, start=1):
+            blocks = []
+            for index in range(count):
+                number += 1  # counted over all stages: every even block has two groups
+                blocks.append(RepVGGBlock(in_width, width, 2 if index == 0 else 1, 2 if number % 2 == 0 else 1))
+                in_width = width
+            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
+        self.linear_reg = nn.Linear(in_width, 6)
+
+    def forward(self, images):
+        return torch.rad2deg(euler_angles(self.rotation(images)))
+
+    def rotation(self, images):
+        """(N, 3, H, W) RGB in [-1, 1] -> (N, 3, 3) rotation matrices. The network itself sees BGR in [0, 1]."""
+        x = (images.flip(1) + 1) / 2
+        x = x.to(self.layer0.rbr_reparam.weight.dtype)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.layer0(x)))))  # (N, C, H / 32, W / 32)
+        return rotation_from_6d(self.linear_reg(x.float().mean(dim=(2, 3))))  # (N, 6) -> (N, 3, 3), in float32
+
+
+def rotation_from_6d(six):
+    """(N, 6) = two 3-vectors a, b -> (N, 3, 3) rotation with columns x ~ a, y, z ~ x * b (Zhou et al., 2019)."""
+    a, b = six[:, :3], six[:, 3:]
+    x = F.normalize(a, dim=1, eps=1e-8)
+    z = F.normalize(torch.linalg.cross(x, b), dim=1, eps=1e-8)
+    y = torch.linalg.cross(z, x)
+    return torch.stack([x, y, z], dim=2)  # (N, 3, 3)
+
+
+def euler_angles(rotation):
+    """(N, 3, 3) -> (N, 3) radians: pitch, yaw, roll."""
+    r = rotation
+    squared = r[:, 0, 0] ** 2 + r[:, 1, 0] ** 2
+    singular = squared < 1e-12
+    sy = squared.clamp(min=1e-12).sqrt()  # clamped before the root, whose gradient at 0 is infinite
+    yaw = torch.atan2(-r[:, 2, 0], sy)
+    pitch = torch.where(singular, torch.atan2(-r[:, 1, 2], r[:, 1, 1]), torch.atan2(r[:, 2, 1], r[:, 2, 2]))
+    roll = torch.where(singular, 0.0, torch.atan2(r[:, 1, 0], r[:, 0, 0]))
+    return torch.stack([pitch, yaw, roll], dim=1)
+
+
+def load_pose_estimator(path, device="cpu", dtype=torch.float32):
+    """The 6DRepNet in a weight file: images in [-1, 1] RGB -> (N, 3) degrees: pitch, yaw, roll.
+
+    Frozen, in eval mode; gradients reach the images. Raises UserError when the file holds no 6DRepNet.
+    """
+    estimator = SixDRepNet()
+    fit(estimator, state_dict_of(load_file(path), path), path, "a 6DRepNet pose estimator")
+    estimator = frozen(estimator, device, dtype)
+    estimator.linear_reg.float()
+    return estimator

@@ -1,0 +1,265 @@
+"""The generator: an identity vector becomes a face (paper section 3).
+
+    vector --expander--> image feature + 49 rows --fMAE--> predicted map --image decoder--> image
+
+The feature-masked autoencoder (fMAE) follows MAE (He et al., 2022), with the rows of the feature
+map in the place of image patches.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+from einops import rearrange
+from timm.models.vision_transformer import Block
+
+from models.image_decoder import MAP_CHANNELS, ImageDecoder
+from models.released_weights import from_released, released_key
+from utils.checkpoint import first_few, fit, frozen, load_file, state_dict_of
+from utils.errors import UserError
+
+VECTOR_SIZE = 512
+MAP_SIDE = 7
+ROWS = MAP_SIDE * MAP_SIDE  # 49 rows of the feature map
+DROPOUT = 0.1
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of one generator. Everything but the two head counts can be read off a weight file."""
+
+    width: int
+    depth: int
+    heads: int
+    decoder_width: int
+    decoder_depth: int
+    decoder_heads: int
+    image_width: int
+
+
+PRESETS = {
+    "vec2face_vit_tiny": Architecture(256, 6, 4, 256, 4, 4, image_width=32),
+    "vec2face_vit_base_patch16": Architecture(768, 12, 12, 768, 8, 16, image_width=128),
+    "vec2face_vit_large_patch16": Architecture(1024, 24, 16, 1024, 8, 16, image_width=128),
+    "vec2face_vit_huge_patch16": Architecture(1280, 32, 16, 1280, 8, 16, image_width=128),
+}
+
+
+layer_norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+def transformer(width, depth, heads):
+    return nn.Sequential(
+        *(
+            Block(width, heads, qkv_bias=True, proj_drop=DROPOUT, attn_drop=DROPOUT, norm_layer=layer_norm)
+            for _ in range(depth)
+        )
+    )
+
+
+@dataclass(frozen=True)
+class TokenMask:
+    """Which rows of the feature map the encoder does not get, and which carry no row of their own.
+
+    ``kept``: (N, K) ascending numbers, 0..48, of the rows that are not dropped.
+    ``masked``: (N, 49) bool, rows replaced by the image feature; every dropped row is masked too.
+    """
+
+    kept: torch.Tensor
+    masked: torch.Tensor
+
+    @classmethod
+    def from_noise(cls, noise, drop_ratio, mask_rate):
+        """Drop each sample's ``ceil(49 * drop_ratio)`` smallest noises, mask its ``ceil(49 * mask_rate)`` smallest.
+
+        ``noise``: (N, 49), any real numbers. ``drop_ratio``: float in [0, 1], the same for all samples.
+        ``mask_rate``: float or (N,) in [0, 1]; a rate below the drop ratio masks the dropped rows only.
+        Raises ValueError on other shapes or ranges.
+        """
+        if noise.ndim != 2 or noise.shape[1] != ROWS:
+            raise ValueError(f"mask noise must have shape (N, {ROWS}), not {tuple(noise.shape)}")
+        rate = torch.as_tensor(mask_rate, dtype=torch.float64, device=noise.device).expand(len(noise))  # (N,)
+        if not 0 <= drop_ratio <= 1 or not ((rate >= 0) & (rate <= 1)).all():
+            raise ValueError("drop ratio and mask rate must lie in [0, 1]")
+        drop_count = math.ceil(ROWS * drop_ratio)
+        mask_count = torch.ceil(ROWS * rate).clamp(min=drop_count)  # (N,)
+        rank = noise.argsort(dim=1).argsort(dim=1)  # (N, 49): 0 = smallest noise
+        dropped = (rank < drop_count).to(torch.uint8)  # (N, 49)
+        kept = dropped.argsort(dim=1, stable=True)[:, : ROWS - drop_count]  # (N, K)
+        return cls(kept=kept, masked=rank < mask_count[:, None])
+
+    def to(self, device, non_blocking=False):
+        return TokenMask(
+            self.kept.to(device, non_blocking=non_blocking), self.masked.to(device, non_blocking=non_blocking)
+        )
+
+    def __len__(self):
+        return len(self.kept)
+
+
+class Expander(nn.Module):
+    """(N, 512) vector -> image feature (N, D) and feature map (N, 49, D) (paper section 3.1).
+
+    Row i is ``w_i * e + c_i``: one scalar pair a row, shared by all channels.
+    """
+
+    def __init__(self, width):
+        super().__init__()
+        self.to_feature = nn.Linear(VECTOR_SIZE, width)
+        self.to_rows = nn.Linear(1, ROWS)
+
+    def forward(self, vectors):
+        feature = self.to_feature(vectors)  # (N, D)
+        rows = self.to_rows(feature[..., None])  # (N, D, 49)
+        return feature, rows.mT  # (N, D), (N, 49, D)
+
+
+class Encoder(nn.Module):
+    """Encodes the image feature and the kept rows: (N, 1 + 49, D) -> (N, 1 + K, D)."""
+
+    def __init__(self, width, depth, heads):
+        super().__init__()
+        self.positions = nn.Parameter(torch.empty(1 + ROWS, width))
+        self.embed_norm = layer_norm(width)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.blocks = transformer(width, depth, heads)
+        self.norm = layer_norm(width)
+
+    def forward(self, feature, rows, mask):
+        rows = torch.where(mask.masked[..., None], feature[:, None], rows)  # (N, 49, D)
+        tokens = torch.cat([feature[:, None], rows], dim=1) + self.positions  # (N, 50, D)
+        tokens = torch.cat([tokens[:, :1], take_rows(tokens, mask.kept + 1)], dim=1)  # (N, 1 + K, D)
+        tokens = self.dropout(self.embed_norm(tokens))
+        return self.norm(self.blocks(tokens))  # (N, 1 + K, D)
+
+
+class Decoder(nn.Module):
+    """Predicts the whole map from the encoded rows: (N, 1 + K, D) -> (N, 50, D').
+
+    Every masked row starts from the encoded image feature (row 0).
+    """
+
+    def __init__(self, encoder_width, width, depth, heads):
+        super().__init__()
+        self.embed = nn.Linear(encoder_width, width)
+        self.positions = nn.Parameter(torch.empty(1, 1 + ROWS, width))
+        self.blocks = transformer(width, depth, heads)
+        self.norm = layer_norm(width)
+
+    def forward(self, encoded, mask):
+        encoded = self.embed(encoded)  # (N, 1 + K, D')
+        slot = torch.zeros_like(mask.masked, dtype=torch.long)  # (N, 49): where each row stands in `encoded`
+        slot.scatter_(1, mask.kept, torch.arange(1, 1 + mask.kept.shape[1], device=slot.device).expand_as(mask.kept))
+        rows = torch.where(mask.masked[..., None], encoded[:, :1], take_rows(encoded, slot))  # (N, 49, D')
+        tokens = torch.cat([encoded[:, :1], rows], dim=1) + self.positions  # (N, 50, D')
+        return self.norm(self.blocks(tokens))  # (N, 50, D')
+
+
+def take_rows(tokens, index):
+    """tokens (N, T, D), index (N, K) -> (N, K, D)."""
+    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+class Output(NamedTuple):
+    """``images`` (N, 3, 112, 112), about [-1, 1], not clipped; the maps are (N, 50, D), row 0 the image feature."""
+
+    images: torch.Tensor
+    target_map: torch.Tensor
+    predicted_map: torch.Tensor
+
+
+class Vec2Face(nn.Module):
+    """The generator. ``forward(vectors (N, 512), mask)`` -> Output; ``mask`` is a TokenMask of N samples."""
+
+    def __init__(self, architecture):
+        super().__init__()
+        a = self.architecture = architecture
+        self.expander = Expander(a.width)
+        self.encoder = Encoder(a.width, a.depth, a.heads)
+        self.decoder = Decoder(a.width, a.decoder_width, a.decoder_depth, a.decoder_heads)
+        self.to_map = nn.Linear(a.decoder_width, MAP_CHANNELS)
+        self.image_decoder = ImageDecoder(a.image_width)
+        self.apply(initialise)
+        nn.init.normal_(self.encoder.positions, std=0.02)
+        nn.init.normal_(self.decoder.positions, std=0.02)
+
+    def forward(self, vectors, mask):
+        feature, rows = self.expander(vectors.to(self.to_map.weight.dtype))  # (N, D), (N, 49, D)
+        target_map = torch.cat([feature[:, None], rows], dim=1).detach()  # (N, 50, D)
+        predicted_map = self.decoder(self.encoder(feature, rows, mask), mask)  # (N, 50, D')
+        feature_map = self.to_map(predicted_map[:, 1:])  # (N, 49, 256)
+        feature_map = rearrange(feature_map, "n (h w) c -> n c h w", h=MAP_SIDE)  # (N, 256, 7, 7)
+        return Output(self.image_decoder(feature_map).float(), target_map, predicted_map)
+
+
+def initialise(module):
+    """Xavier-uniform linear layers with zero bias, unit norms; convolutions keep PyTorch's default."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+def load_vec2face(path, device="cpu", dtype=torch.float32, model=None):
+    """The generator in a released or own weight file: frozen, in eval mode, gradients reach the vectors.
+
+    The sizes are read off the file, the head counts come from the preset with these sizes. ``model``:
+    the preset's name the caller expects. Raises UserError when the file is not a generator's, fits no
+    preset, or is another one than ``model``.
+    """
+    state, released = generator_state(load_file(path), path)
+    name = preset_of(state, path)
+    if model is not None and model != name:
+        raise UserError(f"{path} holds a {name}, not a {model}: give --model {name} or leave --model out.")
+    generator = Vec2Face(PRESETS[name])
+    fit(generator, state, path, f"a {name} generator", name_of=released_key if released else str)
+    generator.image_decoder.fuse()
+    return frozen(generator, device, dtype)
+
+
+def generator_state(content, path):
+    """The generator's state dict in our names, and whether the file used the released ones."""
+    if isinstance(content, dict) and "model_vec2face" in content:
+        content = content["model_vec2face"]
+    state = state_dict_of(content, path)
+    if "expander.to_feature.weight" in state:
+        return state, False
+    if "latent_prior_proj_f.weight" in state:
+        return from_released(state), True
+    raise UserError(
+        f"{path}: not a Vec2Face generator: missing latent_prior_proj_f.weight (released name) or "
+        f"expander.to_feature.weight (ours); its first keys are {first_few(list(state))}."
+    )
+
+
+def preset_of(state, path):
+    """The name of the preset whose sizes a state dict (our names) has. Raises UserError when there is none."""
+
+    def depth(blocks):
+        return len({key.split(".")[2] for key in state if key.startswith(blocks)})
+
+    try:
+        sizes = (
+            state["expander.to_feature.weight"].shape[0],
+            depth("encoder.blocks."),
+            state["decoder.embed.weight"].shape[0],
+            depth("decoder.blocks."),
+            state["image_decoder.norm_out.weight"].shape[0],
+        )
+    except KeyError as error:
+        key = error.args[0]
+        raise UserError(f"{path}: an incomplete generator: missing {released_key(key)} (ours: {key}).") from error
+    for name, a in PRESETS.items():
+        if sizes == (a.width, a.depth, a.decoder_width, a.decoder_depth, a.image_width):
+            return name
+    raise UserError(
+        f"{path}: no preset has its sizes (width {sizes[0]}, depth {sizes[1]}, decoder width {sizes[2]}, decoder depth "
+        f"{sizes[3]}, image width {sizes[4]}), and the number of attention heads cannot be read off a file. "
+        f"Presets: {', '.join(PRESETS)}."
+    )

@@ -1,0 +1,20 @@
+"""Make a face dataset at a wanted head pose and quality: AttrOP works on every noisy vector (paper section 3.3).
+
+    python pose_image_generation.py --model_weights weights/vec2face_generator.pth --batch_size 5 --example 1 \\
+        --start_end 0:10 --center_feature center_feature_examples.npy --name test --pose 45 --image_quality 25
+
+Several GPUs: put `torchrun --nproc_per_node=N` in the place of `python`. Killed, or more to do: run the same command
+again.
+"""
+
+from utils.cli import command
+from utils.generation_run import generation_parser, run_generation
+
+
+@command
+def main(argv=None):
+    run_generation("pose", generation_parser("pose", __doc__).parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()

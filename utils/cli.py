@@ -1,0 +1,150 @@
+"""What all command lines share: flags, plain error messages, and how a run stops."""
+
+import argparse
+import os
+import signal
+import sys
+from functools import wraps
+
+import torch
+
+from models.vec2face import PRESETS
+from utils.device import PRECISIONS
+from utils.distributed import leave_world
+from utils.errors import UserError
+
+# Flags of the released scripts that change nothing there either: (flag, argparse options).
+WITHOUT_EFFECT = [
+    ("--use_rep", {"action": "store_true"}),
+    ("--use_class_label", {"action": "store_true"}),
+    ("--rep_drop_prob", {"type": float, "default": 0.0}),
+    ("--input_size", {"type": int, "default": 112}),
+    ("--pretrained_rdm_ckpt", {}),
+    ("--pretrained_rdm_cfg", {}),
+]
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, keeps the line breaks of the description, and says nothing about a default of None."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False) or action.default == []:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def make_parser(description):
+    return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+
+
+def add_flags_without_effect(parser, flags=WITHOUT_EFFECT):
+    """Accept the flags that have no effect; ``note_flags_without_effect`` says so when one is used."""
+    for flag, options in flags:
+        parser.add_argument(flag, **options, help="accepted, but without effect, as in the released model")
+
+
+def note_flags_without_effect(args, flags=WITHOUT_EFFECT):
+    used = [
+        flag
+        for flag, options in flags
+        if getattr(args, flag[2:]) != options.get("default", False if "action" in options else None)
+    ]
+    if used:
+        print(f"note: {', '.join(used)}: without effect, as in the released model")
+
+
+def positive(text):
+    """argparse type: a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def not_negative(text):
+    """argparse type: a whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {value}")
+    return value
+
+
+def noise_level(text):
+    """argparse type: a sigma, at least 0."""
+    value = float(text)
+    if not 0 <= value < 100:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 100, not {text}")
+    return value
+
+
+def jpeg_quality(text):
+    """argparse type: 1 to 100."""
+    value = int(text)
+    if not 1 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"must be between 1 and 100, not {value}")
+    return value
+
+
+def folder_name(text):
+    """argparse type: one plain folder name."""
+    if not text or text in (".", "..") or text.startswith(".") or any(c in text for c in "/\\\0"):
+        raise argparse.ArgumentTypeError(f"must be a plain folder name, not {text!r}")
+    return text
+
+
+def add_device_flags(parser):
+    group = parser.add_argument_group("where and how to compute")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", *PRECISIONS],
+        help="auto: 16 bit where the hardware is fast at it",
+    )
+
+
+def add_model_flags(parser):
+    group = parser.add_argument_group("models")
+    group.add_argument(
+        "--model", choices=list(PRESETS), help="preset; read off the weights, given only to be checked against them"
+    )
+    group.add_argument(
+        "--model_weights", default="weights/vec2face_generator.pth", help="generator, released or own file"
+    )
+    group.add_argument("--id_weights", default="weights/arcface-r100-glint360k.pth", help="face encoder")
+
+
+def command(main):
+    """Decorator of a script's ``main``: user errors become one line and a non-zero exit, Ctrl-C and SIGTERM a clean stop."""
+
+    @wraps(main)
+    def run(argv=None):
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            return main(argv)
+        except UserError as error:
+            sys.exit(_say(f"error: {error}", 2))
+        except (KeyboardInterrupt, BrokenPipeError):
+            sys.exit(_say("stopped. What is finished stays; run the same command again to go on.", 130))
+        except torch.OutOfMemoryError as error:
+            sys.exit(
+                _say(f"error: out of memory on the GPU; give a smaller --batch_size ({str(error).splitlines()[0]})", 2)
+            )
+        except RuntimeError as error:
+            if "gloo" not in str(error).lower() and "connection closed" not in str(error).lower():
+                raise
+            sys.exit(_say("error: another process of this run ended early; run the same command again to go on.", 3))
+        finally:
+            leave_world()
+
+    return run
+
+
+def _interrupt(signal_number, frame):
+    raise KeyboardInterrupt
+
+
+def _say(message, code):
+    rank = os.environ.get("RANK")
+    print(f"rank {rank}: {message}" if rank and rank != "0" else message, file=sys.stderr)
+    return code

@@ -1,0 +1,153 @@
+"""The LMDB format of FR training: key ``b"0"``.. -> msgpack (image bytes, label).
+
+Beside them ``__keys__`` (a list of keys), ``__len__`` and ``__classnum__``, msgpacked too.
+
+LMDB has one writer, so every process fills an LMDB in its own part (key: identity, value: its images;
+one transaction an identity), and merging writes the numbered one.
+"""
+
+import json
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import lmdb
+import msgpack
+
+from utils.dataset_parts import MANIFEST, idle_parts, recorded_identities, remove_parts
+
+PART_FILE = "images.lmdb"
+FIRST_MAP_SIZE = 1 << 26
+IDENTITIES_PER_TRANSACTION = 100
+
+
+class GrowingLmdb:
+    """An LMDB in one file whose map grows when it is full."""
+
+    def __init__(self, path):
+        size = max(FIRST_MAP_SIZE, 2 * Path(path).stat().st_size if Path(path).exists() else 0)
+        self.env = lmdb.open(str(path), subdir=False, map_size=size, lock=False)
+
+    def put(self, records):
+        """Write (key, value) pairs of bytes in one transaction."""
+        while True:
+            try:
+                with self.env.begin(write=True) as transaction:
+                    for key, value in records:
+                        transaction.put(key, value)
+                return
+            except lmdb.MapFullError:
+                self.env.set_mapsize(2 * self.env.info()["map_size"])
+
+    def close(self):
+        self.env.close()
+
+
+@contextmanager
+def reading(path):
+    """A read transaction on an LMDB file or folder."""
+    env = lmdb.open(str(path), subdir=Path(path).is_dir(), readonly=True, lock=False, readahead=False)
+    with closing(env), env.begin() as transaction:
+        yield transaction
+
+
+class LmdbStore:
+    """Writes identities into this part's LMDB."""
+
+    def __init__(self, root, part):
+        self.lmdb = GrowingLmdb(part.folder / PART_FILE)
+
+    def put(self, name, images):
+        """Write ``images``, a list of encoded bytes, in one transaction."""
+        self.lmdb.put([(name.encode(), msgpack.packb(images))])
+
+    def close(self):
+        self.lmdb.close()
+
+    @staticmethod
+    def place(name, index):
+        """What a manifest line says of where its image is; merging gives it its key."""
+        return {"key": None}
+
+    @staticmethod
+    def path(root):
+        """The dataset's LMDB file, named like its folder."""
+        return Path(root) / f"{Path(root).resolve().name}.lmdb"
+
+    @staticmethod
+    def finished(root, parts=None):
+        """{(number, name): Record} of the identities in the merged file or in a part."""
+        records, keys = recorded_identities(root, parts), {Path(root): None}
+        for folder in {record.manifest.parent for record in records.values()} - set(keys):
+            keys[folder] = set()
+            if (folder / PART_FILE).exists():
+                with reading(folder / PART_FILE) as transaction:
+                    keys[folder] = {bytes(key).decode() for key in transaction.cursor().iternext(values=False)}
+
+        def in_place(name, folder):
+            return keys[folder] is None or name in keys[folder]
+
+        return {key: record for key, record in records.items() if in_place(key[1], record.manifest.parent)}
+
+    @staticmethod
+    def merge(root):
+        """Write the numbered LMDB anew from the one before and the parts of all ended processes."""
+        root, parts = Path(root), idle_parts(root)
+        finished = LmdbStore.finished(root, parts)
+        next_file, next_manifest = next_paths(root)
+        next_file.unlink(missing_ok=True)
+        number, pending = 0, []
+        with ExitStack() as stack, open(next_manifest, "w") as manifest:
+            merged = stack.enter_context(closing(GrowingLmdb(next_file)))
+            sources = (
+                {root: stack.enter_context(reading(LmdbStore.path(root)))} if LmdbStore.path(root).exists() else {}
+            )
+            sources |= {
+                part: stack.enter_context(reading(part / PART_FILE)) for part in parts if (part / PART_FILE).exists()
+            }
+            for label, ((_, name), record) in enumerate(finished.items()):
+                lines = record.lines()
+                for line, image in zip(lines, stored_images(sources, record, name, lines), strict=True):
+                    line["key"] = str(number)
+                    manifest.write(json.dumps(line) + "\n")
+                    pending.append((line["key"].encode(), msgpack.packb((image, label))))
+                    number += 1
+                if label % IDENTITIES_PER_TRANSACTION == 0:
+                    merged.put(pending)
+                    pending = []
+            keys = [str(i).encode() for i in range(number)]
+            pending.append((b"__keys__", msgpack.packb(keys)))
+            pending.append((b"__len__", msgpack.packb(number)))
+            pending.append((b"__classnum__", msgpack.packb(len(finished))))
+            merged.put(pending)
+        next_file.replace(LmdbStore.path(root))
+        next_manifest.replace(root / MANIFEST)
+        remove_parts(parts)
+
+    @staticmethod
+    def recover(root):
+        """Finish a merge whose LMDB has its final name already; drop what one left that was killed before."""
+        next_file, next_manifest = next_paths(root)
+        if next_file.exists():
+            next_file.unlink()
+            next_manifest.unlink(missing_ok=True)
+        elif next_manifest.exists():
+            next_manifest.replace(Path(root) / MANIFEST)
+
+    @staticmethod
+    def images(root, lines):
+        """The encoded images of some manifest lines."""
+        with reading(LmdbStore.path(root)) as transaction:
+            return [msgpack.unpackb(transaction.get(line["key"].encode()))[0] for line in lines]
+
+
+def stored_images(sources, record, name, lines):
+    """An identity's encoded images, from the merged file (by key) or from its part (by name)."""
+    source = sources[record.manifest.parent]
+    if lines[0]["key"] is None:
+        return msgpack.unpackb(source.get(name.encode()))
+    return [msgpack.unpackb(source.get(line["key"].encode()))[0] for line in lines]
+
+
+def next_paths(root):
+    """Where a merge writes the LMDB and the manifest before they take their names, in this order."""
+    return LmdbStore.path(root).with_suffix(".next"), Path(root) / (MANIFEST + ".next")

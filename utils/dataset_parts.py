@@ -1,0 +1,124 @@
+"""What several processes may write into one dataset at the same time: each its own part, merged at the end.
+
+A part is a folder ``.parts/<name>`` inside the dataset, locked while its process lives. It holds the
+process's manifest lines and whatever its store has not put in place yet.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.errors import UserError
+
+PARTS = ".parts"
+MANIFEST = "manifest.jsonl"
+
+
+@contextmanager
+def locked(folder, wait):
+    """Hold the lock of a folder; BlockingIOError when another process holds it and ``wait`` is false."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Part:
+    """This process's part. ``append`` is safe to call from several threads when they hold the writer's lock."""
+
+    def __init__(self, root, name):
+        self.folder = Path(root) / PARTS / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = locked(self.folder, wait=False)
+        try:
+            self._lock.__enter__()
+        except BlockingIOError as error:
+            raise UserError(
+                f"{root}: another process is writing the same slice; let it end, or give another --start_end."
+            ) from error
+        cut_torn_line(self.folder / MANIFEST)
+        self.manifest = open(self.folder / MANIFEST, "ab")  # noqa: SIM115, closed by close()
+
+    def append(self, lines):
+        """Add one identity's lines in a single write."""
+        self.manifest.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+        self.manifest.flush()
+
+    def close(self):
+        self.manifest.close()
+        self._lock.__exit__(None, None, None)
+
+
+def cut_torn_line(path):
+    """Remove what a killed process left behind the last whole line."""
+    if path.exists():
+        data = path.read_bytes()
+        os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def idle_parts(root):
+    """The parts whose process has ended."""
+    idle = []
+    for folder in sorted((Path(root) / PARTS).glob("*")):
+        with suppress(BlockingIOError, FileNotFoundError), locked(folder, wait=False):
+            idle.append(folder)
+    return idle
+
+
+def recorded_identities(root, parts=None):
+    """{(number, name): Record} of all identities in the merged manifest and in ``parts`` (default: all), in order.
+
+    A record says that the identity was about to be put in place; the store knows whether it is.
+    """
+    parts = sorted((Path(root) / PARTS).glob("*")) if parts is None else parts
+    records = {}
+    for folder in (Path(root), *parts):
+        if (folder / MANIFEST).exists():
+            records.update(index_manifest(folder / MANIFEST))
+    return dict(sorted(records.items()))
+
+
+class Record(NamedTuple):
+    """Where one identity's lines stand: ``manifest`` file, first byte and end."""
+
+    manifest: Path
+    start: int
+    end: int
+
+    def text(self):
+        with open(self.manifest, "rb") as file:
+            file.seek(self.start)
+            return file.read(self.end - self.start)
+
+    def lines(self):
+        return [json.loads(line) for line in self.text().splitlines()]
+
+
+def index_manifest(path):
+    """{(number, name): Record}; of an identity that was written twice the last one, and no torn line."""
+    index, start = {}, 0
+    with open(path, "rb") as file:
+        for line in file:
+            end = start + len(line)
+            if line.endswith(b"\n"):
+                record = json.loads(line)
+                key = (record["identity"], record["name"])
+                first = start if record["index"] == 0 or key not in index else index[key].start
+                index[key] = Record(path, first, end)
+            start = end
+    return index
+
+
+def remove_parts(parts):
+    """Delete merged parts, and the folder of parts with the last one."""
+    for folder in parts:
+        shutil.rmtree(folder, ignore_errors=True)
+    for folder in {folder.parent for folder in parts}:
+        with suppress(OSError):
+            folder.rmdir()

@@ -1,0 +1,64 @@
+"""Where the models run, and in what precision."""
+
+import ctypes
+import os
+import sys
+
+# Intel MKL then gives the same bits for any number of threads (no cost seen); it must be set before MKL's first call.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+import torch
+
+from utils.errors import UserError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(name="auto", local_rank=0):
+    """``auto``: this rank's GPU where there is one, else the CPU. Raises UserError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda":
+        index = local_rank if device.index is None else device.index
+        if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+            raise UserError(f"--device {name}: this machine offers {torch.cuda.device_count()} CUDA devices.")
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
+    return device
+
+
+def resolve_precision(name, device):
+    """``auto`` or a name in PRECISIONS -> a name. Auto: bf16 where the hardware has it, else fp16 (CUDA) or fp32."""
+    if name == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+        return "bf16" if device.type == "cpu" and cpu_has_bf16() else "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise UserError("--precision fp16 needs a GPU; on a CPU use bf16, fp32 or auto.")
+    return name
+
+
+def cpu_has_bf16():
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return bool(probe())
+
+
+def keep_freed_memory():
+    """Let this process reuse the large blocks it frees instead of handing them back to the kernel each time.
+
+    Feature maps are tens of MB, which glibc maps afresh, page by page, for every layer: without this the
+    image decoder is about an eighth slower on a CPU. Does nothing elsewhere than on Linux with glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    trim_threshold, mmap_max = -1, -4  # names of mallopt's parameters in malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)

@@ -1,0 +1,309 @@
+"""From flags to a dataset: what the three generation scripts share."""
+
+import platform
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import timm
+import torch
+from tqdm import tqdm
+
+from models.attrop import AttrOP, pitch_target, quality_target, yaw_target
+from models.iresnet import load_face_encoder
+from models.sixdrepnet import load_pose_estimator
+from models.vec2face import load_vec2face
+from utils.checkpoint import sha256
+from utils.cli import (
+    add_device_flags,
+    add_flags_without_effect,
+    add_model_flags,
+    folder_name,
+    jpeg_quality,
+    make_parser,
+    noise_level,
+    not_negative,
+    note_flags_without_effect,
+    positive,
+)
+from utils.dataset_writer import (
+    CONTACT_SHEET,
+    STORES,
+    DatasetWriter,
+    finish_dataset,
+    finished_names,
+    manifest_lines,
+    prepare_dataset,
+)
+from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
+from utils.distributed import join_world
+from utils.errors import UserError
+from utils.generation import Recipe, generate
+from utils.identity_sources import PhotoSource, VectorSource
+from utils.sampling import SIGMAS, MaskRatios
+
+FOLDERS = {"identity": "generated_images", "reference": "generated_images_ref", "pose": "generated_pose_images"}
+
+
+def generation_parser(mode, description):
+    """The flags of one generation script. ``mode``: a key of FOLDERS."""
+    parser = make_parser(description)
+    source = parser.add_argument_group("who")
+    if mode == "reference":
+        source.add_argument(
+            "--image_file", required=True, help="a photo, a folder of photos (searched recursively), or a .txt of paths"
+        )
+        source.add_argument(
+            "--align", action="store_true", help="raw photos: find the face and warp it to the ArcFace template first"
+        )
+    else:
+        source.add_argument("--center_feature", required=True, help=".npy of identity vectors, float (K, 512)")
+    source.add_argument(
+        "--start_end", metavar="A:B", help="only identities A to B-1; they keep their numbers (default: all)"
+    )
+    source.add_argument(
+        "--start_class_id", type=not_negative, default=0, help="number of the first identity in the file"
+    )
+    source.add_argument("--rep_dim", type=int, default=512, help="length of an identity vector")
+
+    what = parser.add_argument_group("what")
+    what.add_argument("--name", type=folder_name, required=True, help="name of the dataset")
+    what.add_argument("--example", type=positive, default=50, help="images per identity")
+    what.add_argument(
+        "--seed", type=not_negative, default=0, help="every draw comes from it, the identity and the image number"
+    )
+    what.add_argument(
+        "--sigma", type=noise_level, nargs="+", default=list(SIGMAS[mode]),
+        help="noise levels; every stretch of as many images uses each once, in random order",
+    )  # fmt: skip
+    ratios = MaskRatios()
+    what.add_argument(
+        "--mask_ratio_min", type=float, default=ratios.minimum, help="lowest mask rate, and share of dropped rows"
+    )
+    what.add_argument("--mask_ratio_max", type=float, default=ratios.maximum, help="highest mask rate")
+    what.add_argument(
+        "--mask_ratio_mu", type=float, default=ratios.mu, help="centre of the mask rate's truncated normal"
+    )
+    what.add_argument("--mask_ratio_std", type=float, default=ratios.std, help="its standard deviation")
+
+    if mode == "identity":
+        add_attrop_flags(parser, image_quality=27)
+    elif mode == "pose":
+        group = add_attrop_flags(parser, image_quality=27)
+        group.add_argument(
+            "--pose", type=float, default=85, help="wanted yaw in degrees, to either side unless --signed_pose"
+        )
+        group.add_argument("--signed_pose", action="store_true", help="the yaw's sign counts")
+        group.add_argument("--pitch", type=float, help="wanted pitch in degrees (default: any)")
+        group.add_argument("--pose_weights", default="weights/6DRepNet_300W_LP_AFLW2000.pth", help="head pose model")
+
+    add_model_flags(parser)
+    add_device_flags(parser)
+    parser.add_argument("--batch_size", type=positive, default=64, help="images at a time")
+    parser.add_argument(
+        "--feat_batch_size", type=positive, default=2000, help="photos at a time, at most, when features are extracted"
+    )
+    parser.add_argument("--workers", type=positive, default=2, help="threads that encode and write images")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output_dir", default=FOLDERS[mode], help="the dataset is made in a folder of its name in here"
+    )
+    output.add_argument(
+        "--format", choices=list(STORES), default="folder", help="folders of JPEGs, or an LMDB for FR training"
+    )
+    output.add_argument("--jpeg_quality", type=jpeg_quality, default=75, help="1 to 100")
+    output.add_argument("--overwrite", action="store_true", help="delete a dataset of this name first")
+    ignored = parser.add_argument_group("without effect")
+    add_flags_without_effect(ignored)
+    return parser
+
+
+def add_attrop_flags(parser, image_quality):
+    group = parser.add_argument_group("AttrOP: what an image must be like")
+    group.add_argument(
+        "--image_quality",
+        type=float,
+        default=image_quality,
+        help="wanted quality, the norm of the quality model's feature",
+    )
+    group.add_argument("--quality_weights", default="weights/magface-r100-glint360k.pth", help="quality model")
+    group.add_argument(
+        "--max_iters",
+        type=positive,
+        default=100,
+        help="an image that has not passed by then is written as it was at its best",
+    )
+    group.add_argument("--skip_attrop", action="store_true", help="no AttrOP: perturb and decode only")
+    return group
+
+
+def run_generation(mode, args):
+    """Make the dataset that the flags ask for, or what is missing of it; prints a summary. Raises UserError."""
+    note_flags_without_effect(args)
+    started = time.monotonic()
+    recipe = make_recipe(args)
+    world = join_world()
+    device = resolve_device(args.device, world.local_rank)
+    precision = resolve_precision(args.precision, device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    torch.backends.cudnn.deterministic = True
+
+    models = load_models(mode, args, device, PRECISIONS[precision])
+    source = make_source(mode, args, models)
+    root = Path(args.output_dir) / (f"{args.name}-{args.pose:g}" if mode == "pose" else args.name)
+    if world.is_main:
+        for warning in source.warnings:
+            print(f"warning: {warning}")
+        settings = describe(mode, args, recipe, precision, source, models)
+        prepare_dataset(root, settings, describe_environment(device), args.overwrite)
+    world.barrier()
+    finished = finished_names(root, args.format)
+    todo = [row for row in source.slice if source.names[row] not in finished]
+    world.barrier()  # nobody writes before everybody has looked
+
+    mine = todo[world.rank :: world.size]
+    if world.is_main and len(todo) < len(source.slice):
+        print(f"{len(source.slice) - len(todo)} of {len(source.slice)} identities are there already.")
+    part = f"{source.slice.start:08d}-{source.slice.stop:08d}-{world.rank:04d}-of-{world.size:04d}"
+    attrop = make_attrop(args, recipe, models)
+    identities = generate(
+        models["generator"], source.identities(mine), recipe, args.batch_size, attrop, attrop_on_for(mode)
+    )
+    with DatasetWriter(root, args.format, part, args.jpeg_quality, args.workers) as writer:
+        drain(identities, writer, len(mine), recipe.example, show=world.is_main and bool(mine))
+    world.barrier()
+    if world.is_main:
+        finish_dataset(root, args.format)
+        for line in source_report(source):
+            print(line)
+        print(summary(root, args, len(todo) - len(getattr(source, "skipped", [])), time.monotonic() - started))
+    if getattr(source, "skipped", []) and len(source.skipped) == len(mine) == len(source.slice):
+        raise UserError(f"{args.image_file}: none of the {len(mine)} images could be used.")
+
+
+def make_recipe(args):
+    try:
+        masks = MaskRatios(args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std)
+    except ValueError as error:
+        raise UserError(f"--mask_ratio_*: {error}.") from error
+    return Recipe(args.example, tuple(args.sigma), args.seed, masks)
+
+
+def load_models(mode, args, device, dtype):
+    """{role: model}; two roles with the same weight file share one model, and so its forward pass."""
+    models = {"generator": load_vec2face(args.model_weights, device, dtype, args.model)}
+    if mode == "reference" or not args.skip_attrop:
+        models["id"] = load_face_encoder(args.id_weights, device, dtype)
+    if mode != "reference" and not args.skip_attrop:
+        same = Path(args.quality_weights).resolve() == Path(args.id_weights).resolve()
+        models["quality"] = models["id"] if same else load_face_encoder(args.quality_weights, device, dtype)
+    if mode == "pose" and not args.skip_attrop:
+        models["pose"] = load_pose_estimator(args.pose_weights, device, dtype)
+    return models
+
+
+def make_source(mode, args, models):
+    if args.rep_dim != 512:
+        raise UserError(f"--rep_dim {args.rep_dim}: the generator reads identity vectors of length 512.")
+    if mode == "reference":
+        return PhotoSource(args.image_file, models["id"], args.start_end, args.feat_batch_size, args.align)
+    return VectorSource(args.center_feature, args.start_end, args.start_class_id, args.rep_dim)
+
+
+def attrop_on_for(mode):
+    return "image" if mode == "pose" else "identity"
+
+
+def make_attrop(args, recipe, models):
+    if "quality" not in models:
+        return None
+    targets = [quality_target(models["quality"], args.image_quality)]
+    if "pose" in models:
+        targets.append(yaw_target(models["pose"], args.pose, args.signed_pose))
+        if args.pitch is not None:
+            targets.append(pitch_target(models["pose"], args.pitch))
+    return AttrOP(
+        models["generator"], models["id"], targets,
+        batch_size=args.batch_size, drop_ratio=recipe.masks.minimum, max_iters=args.max_iters,
+    )  # fmt: skip
+
+
+def describe(mode, args, recipe, precision, source, models):
+    """All that determines the images, for settings.json."""
+    masks = recipe.masks
+    settings = {
+        "mode": mode,
+        "format": args.format,
+        "generator": sha256(args.model_weights),
+        "identities": source.fingerprint,
+        "start_class_id": args.start_class_id,
+        "seed": args.seed,
+        "example": args.example,
+        "sigma": list(recipe.sigmas),
+        "mask_ratio": [masks.minimum, masks.maximum, masks.mu, masks.std],
+        "precision": precision,
+        "jpeg_quality": args.jpeg_quality,
+    }
+    if mode == "reference":
+        settings["align"] = args.align
+    weight_flags = {"id": "id_weights", "quality": "quality_weights", "pose": "pose_weights"}
+    settings |= {f"{role}_model": sha256(getattr(args, flag)) for role, flag in weight_flags.items() if role in models}
+    if mode != "reference":
+        names = ["image_quality", "max_iters"] + (["pose", "signed_pose", "pitch"] if mode == "pose" else [])
+        settings["attrop"] = None if args.skip_attrop else {name: getattr(args, name) for name in names}
+    return settings
+
+
+def describe_environment(device):
+    """What else may have touched the pixels: written down, not compared."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+    }
+
+
+def drain(identities, writer, count, example, show):
+    with tqdm(total=count, unit="id", disable=not show, smoothing=0.05) as bar:
+        started = time.monotonic()
+        for identity, images in identities:
+            writer.write(identity, images)
+            bar.update()
+            bar.set_postfix_str(f"{bar.n * example / (time.monotonic() - started):.1f} images/s", refresh=False)
+
+
+def source_report(source):
+    for line in getattr(source, "skipped", []):
+        yield f"skipped {line}"
+
+
+def summary(root, args, made, seconds):
+    """A few lines on the finished dataset, from its manifest."""
+    identities, images, accepted, iterations, tried, best = set(), 0, 0, 0, 0, -np.inf
+    for line in manifest_lines(root):
+        identities.add(line["identity"])
+        images += 1
+        if "accepted" in line:
+            tried += 1
+            accepted += line["accepted"]
+            iterations += line["iterations"]
+            best = max(best, line.get("quality", -np.inf))
+    lines = [
+        f"{made * args.example} images made in {seconds:.0f} s; "
+        f"the dataset has {images} images of {len(identities)} identities."
+    ]
+    if tried:
+        lines.append(f"AttrOP: {accepted / tried:.0%} accepted, {iterations / tried:.1f} iterations on average.")
+        if not accepted and best < args.image_quality - 1:
+            lines.append(
+                f"hint: no image came near quality {args.image_quality:g}, the best had {best:.1f}; "
+                "lower --image_quality."
+            )
+    lines.append(f"dataset: {root}" + (f" ({STORES['lmdb'].path(root).name})" if args.format == "lmdb" else ""))
+    lines.append(f"contact sheet: {root / CONTACT_SHEET}")
+    return "\n".join(lines)

@@ -1,0 +1,151 @@
+"""Where identities come from: a file of vectors, or photos."""
+
+import hashlib
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils.checkpoint import sha256
+from utils.errors import UserError
+from utils.generation import Identity
+from utils.images import FaceAligner, list_images, read_image, resize
+
+CHECKED_ROWS = 8192
+CPU_FEATURE_BATCH = 32
+
+
+def parse_slice(text, count):
+    """``A:B`` -> range(A, B) within ``count``; None is everything. UserError when malformed, reversed or past the end."""
+    if text is None:
+        return range(count)
+    try:
+        start, end = (
+            int(part) if part.strip() else default for part, default in zip(text.split(":"), (0, count), strict=True)
+        )
+    except ValueError as error:
+        raise UserError(f"--start_end {text}: write it as FIRST:END, for example 0:10.") from error
+    if not 0 <= start < end:
+        raise UserError(f"--start_end {text}: needs 0 <= FIRST < END.")
+    if end > count:
+        raise UserError(f"--start_end {text}: goes past the end, there are {count}.")
+    return range(start, end)
+
+
+class VectorSource:
+    """Identity vectors from an ``.npy`` of (K, 512) floats; identity k is called by its six-digit number.
+
+    Raises UserError when the file is missing, damaged, of another shape or type, or has a row that is not a direction.
+    """
+
+    def __init__(self, path, start_end=None, start_class_id=0, width=512):
+        self.vectors = load_vectors(path, width)
+        self.slice = parse_slice(start_end, len(self.vectors))
+        self.first = start_class_id
+        self.names = {row: f"{row + start_class_id:06d}" for row in self.slice}
+        self.fingerprint = sha256(path)
+        self.warnings = []
+        norm = float(np.median(np.linalg.norm(self.vectors[self.slice.start : self.slice.start + 1000], axis=1)))
+        if norm < 2:
+            self.warnings.append(
+                f"{path}: the vectors have norm {norm:.2f}; the generator expects unnormalised features, norm about 20."
+            )
+
+    def identities(self, rows):
+        """Iterate over the Identities of some rows."""
+        for row in rows:
+            yield Identity(row + self.first, self.names[row], np.array(self.vectors[row], np.float32))
+
+
+def load_vectors(path, width):
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of identity vectors.")
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        what = "holds Python objects" if "allow_pickle" in str(error) else "truncated, or not an .npy file"
+        raise UserError(
+            f"{path}: {what}; it needs to be a NumPy array of floats, (number of identities, {width})."
+        ) from error
+    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.shape[1] != width or len(vectors) == 0:
+        shape = getattr(vectors, "shape", "an archive")
+        raise UserError(f"{path}: has shape {shape}; identity vectors have shape (number of identities, {width}).")
+    if not np.issubdtype(vectors.dtype, np.floating):
+        raise UserError(f"{path}: holds {vectors.dtype} numbers; identity vectors are floats.")
+    for start in range(0, len(vectors), CHECKED_ROWS):
+        block = np.asarray(vectors[start : start + CHECKED_ROWS], np.float64)
+        norms = np.linalg.norm(block, axis=1)
+        bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+        if bad.size:
+            what = "all zero" if norms[bad[0]] == 0 else "NaN or infinite"
+            raise UserError(f"{path}: row {start + bad[0]} is {what}; remove such rows and try again.")
+    return vectors
+
+
+class PhotoSource:
+    """Identity vectors from photos: the FR feature of each. Unreadable photos are listed in ``skipped`` and left out.
+
+    A photo is called by its stem, with its folder's name in front where stems repeat.
+    """
+
+    def __init__(self, source, encoder, start_end=None, batch_size=2000, align=False):
+        self.photos = list_images(source)
+        self.slice = parse_slice(start_end, len(self.photos))
+        self.encoder, self.batch_size = encoder, batch_size
+        self.aligner = FaceAligner() if align else None
+        self.names = dict(enumerate(photo_names(self.photos)))
+        self.fingerprint = self._fingerprint()
+        self.skipped, self.warnings = [], []
+
+    def _fingerprint(self):
+        digest = hashlib.sha256()
+        for row, path in enumerate(self.photos):
+            digest.update(f"{self.names[row]} {sha256(path) if path.is_file() else 'missing'}\n".encode())
+        return digest.hexdigest()
+
+    def identities(self, rows):
+        """Iterate over the Identities of some photos, features taken in batches of constant size."""
+        rows = self._readable(rows)
+        on_cpu = next(self.encoder.parameters()).device.type == "cpu"
+        size = min(self.batch_size, CPU_FEATURE_BATCH) if on_cpu else self.batch_size  # a CPU gains nothing from more
+        while batch := list(islice(rows, size)):
+            for (row, _), feature in zip(batch, self._features([image for _, image in batch], size), strict=False):
+                yield Identity(row, self.names[row], feature)
+
+    def _readable(self, rows):
+        for row in rows:
+            try:
+                image = read_image(self.photos[row])
+                yield row, resize(image if self.aligner is None else self.aligner(image))
+            except (ValueError, OSError) as error:
+                self.skipped.append(f"{self.photos[row]}: {error}")
+
+    @torch.inference_mode()
+    def _features(self, images, size):
+        batch = np.zeros((size, *images[0].shape), np.uint8)
+        batch[: len(images)] = images
+        device = next(self.encoder.parameters()).device
+        images = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2)  # (N, 112, 112, 3) -> (N, 3, 112, 112)
+        return self.encoder(images.float() / 127.5 - 1).cpu().numpy()  # (N, 512)
+
+
+def photo_names(paths):
+    """A different name for every photo: its stem; folder and stem, or more folders, where that repeats."""
+    names = [path.stem for path in paths]
+    for depth in range(2, 1 + max(len(path.parts) for path in paths)):
+        repeated = {name for name, count in Counter(names).items() if count > 1}
+        if not repeated:
+            break
+        names = [
+            "_".join((*path.parts[-depth:-1], path.stem)).strip("/") if name in repeated else name
+            for name, path in zip(names, paths, strict=True)
+        ]
+    taken = set()
+    for i in range(len(names)):  # still equal: a.jpg and a.png in one folder
+        while names[i] in taken:
+            names[i] += "_"
+        taken.add(names[i])
+    return names

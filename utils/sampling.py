@@ -1,0 +1,81 @@
+"""Every random draw of generation, from (seed, identity, image) alone.
+
+Streams are NumPy generators on the CPU, keyed by what they are for: batch size, ranks, order and
+resuming change none of the draws.
+"""
+
+from dataclasses import dataclass
+from itertools import islice
+from statistics import NormalDist
+
+import numpy as np
+
+ROWS = 49  # rows of the feature map
+SIGMAS = {  # one block of each: over a block every value is used as often as it stands here
+    "identity": (0.3, 0.3, 0.5, 0.5, 0.7),
+    "reference": (0.2,),
+    "pose": (0.7,),
+}
+
+
+def image_stream(seed, identity, index):
+    """The stream of one image: noise first, then mask draws."""
+    return _stream(seed, identity, 0, index)
+
+
+def identity_stream(seed, identity):
+    """The stream of one identity vector: the mask draws of its AttrOP."""
+    return _stream(seed, identity, 1)
+
+
+def sigma_stream(seed, identity):
+    """The stream that orders the sigmas of one identity's images."""
+    return _stream(seed, identity, 2)
+
+
+def _stream(seed, *key):
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+def image_sigmas(seed, identity, count, block):
+    """``count`` noise sigmas: each stretch of ``len(block)`` images is a random permutation of ``block``."""
+
+    def permutations(stream):
+        while True:
+            yield from stream.permutation(block).tolist()
+
+    return list(islice(permutations(sigma_stream(seed, identity)), count))
+
+
+def perturb(vector, sigma, stream):
+    """``vector`` (512,) plus Gaussian noise, ``sigma`` per dimension, rescaled to the same norm (paper section 3.4)."""
+    noisy = vector + sigma * stream.standard_normal(vector.shape)
+    return (noisy * (np.linalg.norm(vector) / np.linalg.norm(noisy))).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class MaskRatios:
+    """The mask rate: a normal(mu, std) truncated to [minimum, maximum]; ``minimum`` is also the share of dropped rows."""
+
+    minimum: float = 0.1
+    maximum: float = 1.0
+    mu: float = 0.15
+    std: float = 0.25
+
+    def __post_init__(self):
+        if not 0 <= self.minimum <= self.maximum <= 1 or self.std < 0:
+            raise ValueError("mask ratios need 0 <= min <= max <= 1 and std >= 0")
+
+    def draw(self, stream):
+        """One image's mask: noise (49,) uniform in [0, 1), and its mask rate."""
+        noise = stream.random(ROWS)
+        return noise, self.rate(stream.random())
+
+    def rate(self, uniform):
+        """The mask rate at a uniform draw in [0, 1): the inverse CDF of the truncated normal."""
+        if self.std == 0 or self.minimum == self.maximum:
+            return min(max(self.mu, self.minimum), self.maximum)
+        normal = NormalDist(self.mu, self.std)
+        low, high = normal.cdf(self.minimum), normal.cdf(self.maximum)
+        quantile = min(max(low + uniform * (high - low), 1e-300), 1 - 1e-16)
+        return min(max(normal.inv_cdf(quantile), self.minimum), self.maximum)
