@@ -114,7 +114,7 @@ class AttrOP:
         self.lr, self.id_weight, self.id_tolerance = lr, id_weight, id_tolerance
 
     def run(self, rows):
-        """Iterate over Results, in the order in which rows end. ``rows``: any iterable of Row, read as places get free."""
+        """Iterate over Results, in the order in which rows end. ``rows``: iterable of Row, read as places get free."""
         waiting = iter(rows)
         batch = Batch(self.batch_size, next(self.generator.parameters()).device)
         while batch.fill(waiting):

@@ -6,17 +6,19 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from models.fused_layers import GroupNormSiLU
+
 MAP_CHANNELS = 256  # channels of the 7x7 map the fMAE hands over
 WIDTH_MULTIPLIERS = (4, 2, 2, 1, 1)  # one level each, from 7x7 to 112x112
 BLOCKS_PER_LEVEL = 2
 
 
-def group_norm(width):
-    return nn.GroupNorm(32, width, eps=1e-6)
+def norm_silu(width):
+    return GroupNormSiLU(32, width, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
-    """Two pre-activated 3x3 convolutions with a shortcut.
+    """Two 3x3 convolutions, each after GroupNorm and SiLU, with a shortcut.
 
     Where the widths differ the 1x1 shortcut is applied to the *result* of the convolutions, not to
     the input: the released weights were trained so.
@@ -24,15 +26,15 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_width, width):
         super().__init__()
-        self.norm1 = group_norm(in_width)
+        self.norm1 = norm_silu(in_width)
         self.conv1 = nn.Conv2d(in_width, width, 3, padding=1, bias=False)
-        self.norm2 = group_norm(width)
+        self.norm2 = norm_silu(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.shortcut = nn.Conv2d(width, width, 1, bias=False) if in_width != width else None
 
     def forward(self, x):
-        h = self.conv1(F.silu(self.norm1(x)))  # (N, width, H, W)
-        h = self.conv2(F.silu(self.norm2(h)))  # (N, width, H, W)
+        h = self.conv1(self.norm1(x))  # (N, width, H, W)
+        h = self.conv2(self.norm2(h))  # (N, width, H, W)
         return h + (x if self.shortcut is None else self.shortcut(h))
 
 
@@ -94,7 +96,7 @@ class ImageDecoder(nn.Module):
         self.middle = nn.Sequential(*(ResidualBlock(widths[0], widths[0]) for _ in range(2)))
         steps = list(pairwise(widths[:1] + widths))  # (in_width, width) of each level
         self.levels = nn.Sequential(*(Level(*step, upsample=i < len(steps) - 1) for i, step in enumerate(steps)))
-        self.norm_out = group_norm(widths[-1])
+        self.norm_out = norm_silu(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def fuse(self):
@@ -106,4 +108,4 @@ class ImageDecoder(nn.Module):
     def forward(self, feature_map):
         x = self.middle(self.conv_in(feature_map))  # (N, 4c, 7, 7)
         x = self.levels(x)  # (N, c, 112, 112)
-        return self.conv_out(F.silu(self.norm_out(x)))  # (N, 3, 112, 112)
+        return self.conv_out(self.norm_out(x))  # (N, 3, 112, 112)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 from einops import rearrange
-from timm.models.vision_transformer import Block
+from timm.models.vision_transformer import Attention, Block
 
 from models.image_decoder import MAP_CHANNELS, ImageDecoder
 from models.released_weights import from_released, released_key
@@ -194,6 +194,12 @@ class Vec2Face(nn.Module):
         feature_map = rearrange(feature_map, "n (h w) c -> n c h w", h=MAP_SIDE)  # (N, 256, 7, 7)
         return Output(self.image_decoder(feature_map).float(), target_map, predicted_map)
 
+    def use_fused_attention(self, fused):
+        """Fused attention kernels are for GPUs; with 50 tokens the plain products are faster on a CPU."""
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.fused_attn = fused
+
 
 def initialise(module):
     """Xavier-uniform linear layers with zero bias, unit norms; convolutions keep PyTorch's default."""
@@ -220,7 +226,9 @@ def load_vec2face(path, device="cpu", dtype=torch.float32, model=None):
     generator = Vec2Face(PRESETS[name])
     fit(generator, state, path, f"a {name} generator", name_of=released_key if released else str)
     generator.image_decoder.fuse()
-    return frozen(generator, device, dtype)
+    generator = frozen(generator, device, dtype)
+    generator.use_fused_attention(torch.device(device).type != "cpu")
+    return generator
 
 
 def generator_state(content, path):

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import os
 import pickle
 from pathlib import Path
 
@@ -56,13 +57,19 @@ def state_dict_of(content, path):
 
 
 def fit(module, state, path, kind, name_of=str):
-    """Load ``state`` into ``module``; UserError with the first differing keys when it does not fit exactly.
+    """Load ``state`` into ``module``; UserError with the first differing keys when it does not fit exactly."""
+    check_fit(module, state, path, kind, name_of)
+    module.load_state_dict({**module.state_dict(), **state})
+
+
+def check_fit(module, state, path, kind, name_of=str):
+    """Raise UserError when ``state`` is not what ``module`` (on any device, meta too) holds, or is not finite.
 
     ``name_of`` turns a key of the module into the name it has in the file, for the message.
     """
     expected = {key: value.shape for key, value in module.state_dict().items()}
-    optional = {key for key in expected if key.endswith("num_batches_tracked")}
-    missing = [name_of(key) for key in expected if key not in state and key not in optional]
+    optional = "num_batches_tracked"  # counted in training, used nowhere
+    missing = [name_of(key) for key in expected if key not in state and not key.endswith(optional)]
     unexpected = [name_of(key) for key in state if key not in expected]
     reshaped = [
         f"{name_of(key)} is {tuple(state[key].shape)} instead of {tuple(shape)}"
@@ -76,8 +83,7 @@ def fit(module, state, path, kind, name_of=str):
     ]
     if problems:
         raise UserError(f"{path}: these are not the weights of {kind}; {'; '.join(problems)}.")
-    module.load_state_dict({**{key: module.state_dict()[key] for key in optional}, **state})
-    broken = [name_of(key) for key, value in module.state_dict().items() if not torch.isfinite(value).all()]
+    broken = [name_of(key) for key, value in state.items() if not torch.isfinite(value).all()]
     if broken:
         raise UserError(f"{path}: NaN or infinite weights in {first_few(broken)}.")
 
@@ -100,3 +106,15 @@ def sha256(path):
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def save_file(content, path):
+    """Write a weight file in one step: a kill or a full disk leaves what was there before. Raises UserError."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".next")
+    try:
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot write: {getattr(error, 'strerror', None) or error}") from error

@@ -115,7 +115,7 @@ def add_model_flags(parser):
 
 
 def command(main):
-    """Decorator of a script's ``main``: user errors become one line and a non-zero exit, Ctrl-C and SIGTERM a clean stop."""
+    """Decorator of a ``main``: user errors become one line and a non-zero exit, Ctrl-C and SIGTERM a clean stop."""
 
     @wraps(main)
     def run(argv=None):

@@ -124,7 +124,7 @@ def decode(generator, drawn, recipe, batch_size):
 
 @torch.inference_mode()
 def launch(generator, batch, masks, batch_size):
-    """Start decoding: pixels (B, 112, 112, 3) uint8 and whether each is finite (B,), both to the CPU, and their event."""
+    """Start decoding: pixels (B, 112, 112, 3) uint8, whether each is finite (B,), and the event they come with."""
     device = next(generator.parameters()).device
     vectors = np.ones((batch_size, batch[0].vector.size), np.float32)
     noise, rates = np.zeros((batch_size, 49)), np.ones(batch_size)

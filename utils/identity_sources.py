@@ -18,7 +18,7 @@ CPU_FEATURE_BATCH = 32
 
 
 def parse_slice(text, count):
-    """``A:B`` -> range(A, B) within ``count``; None is everything. UserError when malformed, reversed or past the end."""
+    """``A:B`` -> range(A, B) in ``count``; None is everything. UserError when malformed, reversed or past the end."""
     if text is None:
         return range(count)
     try:

@@ -55,7 +55,7 @@ def perturb(vector, sigma, stream):
 
 @dataclass(frozen=True)
 class MaskRatios:
-    """The mask rate: a normal(mu, std) truncated to [minimum, maximum]; ``minimum`` is also the share of dropped rows."""
+    """Mask rates: a normal(mu, std) truncated to [minimum, maximum]; ``minimum`` is also the share of dropped rows."""
 
     minimum: float = 0.1
     maximum: float = 1.0

@@ -1,0 +1,97 @@
+"""Fetch the released files from the Hugging Face Hub into the folders where the other scripts look for them.
+
+python download_vec2face_weights.py                     what generation needs
+python download_vec2face_weights.py --what training fr  other groups
+python download_vec2face_weights.py --list              what there is, and what for
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import hf_hub_download, hf_hub_url
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import logging
+
+from utils.cli import command, make_parser
+from utils.errors import UserError
+
+REPOSITORY = "BooBooWu/Vec2Face"  # a model repository and a dataset repository of the same name
+
+
+class Group(NamedTuple):
+    purpose: str
+    files: list
+    repository_type: str = "model"
+
+
+GROUPS = {
+    "generation": Group(
+        "generator, face encoder, quality and pose models, example identity vectors: all the generation scripts need",
+        [
+            "weights/vec2face_generator.pth",
+            "weights/arcface-r100-glint360k.pth",
+            "weights/magface-r100-glint360k.pth",
+            "weights/6DRepNet_300W_LP_AFLW2000.pth",
+            "center_feature_examples.npy",
+        ],
+    ),
+    "fr": Group(
+        "face-recognition models trained on the HSFace datasets",
+        [f"fr_weights/hsface{size}.pth" for size in ("10k", "20k", "100k", "200k", "300k")],
+    ),
+    "training": Group(
+        "WebFace4M photos with their features, and the mask of the published run: to train a generator",
+        ["lmdb_dataset/WebFace4M/WebFace4M.lmdb", "lmdb_dataset/WebFace4M/50000_ids_1022444_ims.npy"],
+    ),
+    "hsface": Group(
+        "the generated HSFace datasets, to train face recognition (10k and 20k as data, the larger ones as masks)",
+        [f"HSFaces/hsface{size}.lmdb" for size in ("10k", "20k")]
+        + [f"HSFaces/hsface{size}_mask.npy" for size in ("100k", "200k", "300k")],
+        repository_type="dataset",
+    ),
+}
+
+
+@command
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("--what", nargs="+", choices=list(GROUPS), default=["generation"], help="groups to fetch")
+    parser.add_argument("--list", action="store_true", help="show the groups and fetch nothing")
+    parser.add_argument("--output_dir", default=".", help="folder the files are put under")
+    args = parser.parse_args(argv)
+    if args.list:
+        print("\n".join(describe_groups()))
+        return
+    logging.set_verbosity_error()
+    wanted = [(GROUPS[name].repository_type, file) for name in args.what for file in GROUPS[name].files]
+    failures = list(fetch(wanted, args.output_dir))
+    if failures:
+        raise UserError("\n".join(["not everything could be fetched.", *failures]))
+
+
+def describe_groups():
+    for name, group in GROUPS.items():
+        yield f"{name}: {group.purpose}"
+        yield from (f"    {file}" for file in group.files)
+
+
+def fetch(wanted, folder):
+    """Fetch what is missing or incomplete; yields a message for every file that could not be had."""
+    unreachable = None
+    for repository_type, file in wanted:
+        target = Path(folder) / file
+        try:
+            if unreachable:
+                raise unreachable
+            print(f"{target} ...", flush=True)
+            hf_hub_download(REPOSITORY, file, repo_type=repository_type, local_dir=folder)
+        except Exception as error:  # the library raises what its HTTP client does, besides its own errors
+            if isinstance(error, LocalEntryNotFoundError):  # no Hub: do not wait for it once more for each file
+                unreachable = error
+            reason = "the Hub cannot be reached" if unreachable else " ".join(str(error).split())[:200]
+            url = hf_hub_url(REPOSITORY, file, repo_type=repository_type)
+            yield f"{file}: {reason or type(error).__name__}. Fetch {url} by hand and put it at {target}."
+
+
+if __name__ == "__main__":
+    main()

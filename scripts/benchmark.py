@@ -1,0 +1,236 @@
+"""How fast this machine runs the generator, and what share of its own peak that is.
+
+    python scripts/benchmark.py                                     base preset, batch 8, this machine's precisions
+    python scripts/benchmark.py --model vec2face_vit_tiny --batch_size 16 --precision fp32
+
+*Floor*: the FLOPs of an image at the peaks measured in the same run, convolutions and matrix products each at theirs.
+"Share" is the floor's time over the measured time. Weights are random: they do not change the speed.
+Every line is measured in a process of its own, so peak memory is that of the one job.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import json
+import multiprocessing
+import platform
+import resource
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from models.attrop import AttrOP, quality_target, yaw_target
+from models.iresnet import IResNet
+from models.sixdrepnet import SixDRepNet
+from models.vec2face import PRESETS, TokenMask, Vec2Face
+from utils.checkpoint import frozen
+from utils.cli import command, make_parser, positive
+from utils.device import PRECISIONS, cpu_has_bf16, keep_freed_memory, resolve_device
+
+CONV_SHAPES = ((128, 112), (256, 56), (256, 28), (512, 14))  # channels and side of the generator's convolutions
+GEMM_SHAPES = ((768, 2304), (768, 3072), (3072, 768), (2048, 2048))
+TOKENS = 45
+GIGA = 1e9
+
+
+@command
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", choices=list(PRESETS), default="vec2face_vit_base_patch16", help="preset")
+    parser.add_argument("--batch_size", type=positive, default=8, help="images at a time")
+    parser.add_argument(
+        "--precision", nargs="+", choices=list(PRECISIONS), help="default: fp32, and bf16 where it is fast"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--repeats", type=positive, default=5, help="timed runs of each job; the fastest counts")
+    parser.add_argument("--output", default="benchmark.json", help="JSON file to write")
+    args = parser.parse_args(argv)
+    device = resolve_device(args.device)
+    precisions = args.precision or (["fp32", "bf16"] if device.type == "cuda" or cpu_has_bf16() else ["fp32"])
+
+    print(f"{machine_name(device)}, torch {torch.__version__}, {args.model}, batch {args.batch_size}")
+    rows = []
+    for precision in precisions:
+        conv, gemm = alone(measure_peaks, str(device), precision, args.batch_size, args.repeats)
+        print(f"{precision} peak: convolution {conv:.0f} GFLOP/s, matrix product {gemm:.0f} GFLOP/s")
+        for work in (decode_job, attrop_job):
+            rows.append(
+                alone(measure, work, str(device), precision, args.model, args.batch_size, args.repeats, conv, gemm)
+            )
+    table = format_table(rows)
+    print(table)
+    content = {"machine": machine_name(device), "torch": torch.__version__, "model": args.model}
+    Path(args.output).write_text(json.dumps(content | {"batch_size": args.batch_size, "rows": rows}, indent=2) + "\n")
+
+
+def alone(function, *arguments):
+    """Run a function in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def machine_name(device):
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if info.exists()
+        else []
+    )
+    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+
+
+def fastest(function, device, repeats, warm_up=2):
+    """Seconds of the fastest of ``repeats`` runs."""
+    times = []
+    for _ in range(warm_up + repeats):
+        start = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[warm_up:])
+
+
+@torch.inference_mode()
+def measure_peaks(device, precision, batch_size, repeats):
+    """GFLOP/s of the best convolution and the best matrix product among the shapes the models use."""
+    device, dtype = torch.device(device), PRECISIONS[precision]
+    keep_freed_memory()
+    conv, gemm = 0, 0
+    for width, side in CONV_SHAPES:
+        layer = nn.Conv2d(width, width, 3, padding=1, bias=False).to(device, dtype, memory_format=torch.channels_last)
+        x = torch.randn(batch_size, width, side, side, device=device).to(dtype, memory_format=torch.channels_last)
+        flops = 2 * batch_size * width * width * 9 * side * side
+        conv = max(conv, flops / fastest(lambda: layer(x), device, 2 * repeats) / GIGA)  # noqa: B023, called at once
+    for inner, outer in GEMM_SHAPES:
+        weight = torch.randn(outer, inner, device=device).to(dtype)
+        x = torch.randn(batch_size * TOKENS, inner, device=device).to(dtype)
+        flops = 2 * len(x) * inner * outer
+        gemm = max(gemm, flops / fastest(lambda: F.linear(x, weight), device, 10 * repeats) / GIGA)  # noqa: B023
+    return conv, gemm
+
+
+def decode_job(preset, device, dtype, batch_size):
+    """Decoding: the job, the models whose FLOPs it needs, and how often."""
+    generator, vectors, mask = make_generator(preset, device, dtype, batch_size)
+
+    @torch.inference_mode()
+    def job():
+        generator(vectors, mask)
+
+    return job, [generator], 1
+
+
+def attrop_job(preset, device, dtype, batch_size):
+    """One AttrOP iteration with quality and pose: forward, and backward to the vectors, which costs the same again."""
+    generator, vectors, mask = make_generator(preset, device, dtype, batch_size)
+    encoder, quality = (frozen(IResNet().eval().fuse(), device, dtype) for _ in range(2))
+    pose = frozen(SixDRepNet(), device, dtype)
+    for head in (encoder.features, quality.features, pose.linear_reg):
+        head.float()
+    targets = [quality_target(quality, 27), yaw_target(pose, 60)]
+    attrop = AttrOP(generator, encoder, targets, batch_size=batch_size)
+
+    def job():
+        attrop.evaluate(vectors, vectors, mask).gradient()
+
+    return job, [generator, encoder, quality, pose], 2
+
+
+def make_generator(preset, device, dtype, batch_size):
+    torch.manual_seed(0)
+    generator = Vec2Face(PRESETS[preset])
+    generator.image_decoder.fuse()
+    generator = frozen(generator, device, dtype)
+    generator.use_fused_attention(device.type != "cpu")
+    mask = TokenMask.from_noise(torch.rand(batch_size, 49), 0.1, 0.2).to(device)
+    return generator, torch.randn(batch_size, 512, device=device), mask
+
+
+def measure(work, device, precision, preset, batch_size, repeats, conv_peak, gemm_peak):
+    """One row of the table."""
+    device, dtype = torch.device(device), PRECISIONS[precision]
+    if device.type == "cpu":
+        keep_freed_memory()
+    job, models, passes = work(preset, device, dtype, batch_size)
+    seconds = fastest(job, device, repeats)
+    memory = (
+        torch.cuda.max_memory_allocated()
+        if device.type == "cuda"
+        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    )
+    conv, gemm = (passes * sum(count) / batch_size / GIGA for count in zip(*(count_flops(job, models)), strict=True))
+    floor = batch_size * (conv / conv_peak + gemm / gemm_peak)
+    return {
+        "work": work.__name__.removesuffix("_job"),
+        "precision": precision,
+        "images_per_second": batch_size / seconds,
+        "seconds_per_image": seconds / batch_size,
+        "conv_gflops": conv,
+        "gemm_gflops": gemm,
+        "conv_peak": conv_peak,
+        "gemm_peak": gemm_peak,
+        "share_of_floor": floor / seconds,
+        "memory_gb": memory / GIGA,
+    }
+
+
+def peak_memory(device):
+    """Bytes: of the GPU's allocator, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def count_flops(job, models):
+    """(convolution, matrix product) FLOPs of one forward pass, for each model, as the definition has them.
+
+    Attention's products and everything element-wise are left out; so is what we save in Upsample.
+    """
+    counts = {id(model): [0, 0] for model in models}
+
+    def counter(model):
+        def hook(layer, inputs, output):
+            if isinstance(layer, nn.Conv2d):
+                kernel = layer.weight[0].numel()  # in / groups * k * k
+                counts[id(model)][0] += 2 * output.numel() * kernel
+            else:
+                counts[id(model)][1] += 2 * output.numel() * layer.in_features
+
+        return hook
+
+    handles = [
+        layer.register_forward_hook(counter(model))
+        for model in models
+        for layer in model.modules()
+        if isinstance(layer, (nn.Conv2d, nn.Linear))
+    ]
+    job()
+    for handle in handles:
+        handle.remove()
+    return list(counts.values())
+
+
+def format_table(rows):
+    lines = [
+        "| work | precision | images/s | s an image | share of the floor | peak memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['work']} | {row['precision']} | {row['images_per_second']:.2f} | {row['seconds_per_image']:.3f} "
+            f"| {row['share_of_floor']:.0%} | {row['memory_gb']:.1f} GB |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

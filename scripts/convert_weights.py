@@ -1,0 +1,52 @@
+"""Rewrite a generator's weights in the released form (the released code loads it strictly) or in ours.
+
+python scripts/convert_weights.py weights/demo/vec2face_generator.pth released.pth --to released
+python scripts/convert_weights.py released.pth own.pth --to own
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from models.released_weights import released_key, to_released
+from models.vec2face import PRESETS, Vec2Face, generator_state, preset_of
+from utils.checkpoint import check_fit, load_file, save_file
+from utils.cli import command, make_parser
+
+
+@command
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("source", help="generator weights, released or own form")
+    parser.add_argument("target", help="file to write")
+    parser.add_argument("--to", choices=["released", "own"], required=True, help="form to write")
+    args = parser.parse_args(argv)
+    preset, state = checked_state(args.source)
+    save_file(released_form(state) if args.to == "released" else own_form(preset, state), args.target)
+    print(f"{args.target}: {preset}, {args.to} form")
+
+
+def checked_state(path):
+    """(preset name, state dict in our names) of a generator's file. Raises UserError when it is not one."""
+    state, released = generator_state(load_file(path), path)
+    preset = preset_of(state, path)
+    with torch.device("meta"):
+        expected = Vec2Face(PRESETS[preset])
+    check_fit(expected, state, path, f"a {preset} generator", name_of=released_key if released else str)
+    return preset, state
+
+
+def released_form(state):
+    return {"model_vec2face": to_released(state)}
+
+
+def own_form(preset, state):
+    return {"model_vec2face": state, "model": preset, "architecture": asdict(PRESETS[preset])}
+
+
+if __name__ == "__main__":
+    main()
