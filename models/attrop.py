@@ -170,8 +170,8 @@ class AttrOP:
         similarity, *values = batch.best_values[:, place].tolist()
         return Result(
             key=row.key,
-            vector=batch.best_vectors[place].cpu().numpy(),
-            image=batch.best_images[place].cpu() if known else None,
+            vector=batch.best_vectors[place].cpu().numpy().copy(),  # the place is used again
+            image=batch.best_images[place].clone().cpu() if known else None,
             accepted=not reason,
             iterations=batch.iterations[place],
             id_similarity=similarity,

@@ -7,6 +7,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+LARGE_MAP = 1024  # pixels from which PyTorch splits the statistics of one image between threads
+WINDOW = 14
+
 
 class GroupNormSiLU(nn.GroupNorm):
     """GroupNorm followed by SiLU: (N, C, H, W) -> (N, C, H, W). Keeps only the input for the backward pass."""
@@ -25,7 +28,14 @@ class _GroupNormSiLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, groups, eps):
         n, c, h, w = x.shape
-        normed, mean, rstd = torch.native_group_norm(x, weight, bias, n, c, h * w, groups, eps)
+        if x.device.type == "cpu" and h % WINDOW == w % WINDOW == 0 and h * w >= LARGE_MAP:
+            mean, rstd = moments(x, groups, eps)
+            scale = rstd.repeat_interleave(c // groups, dim=1) * weight  # (N, C)
+            shift = bias - mean.repeat_interleave(c // groups, dim=1) * scale  # (N, C)
+            normed = torch.addcmul(shift.to(x.dtype)[:, None], pixels(x), scale.to(x.dtype)[:, None])  # (N, HW, C)
+            normed = normed.reshape(n, h, w, c).permute(0, 3, 1, 2)  # (N, C, H, W)
+        else:
+            normed, mean, rstd = torch.native_group_norm(x, weight, bias, n, c, h * w, groups, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         return F.silu(normed, inplace=True)
 
@@ -48,9 +58,7 @@ class _GroupNormSiLU(torch.autograd.Function):
         weight, bias = weight.to(exact), bias.to(exact)  # (C,)
         mean, rstd = per_channel(mean.to(exact)), per_channel(rstd.to(exact))  # (N, C)
         scale = rstd * weight  # (N, C)
-        flat = x.permute(0, 2, 3, 1).reshape(n, h * w, c)  # (N, HW, C), no copy in channels_last
-        gradient = gradient.permute(0, 2, 3, 1).reshape(n, h * w, c)  # (N, HW, C)
-
+        flat, gradient = pixels(x), pixels(gradient)  # (N, HW, C)
         normed = torch.addcmul(on_map(bias - mean * scale), flat, on_map(scale))  # (N, HW, C)
         dy = torch.ops.aten.silu_backward(gradient, normed)  # (N, HW, C)
         dy_sum = dy.sum(1, dtype=exact)  # (N, C)
@@ -61,6 +69,28 @@ class _GroupNormSiLU(torch.autograd.Function):
         dx = torch.addcmul(on_map(offset), flat, on_map(slope)).addcmul_(dy, on_map(scale))  # (N, HW, C)
         dx = dx.reshape(n, h, w, c).permute(0, 3, 1, 2)  # (N, C, H, W)
         return dx, dyx_sum.sum(0).to(dtype), dy_sum.sum(0).to(dtype), None, None
+
+
+def pixels(x):
+    """(N, C, H, W) -> (N, HW, C), without a copy in channels_last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def moments(x, groups, eps):
+    """Mean and 1 / std of every group, (N, G) each.
+
+    Averaged over small windows first, each by one thread: unlike PyTorch's own sums on large maps, the
+    result does not depend on the number of threads or on the image's place in the batch.
+    """
+
+    exact = torch.promote_types(x.dtype, torch.float32)
+
+    def group_mean(map):  # (N, C, H, W) -> (N, G)
+        return F.avg_pool2d(map, WINDOW).to(exact).mean((2, 3)).unflatten(1, (groups, -1)).mean(2)
+
+    mean = group_mean(x)
+    variance = (group_mean(x * x) - mean**2).clamp(min=0)
+    return mean, (variance + eps).rsqrt()
 
 
 class FrozenPReLU(nn.PReLU):

@@ -75,6 +75,11 @@ class IResNet(nn.Module):
         x = self.dropout(self.bn2(x).flatten(1))  # (N, 49 C)
         return self.features(self.fc(x).float())  # (N, feature_size), always in float32
 
+    def for_inference(self, device="cpu", dtype=torch.float32):
+        """Frozen, in eval mode, fused; gradients reach the images, the last norm stays in float32."""
+        frozen(self.eval().fuse(), device, dtype).features.float()
+        return self
+
     def fuse(self):
         """The same function, faster, for inference only: BatchNorms folded into the convolutions before them.
 
@@ -113,9 +118,7 @@ def load_face_encoder(path, device="cpu", dtype=torch.float32):
             f"its first keys are {first_few(list(state))}."
         ) from error
     fit(encoder, state, path, "an IResNet face encoder")
-    encoder = frozen(encoder.eval().fuse(), device, dtype)
-    encoder.features.float()
-    return encoder
+    return encoder.for_inference(device, dtype)
 
 
 def architecture_of(state):

@@ -40,6 +40,11 @@ class SixDRepNet(nn.Module):
     def forward(self, images):
         return torch.rad2deg(euler_angles(self.rotation(images)))
 
+    def for_inference(self, device="cpu", dtype=torch.float32):
+        """Frozen, in eval mode; gradients reach the images, the last layer stays in float32."""
+        frozen(self, device, dtype).linear_reg.float()
+        return self
+
     def rotation(self, images):
         """(N, 3, H, W) RGB in [-1, 1] -> (N, 3, 3) rotation matrices. The network itself sees BGR in [0, 1]."""
         x = (images.flip(1) + 1) / 2
@@ -76,6 +81,4 @@ def load_pose_estimator(path, device="cpu", dtype=torch.float32):
     """
     estimator = SixDRepNet()
     fit(estimator, state_dict_of(load_file(path), path), path, "a 6DRepNet pose estimator")
-    estimator = frozen(estimator, device, dtype)
-    estimator.linear_reg.float()
-    return estimator
+    return estimator.for_inference(device, dtype)

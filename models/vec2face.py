@@ -194,11 +194,13 @@ class Vec2Face(nn.Module):
         feature_map = rearrange(feature_map, "n (h w) c -> n c h w", h=MAP_SIDE)  # (N, 256, 7, 7)
         return Output(self.image_decoder(feature_map).float(), target_map, predicted_map)
 
-    def use_fused_attention(self, fused):
-        """Fused attention kernels are for GPUs; with 50 tokens the plain products are faster on a CPU."""
+    def for_inference(self, device="cpu", dtype=torch.float32):
+        """Frozen, in eval mode, and as fast as it gets; gradients reach the vectors."""
+        self.image_decoder.fuse()
         for module in self.modules():
-            if isinstance(module, Attention):
-                module.fused_attn = fused
+            if isinstance(module, Attention):  # with 50 tokens, plain products beat the fused kernel on a CPU
+                module.fused_attn = torch.device(device).type != "cpu"
+        return frozen(self, device, dtype)
 
 
 def initialise(module):
@@ -225,10 +227,7 @@ def load_vec2face(path, device="cpu", dtype=torch.float32, model=None):
         raise UserError(f"{path} holds a {name}, not a {model}: give --model {name} or leave --model out.")
     generator = Vec2Face(PRESETS[name])
     fit(generator, state, path, f"a {name} generator", name_of=released_key if released else str)
-    generator.image_decoder.fuse()
-    generator = frozen(generator, device, dtype)
-    generator.use_fused_attention(torch.device(device).type != "cpu")
-    return generator
+    return generator.for_inference(device, dtype)
 
 
 def generator_state(content, path):

@@ -28,7 +28,6 @@ from models.attrop import AttrOP, quality_target, yaw_target
 from models.iresnet import IResNet
 from models.sixdrepnet import SixDRepNet
 from models.vec2face import PRESETS, TokenMask, Vec2Face
-from utils.checkpoint import frozen
 from utils.cli import command, make_parser, positive
 from utils.device import PRECISIONS, cpu_has_bf16, keep_freed_memory, resolve_device
 
@@ -132,10 +131,8 @@ def decode_job(preset, device, dtype, batch_size):
 def attrop_job(preset, device, dtype, batch_size):
     """One AttrOP iteration with quality and pose: forward, and backward to the vectors, which costs the same again."""
     generator, vectors, mask = make_generator(preset, device, dtype, batch_size)
-    encoder, quality = (frozen(IResNet().eval().fuse(), device, dtype) for _ in range(2))
-    pose = frozen(SixDRepNet(), device, dtype)
-    for head in (encoder.features, quality.features, pose.linear_reg):
-        head.float()
+    encoder, quality = (IResNet().for_inference(device, dtype) for _ in range(2))
+    pose = SixDRepNet().for_inference(device, dtype)
     targets = [quality_target(quality, 27), yaw_target(pose, 60)]
     attrop = AttrOP(generator, encoder, targets, batch_size=batch_size)
 
@@ -147,10 +144,7 @@ def attrop_job(preset, device, dtype, batch_size):
 
 def make_generator(preset, device, dtype, batch_size):
     torch.manual_seed(0)
-    generator = Vec2Face(PRESETS[preset])
-    generator.image_decoder.fuse()
-    generator = frozen(generator, device, dtype)
-    generator.use_fused_attention(device.type != "cpu")
+    generator = Vec2Face(PRESETS[preset]).for_inference(device, dtype)
     mask = TokenMask.from_noise(torch.rand(batch_size, 49), 0.1, 0.2).to(device)
     return generator, torch.randn(batch_size, 512, device=device), mask
 
@@ -162,11 +156,7 @@ def measure(work, device, precision, preset, batch_size, repeats, conv_peak, gem
         keep_freed_memory()
     job, models, passes = work(preset, device, dtype, batch_size)
     seconds = fastest(job, device, repeats)
-    memory = (
-        torch.cuda.max_memory_allocated()
-        if device.type == "cuda"
-        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    )
+    memory = peak_memory(device)
     conv, gemm = (passes * sum(count) / batch_size / GIGA for count in zip(*(count_flops(job, models)), strict=True))
     floor = batch_size * (conv / conv_peak + gemm / gemm_peak)
     return {

@@ -66,7 +66,7 @@ def load_vectors(path, width):
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        what = "holds Python objects" if "allow_pickle" in str(error) else "truncated, or not an .npy file"
+        what = "holds Python objects" if "Python objects in dtype" in str(error) else "truncated, or not an .npy file"
         raise UserError(
             f"{path}: {what}; it needs to be a NumPy array of floats, (number of identities, {width})."
         ) from error

@@ -1,0 +1,90 @@
+"""Shared inputs: the demo models, photos of rendered people, and the released architecture with filled weights."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filled import filled, manifest
+
+from models import load_face_encoder, load_pose_estimator, load_vec2face
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / "weights" / "demo"
+PHOTOS = ROOT / "tests" / "photos"
+
+
+class Demo:
+    """Paths of the demo weights, and flags that point the scripts at them."""
+
+    generator = DEMO / "vec2face_generator.pth"
+    encoder = DEMO / "face_encoder.pth"
+    vectors = DEMO / "identity_vectors.npy"
+    models = ("--model_weights", str(generator), "--id_weights", str(encoder), "--device", "cpu", "--precision", "fp32")
+
+
+@pytest.fixture(scope="session")
+def demo():
+    return Demo
+
+
+@pytest.fixture(scope="session")
+def generator():
+    return load_vec2face(Demo.generator)
+
+
+@pytest.fixture(scope="session")
+def encoder():
+    return load_face_encoder(Demo.encoder)
+
+
+@pytest.fixture(scope="session")
+def vectors():
+    return np.load(Demo.vectors)
+
+
+@pytest.fixture(scope="session")
+def filled_files(tmp_path_factory):
+    """{name: path} of weight files in the released layout, with the numbers the golden files were made with."""
+    folder = tmp_path_factory.mktemp("filled")
+    paths = {}
+    for name in ("generator", "arcface_r100", "arcface_r50", "sixdrepnet"):
+        paths[name] = folder / f"{name}.pth"
+        state = filled(manifest(name))
+        torch.save({"model_vec2face": state} if name == "generator" else state, paths[name])
+    yield paths
+    for path in paths.values():
+        path.unlink()
+
+
+@pytest.fixture(scope="session")
+def base_models(filled_files):
+    """The released base generator, both face encoders and 6DRepNet, loaded from files."""
+    return {
+        "generator": load_vec2face(filled_files["generator"]),
+        "encoder": load_face_encoder(filled_files["arcface_r100"]),
+        "quality": load_face_encoder(filled_files["arcface_r50"]),
+        "pose": load_pose_estimator(filled_files["sixdrepnet"]),
+    }
+
+
+def run_script(*command, check=True, torchrun=0, **options):
+    """Run a script as a user does, in its own process."""
+    launcher = [sys.executable]
+    if torchrun:
+        launcher += ["-m", "torch.distributed.run", f"--nproc_per_node={torchrun}", "--master_port=0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [*launcher, *map(str, command)], capture_output=True, text=True, cwd=ROOT, env=environment, **options
+    )
+    if check and result.returncode:
+        raise AssertionError(f"exit {result.returncode}\n{result.stdout}\n{result.stderr}")
+    return result
+
+
+def files_of(folder):
+    """{relative path: bytes} of everything in a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}

@@ -1,0 +1,113 @@
+import cv2
+import numpy as np
+import pytest
+from conftest import PHOTOS
+
+from utils.errors import UserError
+from utils.images import (
+    TEMPLATE,
+    FaceAligner,
+    contact_sheet,
+    decode_image,
+    encode_jpeg,
+    list_images,
+    read_image,
+    resize,
+)
+
+PHOTO = PHOTOS / "person1" / "0.jpg"
+
+
+@pytest.fixture
+def photo():
+    return read_image(PHOTO)
+
+
+def test_reads_rgb(photo):
+    assert photo.shape == (112, 112, 3)
+    assert photo.dtype == np.uint8
+    assert np.array_equal(photo, cv2.imread(str(PHOTO))[:, :, ::-1])
+
+
+@pytest.mark.parametrize("kind", ["grey", "rgba", "16-bit", "16-bit grey"])
+def test_other_kinds_of_image(photo, kind, tmp_path):
+    bgr = photo[:, :, ::-1]
+    image = {
+        "grey": bgr[:, :, 1],
+        "rgba": np.dstack([bgr, np.full((112, 112), 128, np.uint8)]),
+        "16-bit": bgr.astype(np.uint16) * 257,
+        "16-bit grey": bgr[:, :, 1].astype(np.uint16) * 257,
+    }[kind]
+    cv2.imwrite(str(tmp_path / "x.png"), image)
+    expected = np.repeat(photo[:, :, 1:2], 3, axis=2) if "grey" in kind else photo
+    assert np.abs(read_image(tmp_path / "x.png").astype(int) - expected).max() <= 1
+
+
+def test_cmyk(photo, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(photo).convert("CMYK").save(tmp_path / "x.jpg", quality=95)
+    assert np.abs(read_image(tmp_path / "x.jpg").astype(int) - photo).mean() < 6
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.98])
+def test_truncated_images_are_refused(photo, extension, share):
+    data = cv2.imencode(extension, photo)[1].tobytes()
+    assert decode_image(data).shape == photo.shape
+    with pytest.raises(ValueError, match=r"truncated|not an image"):
+        decode_image(data[: int(share * len(data))])
+
+
+def test_list_images(tmp_path):
+    for name in ("b/2.jpg", "a/1.PNG", "c.jpeg", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    names = [str(path.relative_to(tmp_path)) for path in list_images(tmp_path)]
+    assert names == ["a/1.PNG", "b/2.jpg", "c.jpeg"]
+    (tmp_path / "list.txt").write_text("b/2.jpg\n\na/1.PNG\nb/2.jpg\n")
+    assert [path.name for path in list_images(tmp_path / "list.txt")] == ["1.PNG", "2.jpg"]
+    assert list_images(tmp_path / "c.jpeg") == [tmp_path / "c.jpeg"]
+
+
+def test_nothing_to_list(tmp_path):
+    (tmp_path / "notes.md").write_text("x")
+    with pytest.raises(UserError, match="no images in it"):
+        list_images(tmp_path)
+    with pytest.raises(UserError, match="no such file or folder"):
+        list_images(tmp_path / "missing")
+
+
+def test_resize(photo):
+    assert resize(photo) is photo
+    assert resize(cv2.resize(photo, (300, 260))).shape == (112, 112, 3)
+    assert resize(photo[:50, :60]).shape == (112, 112, 3)
+
+
+def test_contact_sheet(photo):
+    sheet = contact_sheet([[photo, photo], [photo]])
+    assert sheet.shape == (224, 224, 3)
+    assert (sheet[112:, 112:] == 255).all()
+
+
+def test_jpeg_round_trip(photo):
+    assert np.abs(decode_image(encode_jpeg(photo, 95)).astype(int) - photo).mean() < 3
+
+
+def test_aligner_undoes_a_turn_and_a_shift(photo):
+    """A photo shrunk, turned and put into a larger one comes back about where the template has it."""
+    matrix = cv2.getRotationMatrix2D((56, 56), 20, 2.2)
+    matrix[:, 2] += (150, 120)
+    scene = cv2.warpAffine(photo, matrix, (420, 400), borderValue=(120, 120, 120))
+    aligned = FaceAligner()(scene)
+    assert aligned.shape == (112, 112, 3)
+    centre = np.s_[30:100, 30:85]
+    assert np.corrcoef(aligned[centre].ravel(), photo[centre].ravel())[0, 1] > 0.8
+    assert TEMPLATE.shape == (5, 2)
+
+
+@pytest.mark.parametrize("shape", [(200, 200, 3), (5, 5, 3)])
+def test_aligner_without_a_face(shape):
+    with pytest.raises(ValueError, match="no face found"):
+        FaceAligner()(np.full(shape, 127, np.uint8))
