@@ -11,6 +11,7 @@ from models.fused_layers import GroupNormSiLU
 MAP_CHANNELS = 256  # channels of the 7x7 map the fMAE hands over
 WIDTH_MULTIPLIERS = (4, 2, 2, 1, 1)  # one level each, from 7x7 to 112x112
 BLOCKS_PER_LEVEL = 2
+NARROW = 128  # channels
 
 
 def norm_silu(width):
@@ -42,7 +43,8 @@ class Upsample(nn.Conv2d):
     """Nearest-neighbour x2 followed by a 3x3 convolution, computed as one transposed convolution.
 
     Of the nine taps only four fall on different source pixels, so adding the taps that share a
-    pixel first gives the same result with 4/9 of the FLOPs and without the enlarged map.
+    pixel first gives the same result with 4/9 of the FLOPs and without the enlarged map. Narrow maps stay
+    as defined: they are cheap, and there the CPU kernel's rounding depends on the number of threads.
     """
 
     def __init__(self, width):
@@ -50,6 +52,8 @@ class Upsample(nn.Conv2d):
         self.register_buffer("fused", None, persistent=False)
 
     def forward(self, x):
+        if self.in_channels < NARROW:
+            return super().forward(F.interpolate(x, scale_factor=2))  # (N, C, 2H, 2W)
         weight = self.transposed_weight() if self.fused is None else self.fused
         return F.conv_transpose2d(x, weight, self.bias, stride=2, padding=1)  # (N, C, 2H, 2W)
 

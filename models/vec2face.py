@@ -198,8 +198,8 @@ class Vec2Face(nn.Module):
         """Frozen, in eval mode, and as fast as it gets; gradients reach the vectors."""
         self.image_decoder.fuse()
         for module in self.modules():
-            if isinstance(module, Attention):  # with 50 tokens, plain products beat the fused kernel on a CPU
-                module.fused_attn = torch.device(device).type != "cpu"
+            if isinstance(module, Attention):  # on a CPU, the fused kernel's backward is slow in 16 bit
+                module.fused_attn = torch.device(device).type != "cpu" or dtype == torch.float32
         return frozen(self, device, dtype)
 
 

@@ -75,7 +75,7 @@ def run_script(*command, check=True, torchrun=0, **options):
     """Run a script as a user does, in its own process."""
     launcher = [sys.executable]
     if torchrun:
-        launcher += ["-m", "torch.distributed.run", f"--nproc_per_node={torchrun}", "--master_port=0"]
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={torchrun}"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [*launcher, *map(str, command)], capture_output=True, text=True, cwd=ROOT, env=environment, **options

@@ -37,8 +37,9 @@ def test_frozen_prelu():
     assert torch.allclose(got, want)
 
 
-def test_upsample_is_nearest_then_convolution():
-    layer, x = Upsample(16).double(), torch.randn(2, 16, 5, 6, dtype=torch.float64)
+@pytest.mark.parametrize("width", [16, 128])
+def test_upsample_is_nearest_then_convolution(width):
+    layer, x = Upsample(width).double(), torch.randn(2, width, 5, 6, dtype=torch.float64)
     expected = F.conv2d(F.interpolate(x, scale_factor=2), layer.weight, layer.bias, padding=1)
     assert torch.allclose(layer(x), expected)
     layer.fuse()

@@ -1,11 +1,7 @@
 """Where the models run, and in what precision."""
 
 import ctypes
-import os
 import sys
-
-# Intel MKL then gives the same bits for any number of threads (no cost seen); it must be set before MKL's first call.
-os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 import torch
 

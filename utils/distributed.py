@@ -2,12 +2,11 @@
 
 import os
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
 import torch.distributed as dist
 
-NEVER = timedelta(days=30)  # ranks may finish hours apart
+NEVER = timedelta(days=30)
 
 
 class World(NamedTuple):
@@ -17,6 +16,7 @@ class World(NamedTuple):
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    patient_group: Any = None  # for barriers that ranks may reach hours apart
 
     @property
     def is_main(self):
@@ -25,7 +25,7 @@ class World(NamedTuple):
     def barrier(self):
         """Wait until every rank is here."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.patient_group)
 
 
 def join_world(backend="gloo"):
@@ -33,11 +33,9 @@ def join_world(backend="gloo"):
     if "WORLD_SIZE" not in os.environ or os.environ["WORLD_SIZE"] == "1":
         return World()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    world = World(*(int(os.environ[name]) for name in names))
-    dist.init_process_group(backend, timeout=NEVER)
-    if "cpu" in backend or backend == "gloo":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))
-    return world
+    numbers = [int(os.environ[name]) for name in names]
+    dist.init_process_group(backend)
+    return World(*numbers, dist.new_group(backend="gloo", timeout=NEVER))
 
 
 def leave_world():

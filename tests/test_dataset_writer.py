@@ -1,0 +1,206 @@
+import json
+
+import msgpack
+import numpy as np
+import pytest
+from conftest import files_of
+
+from utils.dataset_lmdb import GrowingLmdb, LmdbStore, next_paths, reading
+from utils.dataset_parts import MANIFEST, PARTS
+from utils.dataset_writer import DatasetWriter, finish_dataset, finished_names, manifest_lines, prepare_dataset
+from utils.errors import UserError
+from utils.generation import GeneratedImage, Identity
+from utils.images import decode_image
+
+FORMATS = pytest.mark.parametrize("format", ["folder", "lmdb"])
+
+
+def images(number, count=3):
+    return [
+        GeneratedImage(np.full((112, 112, 3), (number, 20 * i, 99), np.uint8), {"sigma": 0.3}) for i in range(count)
+    ]
+
+
+def identity(number):
+    return Identity(number, f"{number:06d}", None)
+
+
+def write(root, format, numbers, part="a", finish=True, seed=0, **options):
+    prepare_dataset(root, {"format": format, "seed": seed}, {}, **options)
+    with DatasetWriter(root, format, part) as writer:
+        for number in numbers:
+            writer.write(identity(number), images(number))
+    if finish:
+        finish_dataset(root, format)
+
+
+@FORMATS
+def test_slices_in_any_order_make_the_same_dataset(format, tmp_path):
+    write(tmp_path / "one" / "data", format, range(6))
+    for part, numbers in (("b", [4, 5]), ("c", [2, 0]), ("d", [1, 3])):
+        write(tmp_path / "two" / "data", format, numbers, part)
+    one, two = (files_of(tmp_path / name / "data") for name in ("one", "two"))
+    lmdb = one.pop("data.lmdb", b""), two.pop("data.lmdb", b"")
+    assert one == two
+    assert bool(lmdb[0]) == bool(lmdb[1]) == (format == "lmdb")
+    if format == "lmdb":
+        assert records(tmp_path / "one" / "data") == records(tmp_path / "two" / "data")
+
+
+def records(root):
+    with reading(LmdbStore.path(root)) as transaction:
+        return {bytes(key): bytes(value) for key, value in transaction.cursor()}
+
+
+def test_lmdb_layout_of_fr_training(tmp_path):
+    write(tmp_path / "data", "lmdb", [7, 3])
+    content = records(tmp_path / "data")
+    assert msgpack.unpackb(content[b"__len__"]) == 6
+    assert msgpack.unpackb(content[b"__classnum__"]) == 2
+    keys = msgpack.unpackb(content[b"__keys__"])
+    assert keys == [b"0", b"1", b"2", b"3", b"4", b"5"]
+    labels = [msgpack.unpackb(content[key])[1] for key in keys]
+    assert labels == [0, 0, 0, 1, 1, 1]  # running numbers, in order of identity
+    pixels = decode_image(msgpack.unpackb(content[b"3"])[0]).astype(int)
+    assert np.abs(pixels - images(7)[0].pixels).max() < 4
+    lines = list(manifest_lines(tmp_path / "data"))
+    assert [(line["key"], line["identity"]) for line in lines] == [(str(i), 3 if i < 3 else 7) for i in range(6)]
+
+
+def test_folder_layout(tmp_path):
+    write(tmp_path / "data", "folder", [12])
+    names = sorted(files_of(tmp_path / "data"))
+    pictures = [f"000012/00{i}.jpg" for i in range(3)]
+    assert names == sorted([*pictures, "contact_sheet.jpg", "manifest.jsonl", "settings.json"])
+    assert [line["file"] for line in manifest_lines(tmp_path / "data")] == pictures
+
+
+@FORMATS
+def test_unmerged_parts_count_as_finished(format, tmp_path):
+    root = tmp_path / "data"
+    write(root, format, [0, 2], finish=False)
+    assert finished_names(root, format) == {"000000", "000002"}
+    write(root, format, [1], part="b")
+    assert [line["identity"] for line in manifest_lines(root)] == [0] * 3 + [1] * 3 + [2] * 3
+    assert not (root / PARTS).exists()
+
+
+@FORMATS
+def test_lines_without_images_do_not_count(format, tmp_path):
+    """Killed between the two steps of a commit, and within a line."""
+    root = tmp_path / "data"
+    write(root, format, [0], finish=False)
+    manifest = root / PARTS / "a" / MANIFEST
+    line = json.loads(manifest.read_text().splitlines()[0]) | {"identity": 1, "name": "000001"}
+    manifest.write_text(manifest.read_text() + json.dumps(line) + "\n" + '{"identity": 2, "na')
+    assert finished_names(root, format) == {"000000"}
+    write(root, format, [1, 2])
+    write(tmp_path / "whole" / "data", format, range(3))
+    ours, whole = files_of(root), files_of(tmp_path / "whole" / "data")
+    assert ours.keys() == whole.keys()
+    assert ours[MANIFEST] == whole[MANIFEST]
+
+
+def test_half_written_folder_is_written_anew(tmp_path):
+    root = tmp_path / "data"
+    prepare_dataset(root, {"format": "folder", "seed": 0}, {})
+    (root / "000000").mkdir()
+    (root / "000000" / "000.jpg").write_bytes(b"half")
+    assert finished_names(root, "folder") == set()
+    write(root, "folder", [0])
+    assert len(list((root / "000000").iterdir())) == 3
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_killed_while_merging_an_lmdb(renamed, tmp_path):
+    """Before or after the new LMDB got its name: the next run ends in the same dataset."""
+    root = tmp_path / "data"
+    write(root, "lmdb", [0, 1])
+    write(root, "lmdb", [2], part="b", finish=False)
+    next_file, next_manifest = next_paths(root)
+    before, part_before = files_of(root), files_of(root / PARTS / "b")
+    finish_dataset(root, "lmdb")
+    after, after_records = files_of(root), records(root)
+
+    # Rebuild what a kill would have left: the next files, not yet or half put in place.
+    (next_file if not renamed else LmdbStore.path(root)).write_bytes(after[LmdbStore.path(root).name])
+    next_manifest.write_bytes(after[MANIFEST])
+    if not renamed:
+        LmdbStore.path(root).write_bytes(before[LmdbStore.path(root).name])
+    (root / MANIFEST).write_bytes(before[MANIFEST])
+    (root / PARTS / "b").mkdir(parents=True)
+    for name, data in part_before.items():
+        (root / PARTS / "b" / name).write_bytes(data)
+
+    write(root, "lmdb", [])
+    assert records(root) == after_records
+    assert files_of(root).keys() == after.keys()
+    assert files_of(root)[MANIFEST] == after[MANIFEST]
+
+
+@FORMATS
+def test_other_settings_are_refused_by_name(format, tmp_path):
+    root = tmp_path / "data"
+    write(root, format, [0])
+    before = files_of(root)
+    with pytest.raises(UserError, match=r"seed is 0 there and 1 now"):
+        write(root, format, [1], seed=1)
+    assert files_of(root) == before
+    write(root, format, [1], seed=1, overwrite=True)
+    assert [line["identity"] for line in manifest_lines(root)] == [1, 1, 1]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_foreign_folders_are_left_alone(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="not ours to add to"):
+            prepare_dataset(tmp_path / "data", {"format": "folder"}, {}, overwrite=overwrite)
+    assert (tmp_path / "data" / "thesis.tex").read_text() == "years of work"
+
+
+def test_damaged_settings(tmp_path):
+    write(tmp_path / "data", "folder", [0])
+    (tmp_path / "data" / "settings.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        prepare_dataset(tmp_path / "data", {"format": "folder"}, {})
+
+
+def test_one_slice_has_one_writer(tmp_path):
+    root = tmp_path / "data"
+    prepare_dataset(root, {"format": "folder"}, {})
+    with DatasetWriter(root, "folder", "a"):
+        with pytest.raises(UserError, match="another process is writing the same slice"):
+            DatasetWriter(root, "folder", "a")
+        with DatasetWriter(root, "folder", "b") as writer:
+            writer.write(identity(0), images(0))
+        finish_dataset(root, "folder")
+        assert (root / PARTS / "a").exists()  # a living process keeps its part
+    assert finished_names(root, "folder") == {"000000"}
+
+
+def test_lmdb_grows(tmp_path):
+    lmdb = GrowingLmdb(tmp_path / "x.lmdb")
+    size = lmdb.env.info()["map_size"]
+    value = bytes(1 << 20)
+    for i in range(70):
+        lmdb.put([(str(i).encode(), value)])
+    assert lmdb.env.info()["map_size"] > size
+    lmdb.close()
+    with reading(tmp_path / "x.lmdb") as transaction:
+        assert transaction.stat()["entries"] == 70
+
+
+def test_error_of_the_background_reaches_the_caller(tmp_path):
+    root = tmp_path / "data"
+    prepare_dataset(root, {"format": "folder"}, {})
+
+    def write_where_a_file_is_in_the_way():
+        with DatasetWriter(root, "folder", "a") as writer:
+            (root / PARTS / "a" / "unfinished").write_text("a file where a folder is needed")
+            for number in range(30):
+                writer.write(identity(number), images(number, count=1))
+
+    with pytest.raises(UserError, match="cannot write"):
+        write_where_a_file_is_in_the_way()

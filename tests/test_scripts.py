@@ -1,0 +1,290 @@
+"""The generation scripts as a user runs them, on the demo models."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import PHOTOS, ROOT, files_of, run_script
+from test_dataset_writer import records
+
+import image_generation
+import image_generation_with_reference
+import pose_image_generation
+from utils.images import read_image
+
+
+def command(demo, *flags, quality=26, example=2, start_end="0:8"):
+    """A short image_generation.py command with AttrOP."""
+    return [
+        *demo.models, "--quality_weights", demo.encoder, "--center_feature", demo.vectors, "--image_quality", quality,
+        "--example", example, "--start_end", start_end, "--batch_size", 5, "--max_iters", 4, "--name", "test", *flags,
+    ]  # fmt: skip
+
+
+def run(main, *flags):
+    main([str(flag) for flag in flags])
+
+
+def manifest(folder):
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(demo, tmp_path_factory):
+    """{format: folder} of finished datasets to compare with."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    for format in ("folder", "lmdb"):
+        run(image_generation.main, *command(demo), "--output_dir", folder / format, "--format", format)
+    return {format: folder / format / "test" for format in ("folder", "lmdb")}
+
+
+def assert_same_dataset(folder, expected):
+    ours, theirs = files_of(folder), files_of(expected)
+    assert ours.keys() == theirs.keys()
+    if "test.lmdb" in ours:
+        assert records(folder) == records(expected)
+        ours.pop("test.lmdb"), theirs.pop("test.lmdb")
+    assert ours == theirs
+
+
+def test_dataset(uninterrupted, vectors):
+    folder = uninterrupted["folder"]
+    lines = manifest(folder)
+    assert [(line["identity"], line["index"]) for line in lines] == [(i, j) for i in range(8) for j in range(2)]
+    for line in lines:
+        assert line["file"] == f"{line['identity']:06d}/{line['index']:03d}.jpg"
+        assert read_image(folder / line["file"]).shape == (112, 112, 3)
+        assert line["accepted"] == (not line["reason"])
+        assert line["quality"] > 10
+    assert sum(line["accepted"] for line in lines) > 0
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["settings"]["seed"] == 0
+    assert len(settings["settings"]["generator"]) == 64
+    assert settings["environment"]["torch"]
+    assert read_image(folder / "contact_sheet.jpg").shape == (8 * 112, 2 * 112, 3)
+
+
+def test_summary(demo, tmp_path, capsys):
+    run(image_generation.main, *command(demo, start_end="0:2"), "--output_dir", tmp_path)
+    out = capsys.readouterr().out
+    assert "4 images made" in out
+    assert "% accepted" in out
+    assert "iterations on average" in out
+    assert str(tmp_path / "test" / "contact_sheet.jpg") in out
+    run(image_generation.main, *command(demo, start_end="0:2"), "--output_dir", tmp_path)
+    assert "2 of 2 identities are there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("format", ["folder", "lmdb"])
+def test_killed_and_resumed(demo, uninterrupted, format, tmp_path):
+    """SIGKILL in the middle, three times; the finished dataset equals an uninterrupted one."""
+    flags = [*command(demo), "--output_dir", tmp_path, "--format", format]
+    arguments = [sys.executable, "image_generation.py", *map(str, flags)]
+    kills = 0
+    for wanted in (1, 3, 6):
+        process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and lines_written(tmp_path / "test") < 2 * wanted:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills >= 1
+    run(image_generation.main, *flags)
+    assert_same_dataset(tmp_path / "test", uninterrupted[format])
+
+
+def lines_written(folder):
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob(".parts/*/manifest.jsonl"))
+
+
+def test_interrupted_by_hand(demo, uninterrupted, tmp_path):
+    """Ctrl-C: no traceback, and what is finished stays."""
+    flags = [*command(demo), "--output_dir", tmp_path]
+    arguments = [sys.executable, "image_generation.py", *map(str, flags)]
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and lines_written(tmp_path / "test") < 2:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert "run the same command again" in error
+    assert "Traceback" not in error
+    run(image_generation.main, *flags)
+    assert_same_dataset(tmp_path / "test", uninterrupted["folder"])
+
+
+@pytest.mark.parametrize("format", ["folder", "lmdb"])
+def test_two_ranks_make_the_same_dataset(demo, uninterrupted, format, tmp_path):
+    result = run_script(
+        "image_generation.py", *command(demo), "--output_dir", tmp_path, "--format", format, torchrun=2
+    )  # fmt: skip
+    assert "16 images made" in result.stdout
+    assert_same_dataset(tmp_path / "test", uninterrupted[format])
+
+
+def test_more_ranks_than_identities(demo, tmp_path):
+    flags = [*command(demo, start_end="0:1"), "--output_dir", tmp_path]
+    result = run_script("image_generation.py", *flags, torchrun=2)
+    assert "2 images made" in result.stdout
+    assert len(manifest(tmp_path / "test")) == 2
+
+
+def test_a_dead_rank_ends_the_run(demo, uninterrupted, tmp_path):
+    flags = [*command(demo), "--output_dir", tmp_path]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [*launcher, "image_generation.py", *map(str, flags)], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    while process.poll() is None and lines_written(tmp_path / "test") < 2:
+        time.sleep(0.002)
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    victim = max(map(int, children.stdout.split()))
+    os.kill(victim, signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    run(image_generation.main, *flags)
+    assert_same_dataset(tmp_path / "test", uninterrupted["folder"])
+
+
+def test_slices_keep_their_numbers(demo, uninterrupted, tmp_path):
+    for start_end in ("5:8", "0:2", "2:5"):
+        run(image_generation.main, *command(demo, start_end=start_end), "--output_dir", tmp_path)
+    assert_same_dataset(tmp_path / "test", uninterrupted["folder"])
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "name"),
+    [
+        ("--seed", 1, "seed"),
+        ("--sigma", 0.4, "sigma"),
+        ("--jpeg_quality", 90, "jpeg_quality"),
+        ("--image_quality", 27, "attrop"),
+        ("--mask_ratio_mu", 0.3, "mask_ratio"),
+        ("--example", 3, "example"),
+        ("--precision", "bf16", "precision"),
+    ],
+)
+def test_other_settings_are_refused(demo, uninterrupted, flag, value, name, capsys):
+    before = files_of(uninterrupted["folder"])
+    flags = [*command(demo), "--output_dir", uninterrupted["folder"].parent, flag, value]
+    with pytest.raises(SystemExit) as error:
+        run(image_generation.main, *flags)
+    assert error.value.code == 2
+    assert f"{name} is " in capsys.readouterr().err
+    assert files_of(uninterrupted["folder"]) == before
+
+
+def test_overwrite_and_skip_attrop(demo, tmp_path):
+    flags = [*command(demo, start_end="0:2"), "--output_dir", tmp_path]
+    run(image_generation.main, *flags)
+    run(image_generation.main, *flags, "--overwrite", "--skip_attrop", "--example", 3)
+    lines = manifest(tmp_path / "test")
+    assert len(lines) == 6
+    assert "accepted" not in lines[0]
+
+
+def test_reference_photos(demo, tmp_path, encoder, capsys):
+    photos = tmp_path / "photos"
+    for person in ("person1", "person3"):
+        (photos / person).mkdir(parents=True)
+        (photos / person / "0.jpg").write_bytes((PHOTOS / person / "0.jpg").read_bytes())
+    (photos / "person4.jpg").write_bytes((PHOTOS / "person4" / "0.jpg").read_bytes())
+    (photos / "torn.jpg").write_bytes((PHOTOS / "person4" / "0.jpg").read_bytes()[:900])
+    flags = ["--image_file", photos, *demo.models, "--example", 3, "--batch_size", 4, "--name", "refs"]
+    run(image_generation_with_reference.main, *flags, "--output_dir", tmp_path / "out")
+    out = capsys.readouterr().out
+    assert "torn.jpg: truncated JPEG" in out
+    folder = tmp_path / "out" / "refs"
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["person1_0", "person3_0", "person4"]
+    assert [line["sigma"] for line in manifest(folder)] == [0.2] * 9
+
+    before = files_of(folder)
+    run(image_generation_with_reference.main, *flags, "--output_dir", tmp_path / "out")
+    assert files_of(folder) == before
+
+
+def test_align_finds_the_face(demo, tmp_path, capsys):
+    import cv2
+
+    photo = cv2.imread(str(PHOTOS / "person1" / "0.jpg"))
+    scene = np.full((400, 500, 3), 90, np.uint8)
+    scene[80:304, 150:374] = cv2.resize(photo, (224, 224))
+    cv2.imwrite(str(tmp_path / "scene.png"), scene)
+    cv2.imwrite(str(tmp_path / "empty.png"), np.full((200, 200, 3), 90, np.uint8))
+    (tmp_path / "list.txt").write_text("scene.png\nempty.png\n")
+    flags = ["--image_file", tmp_path / "list.txt", "--align", *demo.models, "--example", 1, "--batch_size", 1]
+    run(image_generation_with_reference.main, *flags, "--name", "a", "--output_dir", tmp_path / "out")
+    assert "empty.png: no face found" in capsys.readouterr().out
+    assert [line["name"] for line in manifest(tmp_path / "out" / "a")] == ["scene"]
+
+
+def test_pose_with_the_full_size_pose_network(demo, filled_files, tmp_path):
+    """6DRepNet with filled weights says nothing about faces; that it is asked, capped and recorded can be seen."""
+    flags = [*command(demo, start_end="0:2"), "--output_dir", tmp_path, "--pose_weights", filled_files["sixdrepnet"]]
+    run(pose_image_generation.main, *flags, "--pose", 45, "--pitch", 10, "--signed_pose")
+    lines = manifest(tmp_path / "test-45")
+    assert len(lines) == 4
+    for line in lines:
+        assert -90 <= line["yaw"] <= 90
+        assert "pitch" in line
+        assert line["iterations"] <= 4
+        assert line["sigma"] == 0.7
+    settings = json.loads((tmp_path / "test-45" / "settings.json").read_text())["settings"]["attrop"]
+    assert settings == {"image_quality": 26, "max_iters": 4, "pose": 45, "signed_pose": True, "pitch": 10}
+
+
+def test_start_class_id_and_ignored_flags(demo, tmp_path, capsys):
+    flags = [*command(demo, start_end="3:4"), "--output_dir", tmp_path, "--start_class_id", 1000]
+    run(image_generation.main, *flags, "--use_rep", "--rep_drop_prob", 0.1, "--skip_attrop")
+    assert manifest(tmp_path / "test")[0]["name"] == "001003"
+    assert "--use_rep, --rep_drop_prob: without effect" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["image_generation", "image_generation_with_reference", "pose_image_generation"])
+def test_help_says_defaults(script, capsys):
+    with pytest.raises(SystemExit) as done:
+        {"image_generation": image_generation, "pose_image_generation": pose_image_generation}.get(
+            script, image_generation_with_reference
+        ).main(["--help"])
+    assert done.value.code == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "images per identity (default: 50)",
+        "images at a time (default: 64)",
+        "without effect",
+        "(default: 75)",
+    ):
+        assert text in out
+
+
+def test_published_commands_parse_with_published_defaults():
+    from utils.generation_run import generation_parser
+
+    def parse(mode, *words):
+        return generation_parser(mode, "").parse_args(words)
+
+    shared = ["--model_weights", "weights/vec2face_generator.pth", "--batch_size", "5"]
+    slice_ = [
+        "--example",
+        "1",
+        "--start_end",
+        "0:10",
+        "--name",
+        "test",
+        "--center_feature",
+        "center_feature_examples.npy",
+    ]
+    args = parse("identity", *shared, *slice_)
+    assert (args.image_quality, args.output_dir, args.start_class_id) == (27, "generated_images", 0)
+    assert (args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std) == (0.1, 1, 0.15, 0.25)
+    args = parse("pose", *shared, *slice_, "--pose", "45", "--image_quality", "25")
+    assert (args.pose, args.image_quality, args.output_dir) == (45, 25, "generated_pose_images")
+    photos = ["--image_file", "path/of/the/image/file or folder", "--example", "10", "--name", "images-of-references"]
+    args = parse("reference", *shared, *photos)
+    assert (args.feat_batch_size, args.output_dir, args.sigma) == (2000, "generated_images_ref", [0.2])

@@ -1,0 +1,23 @@
+"""Settings of the numerical libraries that must be made before torch is loaded, so that equal commands give equal bits.
+
+The order of a sum, and with it the last bits, depends on how many threads share it. So every process of a
+torchrun uses the number of threads that one process alone would use.
+"""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # Intel MKL: the same bits for any number of threads, at no cost seen
+
+
+def _torchrun_chose_one_thread():
+    """torchrun sets OMP_NUM_THREADS=1 where the user set nothing; its own first environment tells."""
+    if os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("OMP_NUM_THREADS") != "1":
+        return False
+    environment = Path(f"/proc/{os.getppid()}/environ")
+    return environment.exists() and b"OMP_NUM_THREADS=" not in environment.read_bytes()
+
+
+if _torchrun_chose_one_thread():
+    del os.environ["OMP_NUM_THREADS"]
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # processes share the cores: do not spin
