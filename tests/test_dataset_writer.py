@@ -1,4 +1,5 @@
 import json
+import resource
 
 import msgpack
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from conftest import files_of
 
 from utils.dataset_lmdb import GrowingLmdb, LmdbStore, next_paths, reading
-from utils.dataset_parts import MANIFEST, PARTS
+from utils.dataset_parts import MANIFEST, PARTS, Part, index_manifest
 from utils.dataset_writer import DatasetWriter, finish_dataset, finished_names, manifest_lines, prepare_dataset
 from utils.errors import UserError
 from utils.generation import GeneratedImage, Identity
@@ -178,6 +179,24 @@ def test_one_slice_has_one_writer(tmp_path):
         finish_dataset(root, "folder")
         assert (root / PARTS / "a").exists()  # a living process keeps its part
     assert finished_names(root, "folder") == {"000000"}
+
+
+def test_a_torn_line_does_not_spoil_the_next(tmp_path):
+    """No room for the second identity's lines: they vanish whole, and the third fits again."""
+    write(tmp_path / "data", "folder", [0], finish=False)
+    part = Part(tmp_path / "data", "a")
+    size = (part.folder / MANIFEST).stat().st_size
+    previous = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, previous[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            part.append([{"identity": 1, "name": "000001", "index": 0}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, previous)
+    assert (part.folder / MANIFEST).stat().st_size == size
+    part.append([{"identity": 2, "name": "000002", "index": 0}])
+    part.close()
+    assert [key[0] for key in index_manifest(part.folder / MANIFEST)] == [0, 2]
 
 
 def test_lmdb_grows(tmp_path):

@@ -43,15 +43,21 @@ class Part:
                 f"{root}: another process is writing the same slice; let it end, or give another --start_end."
             ) from error
         cut_torn_line(self.folder / MANIFEST)
-        self.manifest = open(self.folder / MANIFEST, "ab")  # noqa: SIM115, closed by close()
+        self.manifest = os.open(self.folder / MANIFEST, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def append(self, lines):
-        """Add one identity's lines in a single write."""
-        self.manifest.write("".join(json.dumps(line) + "\n" for line in lines).encode())
-        self.manifest.flush()
+        """Add one identity's lines, or nothing of them when there is no room (OSError)."""
+        data = memoryview("".join(json.dumps(line) + "\n" for line in lines).encode())
+        size = os.fstat(self.manifest).st_size
+        try:
+            while data:
+                data = data[os.write(self.manifest, data) :]
+        except OSError:
+            os.ftruncate(self.manifest, size)
+            raise
 
     def close(self):
-        self.manifest.close()
+        os.close(self.manifest)
         self._lock.__exit__(None, None, None)
 
 
@@ -101,7 +107,7 @@ class Record(NamedTuple):
 
 
 def index_manifest(path):
-    """{(number, name): Record}; of an identity that was written twice the last one, and no torn line."""
+    """{(number, name): Record} of the whole lines; of an identity that was written twice the last one."""
     index, start = {}, 0
     with open(path, "rb") as file:
         for line in file:
