@@ -29,10 +29,12 @@ class _GroupNormSiLU(torch.autograd.Function):
     def forward(ctx, x, weight, bias, groups, eps):
         n, c, h, w = x.shape
         if x.device.type == "cpu" and h % WINDOW == w % WINDOW == 0 and h * w >= LARGE_MAP:
-            mean, rstd = moments(x, groups, eps)
+            square = x * x
+            mean, rstd = moments(x, square, groups, eps)
             scale = rstd.repeat_interleave(c // groups, dim=1) * weight  # (N, C)
             shift = bias - mean.repeat_interleave(c // groups, dim=1) * scale  # (N, C)
-            normed = torch.addcmul(shift.to(x.dtype)[:, None], pixels(x), scale.to(x.dtype)[:, None])  # (N, HW, C)
+            shift, scale = shift.to(x.dtype)[:, None], scale.to(x.dtype)[:, None]  # (N, 1, C)
+            normed = torch.addcmul(shift, pixels(x), scale, out=pixels(square))  # (N, HW, C), in memory at hand
             normed = normed.reshape(n, h, w, c).permute(0, 3, 1, 2)  # (N, C, H, W)
         else:
             normed, mean, rstd = torch.native_group_norm(x, weight, bias, n, c, h * w, groups, eps)
@@ -76,7 +78,7 @@ def pixels(x):
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def moments(x, groups, eps):
+def moments(x, square, groups, eps):
     """Mean and 1 / std of every group, (N, G) each.
 
     Averaged over small windows first, each by one thread: unlike PyTorch's own sums on large maps, the
@@ -89,7 +91,7 @@ def moments(x, groups, eps):
         return F.avg_pool2d(map, WINDOW).to(exact).mean((2, 3)).unflatten(1, (groups, -1)).mean(2)
 
     mean = group_mean(x)
-    variance = (group_mean(x * x) - mean**2).clamp(min=0)
+    variance = (group_mean(square) - mean**2).clamp(min=0)
     return mean, (variance + eps).rsqrt()
 
 

@@ -44,6 +44,7 @@ def test_benchmark_measures_and_writes(tmp_path, capsys):
         assert row["images_per_second"] > 0
         assert 0 < row["share_of_floor"] < 2
         assert row["memory_gb"] > 0.1
+    assert all(number > 0 for number in content["accepted_per_minute"].values())
     assert "| decode | fp32 |" in capsys.readouterr().out
 
 
