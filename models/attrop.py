@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from models.vec2face import TokenMask
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam (Kingma & Ba, 2015)
+HALF_SCALE = 1024  # keeps small float16 gradients from vanishing on their way back
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,10 @@ class AttrOP:
                 loss = loss + target.weight * penalty
         passed = [1 - similarity <= self.id_tolerance]
         passed += [penalty <= target.tolerance for target, penalty in zip(self.targets, penalties, strict=True)]
-        return Step(leaf, images.detach(), loss, torch.stack([similarity, *values]).detach(), torch.stack(passed))
+        scale = HALF_SCALE if next(self.generator.parameters()).dtype == torch.float16 else 1
+        return Step(
+            leaf, images.detach(), loss, torch.stack([similarity, *values]).detach(), torch.stack(passed), scale
+        )
 
     def _each_model_once(self, images):
         outputs = {}
@@ -183,8 +187,9 @@ class AttrOP:
 class Step:
     """One iteration: images (B, 3, 112, 112), per-row loss (B,), values and passed (1 + T, B), identity first."""
 
-    def __init__(self, leaf, images, loss, values, passed):
+    def __init__(self, leaf, images, loss, values, passed, scale=1):
         self.leaf, self.images, self.loss, self.values, self.passed = leaf, images, loss, values, passed
+        self.scale = scale
 
     def finite(self):
         return self.loss.isfinite() & self.images.flatten(1).isfinite().all(1)  # (B,)
@@ -194,8 +199,8 @@ class Step:
 
     def gradient(self):
         """d loss_i / d vector_i for every row, (B, 512): rows do not touch each other, so one sum serves all."""
-        (gradient,) = torch.autograd.grad(self.loss.sum(), self.leaf)
-        return gradient
+        (gradient,) = torch.autograd.grad(self.loss.sum() * self.scale, self.leaf)
+        return gradient / self.scale
 
 
 class Batch:

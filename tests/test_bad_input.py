@@ -65,12 +65,20 @@ def refused(main, flags, capsys):
         (["--model_weights", "nowhere.pth"], "download_vec2face_weights.py"),
         (["--id_weights", "nowhere.pth"], "nowhere.pth: no such weight file"),
         (["--max_iters", "0"], "at least 1"),
+        (["--image_quality", "nan"], "must be a number"),
+        (["--mask_ratio_std", "inf"], "must be a number"),
     ],
 )
 def test_flags(demo, flags, message, tmp_path, capsys):
     line = refused(image_generation.main, [*command(demo), "--output_dir", tmp_path / "out", *flags], capsys)
     assert message in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("pose", [["--pose", "95"], ["--pose", "-30"], ["--pose", "-91", "--signed_pose"]])
+def test_pose_out_of_range(demo, pose, tmp_path, capsys):
+    line = refused(pose_image_generation.main, [*command(demo), "--output_dir", tmp_path, *pose], capsys)
+    assert "a yaw lies between" in line
 
 
 def test_vectors_with_a_bad_row(demo, tmp_path, capsys):

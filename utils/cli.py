@@ -1,9 +1,11 @@
 """What all command lines share: flags, plain error messages, and how a run stops."""
 
 import argparse
+import math
 import os
 import signal
 import sys
+import threading
 from functools import wraps
 
 import torch
@@ -69,6 +71,14 @@ def not_negative(text):
     return value
 
 
+def finite(text):
+    """argparse type: a number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a number, not {text}")
+    return value
+
+
 def noise_level(text):
     """argparse type: a sigma, at least 0."""
     value = float(text)
@@ -119,7 +129,8 @@ def command(main):
 
     @wraps(main)
     def run(argv=None):
-        signal.signal(signal.SIGTERM, _interrupt)
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        previous = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None
         try:
             return main(argv)
         except UserError as error:
@@ -131,13 +142,23 @@ def command(main):
                 _say(f"error: out of memory on the GPU; give a smaller --batch_size ({str(error).splitlines()[0]})", 2)
             )
         except RuntimeError as error:
-            if "gloo" not in str(error).lower() and "connection closed" not in str(error).lower():
-                raise
-            sys.exit(_say("error: another process of this run ended early; run the same command again to go on.", 3))
+            sys.exit(_say(f"error: {_explain(error)}", 3))
         finally:
             leave_world()
+            if in_main_thread:
+                signal.signal(signal.SIGTERM, previous)
 
     return run
+
+
+def _explain(error):
+    """What two errors of torch mean to a user; any other is a bug of ours and goes on."""
+    text = str(error).lower()
+    if "gloo" in text or "connection closed" in text or "connection reset" in text:
+        return "another process of this run ended early; run the same command again to go on."
+    if "can't allocate memory" in text:
+        return "out of memory; give a smaller --batch_size."
+    raise error
 
 
 def _interrupt(signal_number, frame):

@@ -19,6 +19,7 @@ from utils.cli import (
     add_device_flags,
     add_flags_without_effect,
     add_model_flags,
+    finite,
     folder_name,
     jpeg_quality,
     make_parser,
@@ -79,23 +80,23 @@ def generation_parser(mode, description):
     )  # fmt: skip
     ratios = MaskRatios()
     what.add_argument(
-        "--mask_ratio_min", type=float, default=ratios.minimum, help="lowest mask rate, and share of dropped rows"
+        "--mask_ratio_min", type=finite, default=ratios.minimum, help="lowest mask rate, and share of dropped rows"
     )
-    what.add_argument("--mask_ratio_max", type=float, default=ratios.maximum, help="highest mask rate")
+    what.add_argument("--mask_ratio_max", type=finite, default=ratios.maximum, help="highest mask rate")
     what.add_argument(
-        "--mask_ratio_mu", type=float, default=ratios.mu, help="centre of the mask rate's truncated normal"
+        "--mask_ratio_mu", type=finite, default=ratios.mu, help="centre of the mask rate's truncated normal"
     )
-    what.add_argument("--mask_ratio_std", type=float, default=ratios.std, help="its standard deviation")
+    what.add_argument("--mask_ratio_std", type=finite, default=ratios.std, help="its standard deviation")
 
     if mode == "identity":
         add_attrop_flags(parser, image_quality=27)
     elif mode == "pose":
         group = add_attrop_flags(parser, image_quality=27)
         group.add_argument(
-            "--pose", type=float, default=85, help="wanted yaw in degrees, to either side unless --signed_pose"
+            "--pose", type=finite, default=85, help="wanted yaw in degrees, to either side unless --signed_pose"
         )
         group.add_argument("--signed_pose", action="store_true", help="the yaw's sign counts")
-        group.add_argument("--pitch", type=float, help="wanted pitch in degrees (default: any)")
+        group.add_argument("--pitch", type=finite, help="wanted pitch in degrees (default: any)")
         group.add_argument("--pose_weights", default="weights/6DRepNet_300W_LP_AFLW2000.pth", help="head pose model")
 
     add_model_flags(parser)
@@ -123,7 +124,7 @@ def add_attrop_flags(parser, image_quality):
     group = parser.add_argument_group("AttrOP: what an image must be like")
     group.add_argument(
         "--image_quality",
-        type=float,
+        type=finite,
         default=image_quality,
         help="wanted quality, the norm of the quality model's feature",
     )
@@ -140,6 +141,7 @@ def add_attrop_flags(parser, image_quality):
 
 def run_generation(mode, args):
     """Make the dataset that the flags ask for, or what is missing of it; prints a summary. Raises UserError."""
+    check_pose(mode, args)
     note_flags_without_effect(args)
     started = time.monotonic()
     recipe = make_recipe(args)
@@ -181,6 +183,14 @@ def run_generation(mode, args):
         print(summary(root, args, len(todo) - len(getattr(source, "skipped", [])), time.monotonic() - started))
     if getattr(source, "skipped", []) and len(source.skipped) == len(mine) == len(source.slice):
         raise UserError(f"{args.image_file}: none of the {len(mine)} images could be used.")
+
+
+def check_pose(mode, args):
+    lowest = -90 if mode == "pose" and args.signed_pose else 0
+    if mode == "pose" and not lowest <= args.pose <= 90:
+        raise UserError(
+            f"--pose {args.pose:g}: a yaw lies between {lowest} and 90 degrees (below 0 with --signed_pose)."
+        )
 
 
 def make_recipe(args):
