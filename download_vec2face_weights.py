@@ -46,7 +46,7 @@ GROUPS = {
     "hsface": Group(
         "the generated HSFace datasets, to train face recognition (10k and 20k as data, the larger ones as masks)",
         [f"HSFaces/hsface{size}.lmdb" for size in ("10k", "20k")]
-        + [f"HSFaces/hsface{size}_mask.npy" for size in ("100k", "200k", "300k")],
+        + [f"HSFaces/hsface{size}_mask.npy" for size in ("100k", "200k")],
         repository_type="dataset",
     ),
 }
