@@ -1,0 +1,96 @@
+"""What the generator and the discriminator are trained on (paper section 3.2)."""
+
+import lpips
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from pytorch_msssim import ssim
+
+from utils.checkpoint import fit, load_file, state_dict_of
+
+LPIPS_WEIGHT = 0.1
+SSIM_WEIGHT = 0.1
+SMALLEST_NORM = 1e-4  # channel norm below which LPIPS divides by this instead
+
+
+class LPIPS(nn.Module):
+    """Perceptual distance (Zhang et al., 2018), VGG16 with the v0.1 heads of the ``lpips`` package.
+
+    ``forward(a, b)``: images (N, 3, H, W) in [-1, 1] -> (N,). Gradients reach ``a`` only, and are finite
+    where the package's own are not: at places where no channel answers.
+    """
+
+    def __init__(self, vgg_state):
+        super().__init__()
+        package = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)  # heads from the package, no download
+        self.scale, self.features, self.heads = package.scaling_layer, package.net, package.lins
+        self.features.load_state_dict(self._sliced(vgg_state))
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    def _sliced(self, state):
+        """torchvision's names (``0.weight``) -> the package's (``slice1.0.weight``)."""
+        return {key: state[key.split(".", 1)[1]] for key in self.features.state_dict()}
+
+    def forward(self, a, b):
+        with torch.no_grad():
+            theirs = [self._normalised(x) for x in self.features(self.scale(b))]
+        ours = self.features(self.scale(a))
+        distance = 0
+        for head, x, y in zip(self.heads, ours, theirs, strict=True):
+            distance = distance + head((self._normalised(x) - y) ** 2).mean((1, 2, 3))  # (N,)
+        return distance
+
+    @staticmethod
+    def _normalised(x):
+        return x / x.square().sum(1, keepdim=True).clamp(min=SMALLEST_NORM**2).sqrt()  # (N, C, H, W)
+
+
+def load_lpips(path):
+    """LPIPS with the VGG16 in a torchvision file, whole or its ``features`` alone. Raises UserError."""
+    state = state_dict_of(load_file(path), path)
+    state = {key.removeprefix("features."): value for key, value in state.items() if not key.startswith("classifier.")}
+    fit(vgg16_features(), state, path, "torchvision's VGG16")
+    return LPIPS(state)
+
+
+def vgg16_features():
+    from torchvision.models import vgg16
+
+    return vgg16(weights=None).features
+
+
+class GeneratorLoss(nn.Module):
+    """The generator's loss, term by term.
+
+    ``encoder``: the frozen face encoder whose features are the vectors. ``perceptual``: LPIPS or None.
+    """
+
+    def __init__(self, encoder, perceptual=None):
+        super().__init__()
+        self.encoder, self.perceptual = encoder, perceptual
+
+    def forward(self, output, real, vectors, discriminator=None):
+        """{name: scalar}, ``total`` last, of a batch: Output, images (N, 3, 112, 112) in [-1, 1], vectors (N, 512).
+
+        ``discriminator``: frozen, or None before the GAN phase. The images of ``output`` are not clipped.
+        """
+        fake = output.images.float()
+        terms = {
+            "pixel": F.mse_loss(fake, real),
+            "ssim": 1 - ssim((fake + 1) / 2, (real + 1) / 2, data_range=1),
+            "token": F.mse_loss(output.predicted_map[:, 1:].float(), output.target_map[:, 1:].float()),
+            "identity": (1 - F.cosine_similarity(self.encoder(fake), vectors)).mean(),
+        }
+        total = terms["pixel"] + SSIM_WEIGHT * terms["ssim"] + terms["token"] + terms["identity"]
+        if self.perceptual is not None:
+            terms["lpips"] = 2 * self.perceptual(fake, real).mean()
+            total = total + LPIPS_WEIGHT * terms["lpips"]
+        if discriminator is not None:
+            terms["adversarial"] = -discriminator(fake).float().mean()
+            total = total + terms["adversarial"]
+        return terms | {"total": total}
+
+
+def discriminator_loss(logits_real, logits_fake):
+    """LSGAN: real patches should be 1, generated ones 0."""
+    return 0.5 * ((logits_real.float() - 1).square().mean() + logits_fake.float().square().mean())
