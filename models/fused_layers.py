@@ -37,7 +37,8 @@ class _GroupNormSiLU(torch.autograd.Function):
             normed = torch.addcmul(shift, pixels(x), scale, out=pixels(square))  # (N, HW, C), in memory at hand
             normed = normed.reshape(n, h, w, c).permute(0, 3, 1, 2)  # (N, C, H, W)
         else:
-            normed, mean, rstd = torch.native_group_norm(x, weight, bias, n, c, h * w, groups, eps)
+            affine = (weight.to(x.dtype), bias.to(x.dtype))  # under autocast they are float32
+            normed, mean, rstd = torch.native_group_norm(x, *affine, n, c, h * w, groups, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         return F.silu(normed, inplace=True)
 
@@ -45,7 +46,7 @@ class _GroupNormSiLU(torch.autograd.Function):
     def backward(ctx, gradient):
         x, weight, bias, mean, rstd = ctx.saved_tensors
         n, c, h, w = x.shape
-        groups, dtype = mean.shape[1], x.dtype
+        groups, dtype, affine_dtype = mean.shape[1], x.dtype, weight.dtype
         exact = torch.promote_types(dtype, torch.float32)
 
         def per_channel(group_values):  # (N, G) -> (N, C)
@@ -70,7 +71,7 @@ class _GroupNormSiLU(torch.autograd.Function):
         offset = -rstd * group_mean(weight * dy_sum) - slope * mean  # (N, C)
         dx = torch.addcmul(on_map(offset), flat, on_map(slope)).addcmul_(dy, on_map(scale))  # (N, HW, C)
         dx = dx.reshape(n, h, w, c).permute(0, 3, 1, 2)  # (N, C, H, W)
-        return dx, dyx_sum.sum(0).to(dtype), dy_sum.sum(0).to(dtype), None, None
+        return dx, dyx_sum.sum(0).to(affine_dtype), dy_sum.sum(0).to(affine_dtype), None, None
 
 
 def pixels(x):

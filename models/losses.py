@@ -42,6 +42,7 @@ class LPIPS(nn.Module):
 
     @staticmethod
     def _normalised(x):
+        x = x.float()  # squares of 16-bit features overflow
         return x / x.square().sum(1, keepdim=True).clamp(min=SMALLEST_NORM**2).sqrt()  # (N, C, H, W)
 
 
@@ -77,7 +78,7 @@ class GeneratorLoss(nn.Module):
         fake = output.images.float()
         terms = {
             "pixel": F.mse_loss(fake, real),
-            "ssim": 1 - ssim((fake + 1) / 2, (real + 1) / 2, data_range=1),
+            "ssim": 1 - similarity_of_structure(fake, real),
             "token": F.mse_loss(output.predicted_map[:, 1:].float(), output.target_map[:, 1:].float()),
             "identity": (1 - F.cosine_similarity(self.encoder(fake), vectors)).mean(),
         }
@@ -89,6 +90,12 @@ class GeneratorLoss(nn.Module):
             terms["adversarial"] = -discriminator(fake).float().mean()
             total = total + terms["adversarial"]
         return terms | {"total": total}
+
+
+def similarity_of_structure(a, b):
+    """SSIM of images in [-1, 1] (Wang et al., 2004), always in float32: its variances are small differences."""
+    with torch.autocast(a.device.type, enabled=False):
+        return ssim((a + 1) / 2, (b + 1) / 2, data_range=1)
 
 
 def discriminator_loss(logits_real, logits_fake):

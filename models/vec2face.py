@@ -133,7 +133,7 @@ class Encoder(nn.Module):
         tokens = torch.cat([feature[:, None], rows], dim=1) + self.positions  # (N, 50, D)
         tokens = torch.cat([tokens[:, :1], take_rows(tokens, mask.kept + 1)], dim=1)  # (N, 1 + K, D)
         tokens = self.dropout(self.embed_norm(tokens))
-        return self.norm(self.blocks(tokens))  # (N, 1 + K, D)
+        return self.norm(run_blocks(self.blocks, tokens))  # (N, 1 + K, D)
 
 
 class Decoder(nn.Module):
@@ -155,7 +155,16 @@ class Decoder(nn.Module):
         slot.scatter_(1, mask.kept, torch.arange(1, 1 + mask.kept.shape[1], device=slot.device).expand_as(mask.kept))
         rows = torch.where(mask.masked[..., None], encoded[:, :1], take_rows(encoded, slot))  # (N, 49, D')
         tokens = torch.cat([encoded[:, :1], rows], dim=1) + self.positions  # (N, 50, D')
-        return self.norm(self.blocks(tokens))  # (N, 50, D')
+        return self.norm(run_blocks(self.blocks, tokens))  # (N, 50, D')
+
+
+def run_blocks(blocks, tokens):
+    """The transformer blocks; in float32 where float16 autocast is on, as released: float16 overflows in them."""
+    kind = tokens.device.type
+    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
+        with torch.autocast(kind, enabled=False):
+            return blocks(tokens.float())
+    return blocks(tokens)
 
 
 def take_rows(tokens, index):

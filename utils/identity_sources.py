@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -97,10 +98,11 @@ class PhotoSource:
         self.encoder, self.batch_size = encoder, batch_size
         self.aligner = FaceAligner() if align else None
         self.names = dict(enumerate(photo_names(self.photos)))
-        self.fingerprint = self._fingerprint()
         self.skipped, self.warnings = [], []
 
-    def _fingerprint(self):
+    @cached_property
+    def fingerprint(self):
+        """SHA-256 over names and contents of all photos."""
         digest = hashlib.sha256()
         for row, path in enumerate(self.photos):
             digest.update(f"{self.names[row]} {sha256(path) if path.is_file() else 'missing'}\n".encode())
@@ -118,10 +120,14 @@ class PhotoSource:
     def _readable(self, rows):
         for row in rows:
             try:
-                image = read_image(self.photos[row])
-                yield row, resize(image if self.aligner is None else self.aligner(image))
+                yield row, self.crop(self.photos[row])
             except (ValueError, OSError) as error:
                 self.skipped.append(f"{self.photos[row]}: {error}")
+
+    def crop(self, path):
+        """A photo as the encoder gets it, (112, 112, 3). Raises ValueError or OSError when it cannot be used."""
+        image = read_image(path)
+        return resize(image if self.aligner is None else self.aligner(image))
 
     @torch.inference_mode()
     def _features(self, images, size):

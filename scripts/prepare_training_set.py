@@ -1,0 +1,135 @@
+"""Make a training LMDB, from photos with features at hand or from photos alone.
+
+    python scripts/prepare_training_set.py -im images.txt -f features.txt -l labels.txt -d lmdb_dataset -n faces
+    python scripts/prepare_training_set.py --images PHOTOS --encoder weights/demo/face_encoder.pth \\
+        -d lmdb_dataset -n faces
+
+The first form takes three lists: image paths, .npy feature paths (both are sorted) and one label a line in that
+order. The second takes PHOTOS/person/photo and extracts the features itself. Killed: run the same command again.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from tqdm import tqdm
+
+from models.iresnet import load_face_encoder
+from utils.cli import add_device_flags, command, folder_name, make_parser, positive
+from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
+from utils.errors import UserError
+from utils.identity_sources import PhotoSource
+from utils.images import SIDE, decode_image, encode_jpeg, list_images, resize
+from utils.training_data import TrainingLmdbWriter
+
+JPEG_QUALITY = 95
+
+
+@command
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("--image_list", "-im", help="text file of image paths")
+    parser.add_argument("--feature_list", "-f", help="text file of .npy feature paths")
+    parser.add_argument("--label_file", "-l", help="text file of labels, in the sorted order of the images")
+    parser.add_argument("--images", help="folder/person/photo: features are extracted with --encoder")
+    parser.add_argument("--encoder", help="face encoder for --images")
+    parser.add_argument(
+        "--align", action="store_true", help="raw photos: find the face and warp it to the template first"
+    )
+    parser.add_argument("--batch_size", type=positive, default=64, help="photos at a time when features are extracted")
+    parser.add_argument("--workers", "-w", type=positive, default=2, help="accepted; writing needs only one process")
+    parser.add_argument("--dest", "-d", required=True, help="folder to write into")
+    parser.add_argument("--file_name", "-n", type=folder_name, required=True, help="name of the LMDB, without ending")
+    add_device_flags(parser)
+    args = parser.parse_args(argv)
+    if bool(args.images) == bool(args.image_list):
+        raise UserError("give either --image_list, --feature_list and --label_file, or --images and --encoder.")
+    records = records_of_folder(args) if args.images else records_of_lists(args)
+    path = Path(args.dest) / f"{args.file_name}.lmdb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, *records)
+
+
+def write(path, count, classes, records, skipped):
+    """Write ``records(start)``, which yields (source number, image, feature, label) from photo ``start`` on."""
+    writer = TrainingLmdbWriter(path)
+    for record in tqdm(records(writer.next_source), total=count, initial=writer.next_source, unit="im"):
+        writer.add(*record)
+    writer.close(classes)
+    for line in skipped:
+        print(f"skipped {line}")
+    print(f"{path}: {writer.count} images of {classes} identities")
+
+
+def records_of_lists(args):
+    if not args.feature_list or not args.label_file:
+        raise UserError("--image_list needs --feature_list and --label_file too.")
+    images, features, labels = (read_lines(p) for p in (args.image_list, args.feature_list, args.label_file))
+    images, features = sorted(images), sorted(features)
+    if not len(images) == len(features) == len(labels):
+        raise UserError(
+            f"{len(images)} images, {len(features)} features and {len(labels)} labels: the lists must be equally long."
+        )
+    try:
+        labels = [int(label) for label in labels]
+    except ValueError as error:
+        raise UserError(f"{args.label_file}: labels are whole numbers ({error}).") from error
+
+    def records(start):
+        for number in range(start, len(images)):
+            image = stored(read(images[number], Path.read_bytes), images[number])
+            yield number, image, read(features[number], load_feature), labels[number]
+
+    return len(images), len(set(labels)), records, []
+
+
+def read_lines(path):
+    try:
+        return [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read this list: {error}") from error
+
+
+def read(path, how):
+    try:
+        return how(Path(path))
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+
+
+def load_feature(path):
+    return np.load(path, allow_pickle=False).reshape(-1)
+
+
+def stored(data, name):
+    """Encoded bytes as the LMDB keeps them: unchanged when 112x112, else resized and encoded again."""
+    try:
+        image = decode_image(data)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from error
+    return data if image.shape == (SIDE, SIDE, 3) else encode_jpeg(resize(image), JPEG_QUALITY)
+
+
+def records_of_folder(args):
+    if not args.encoder:
+        raise UserError("--images needs --encoder, the weights of a face encoder.")
+    device = resolve_device(args.device)
+    keep_freed_memory()
+    encoder = load_face_encoder(args.encoder, device, PRECISIONS[resolve_precision(args.precision, device)])
+    photos = list_images(args.images)
+    people = {name: label for label, name in enumerate(sorted({path.parent.name for path in photos}))}
+    source = PhotoSource(args.images, encoder, batch_size=args.batch_size, align=args.align)
+
+    def records(start):
+        for identity in source.identities(range(start, len(photos))):
+            path = photos[identity.number]
+            image = encode_jpeg(source.crop(path), JPEG_QUALITY) if args.align else stored(path.read_bytes(), path)
+            yield identity.number, image, identity.vector, people[path.parent.name]
+
+    return len(photos), len(people), records, source.skipped
+
+
+if __name__ == "__main__":
+    main()

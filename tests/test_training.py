@@ -1,0 +1,195 @@
+"""vec2face.py end to end, on nine photos and the tiny preset."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, run_script
+from test_training_data import content, training_lmdb, write_lmdb  # noqa: F401, a fixture
+
+import vec2face
+from models import load_vec2face
+
+
+def flags(demo, lmdb, output, *more):
+    """Two epochs of four steps, the second in the GAN phase."""
+    return [
+        "--train_source", lmdb, "--id_weights", demo.encoder, "--lpips_weights", "none", "--model", "vec2face_vit_tiny",
+        "--batch_size", 2, "--epochs", 2, "--disc_start", 1, "--warmup_epochs", 0.5, "--blr", 0.02, "--workers", 0,
+        "--device", "cpu", "--log_every", 2, "--no-use_amp", "--output_dir", output, *more,
+    ]  # fmt: skip
+
+
+def run(*words):
+    vec2face.main([str(word) for word in words])
+
+
+def checkpoint(folder):
+    return torch.load(folder / "checkpoint-last.pth", weights_only=True)
+
+
+def assert_same_training(one, two):
+    for name in ("model_vec2face", "model_disc", "model_ema"):
+        assert one[name].keys() == two[name].keys()
+        for key, value in one[name].items():
+            assert torch.equal(value, two[name][key]), f"{name} {key}"
+    assert one["step"] == two["step"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(demo, training_lmdb, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("run")
+    run(*flags(demo, training_lmdb, folder, "--ema", 0.9))
+    return folder
+
+
+def test_log_and_checkpoint(uninterrupted, demo):
+    lines = [json.loads(line) for line in (uninterrupted / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    assert {"pixel", "ssim", "token", "identity", "total", "gradient_norm", "images_per_second"} <= lines[0].keys()
+    assert "discriminator" not in lines[1]
+    assert {"discriminator", "adversarial", "gradient_norm_disc"} <= lines[2].keys()
+    saved = checkpoint(uninterrupted)
+    assert saved["step"] == 8
+    assert saved["args"]["blr"] == 0.02
+    assert len(saved["encoder_sha256"]) == 64
+    assert list(uninterrupted.glob("events.*"))
+    load_vec2face(uninterrupted / "checkpoint-last.pth")
+
+
+def test_killed_and_resumed_bitwise(demo, training_lmdb, uninterrupted, tmp_path):  # noqa: F811
+    words = flags(demo, training_lmdb, tmp_path, "--ema", 0.9, "--save_every", 1)
+    process = subprocess.Popen([sys.executable, "vec2face.py", *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE)
+    while process.poll() is None and not (tmp_path / "checkpoint-last.pth").exists():
+        time.sleep(0.01)
+    time.sleep(0.7)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < checkpoint(tmp_path)["step"] < 8
+    run(*words, "--resume", tmp_path)
+    assert_same_training(checkpoint(tmp_path), checkpoint(uninterrupted))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+
+
+def test_two_ranks_resume_bitwise(demo, training_lmdb, tmp_path):  # noqa: F811
+    """Four records an update; stopped after three of four steps and gone on with."""
+    for folder in ("whole", "parts"):
+        words = flags(demo, training_lmdb, tmp_path / folder, "--ema", 0.9)
+        if folder == "parts":
+            run_script("vec2face.py", *words, "--max_steps", 3, torchrun=2)
+        run_script("vec2face.py", *words, "--resume", tmp_path / folder, torchrun=2)
+    whole, parts = (checkpoint(tmp_path / folder) for folder in ("whole", "parts"))
+    assert whole["step"] == 4
+    assert_same_training(parts, whole)
+
+
+def test_sigterm_saves_and_exits_0(demo, training_lmdb, uninterrupted, tmp_path):  # noqa: F811
+    words = flags(demo, training_lmdb, tmp_path, "--ema", 0.9)
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "vec2face.py", *map(str, words)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("step 2/"):
+            process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert 2 <= checkpoint(tmp_path)["step"] < 8
+    run(*words, "--resume", tmp_path / "checkpoint-last.pth")
+    assert_same_training(checkpoint(tmp_path), checkpoint(uninterrupted))
+
+
+def test_it_learns(demo, training_lmdb, tmp_path):  # noqa: F811
+    words = flags(
+        demo,
+        training_lmdb,
+        tmp_path,
+        "--epochs",
+        12,
+        "--disc_start",
+        99,
+        "--batch_size",
+        4,
+        "--augmentation",
+        "randcrop",
+    )
+    run(*words, "--use_amp")
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["pixel"] < 0.6 * lines[0]["pixel"]
+    assert lines[-1]["total"] < lines[0]["total"]
+
+
+def test_accumulation_updates_every_second_batch(demo, training_lmdb, tmp_path):  # noqa: F811
+    run(*flags(demo, training_lmdb, tmp_path, "--accum_iter", 2, "--epochs", 1))
+    saved = checkpoint(tmp_path)
+    assert saved["step"] == 4
+    assert saved["optimizer_vec2face"]["state"][0]["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--train_source", "nowhere.lmdb"], "no such LMDB"),
+        (["--batch_size", "10"], "9 records are fewer than --batch_size 10"),
+        (["--rep_dim", "256"], "--rep_dim says 256"),
+        (["--id_weights", "nowhere.pth"], "no such weight file"),
+        (["--lpips_weights", "nowhere.pth"], "nowhere.pth: no such weight file"),
+        (["--resume", "nowhere.pth"], "no such file or folder"),
+        (["--mask_ratio_min", "2"], "mask ratios"),
+        (["--output_dir", "README.md"], "cannot write here"),
+    ],
+)
+def test_bad_input(demo, training_lmdb, tmp_path, capsys, more, message):  # noqa: F811
+    with pytest.raises(SystemExit) as error:
+        run(*flags(demo, training_lmdb, tmp_path, *more))
+    assert error.value.code == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in line
+
+
+def test_resume_from_the_wrong_file(demo, training_lmdb, uninterrupted, tmp_path, capsys):  # noqa: F811
+    data = (uninterrupted / "checkpoint-last.pth").read_bytes()
+    (tmp_path / "half.pth").write_bytes(data[: len(data) // 2])
+    for path, more, message in (
+        (demo.generator, [], "without its training state"),
+        (tmp_path / "half.pth", [], "truncated"),
+        (uninterrupted, ["--model", "vec2face_vit_base_patch16"], "holds a vec2face_vit_tiny"),
+    ):
+        with pytest.raises(SystemExit):
+            run(*flags(demo, training_lmdb, tmp_path, "--resume", path, *more))
+        assert message in capsys.readouterr().err
+
+
+def test_broken_records_end_the_run_past_the_limit(demo, training_lmdb, tmp_path, capsys):  # noqa: F811
+    records = content(training_lmdb)
+    records[b"3"] = b"\x00"
+    path = write_lmdb(tmp_path / "x.lmdb", records)
+    run(*flags(demo, path, tmp_path / "a", "--epochs", 1, "--batch_size", 9))
+    assert "record 3 skipped" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run(*flags(demo, path, tmp_path / "b", "--epochs", 1, "--batch_size", 9, "--max_bad_records", 0))
+    assert "more than --max_bad_records 0" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_names_step_term_and_records(demo, training_lmdb, tmp_path, capsys):  # noqa: F811
+    with pytest.raises(SystemExit):
+        run(*flags(demo, training_lmdb, tmp_path, "--lr", 1e30, "--clip_grad", 1e30, "--warmup_epochs", 0))
+    error = capsys.readouterr().err
+    assert "step 1: the" in error
+    assert "records of the batch" in error
+
+
+def test_published_command_parses():
+    words = (
+        "--rep_drop_prob 0.1 --use_rep --batch_size 32 --model vec2face_vit_base_patch16 --epochs 100 --disc_start 80 "
+        "--warmup_epochs 5 --blr 4e-5 --output_dir workspace/pixel_generator/ --accum_iter 1 "
+        "--train_source ./lmdb_dataset/WebFace4M/WebFace4M.lmdb --mask lmdb_dataset/WebFace4M/50000_ids_1022444_ims.npy"
+    )
+    args = vec2face.training_parser().parse_args(words.split())
+    assert (args.clip_grad, args.seed, args.workers, args.use_amp, args.amp_dtype) == (2, 0, 4, True, "float16")
+    assert (args.mask_ratio_min, args.mask_ratio_mu) == (0.5, 0.75)

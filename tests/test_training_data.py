@@ -1,0 +1,174 @@
+import io
+from contextlib import closing
+
+import lmdb
+import msgpack
+import numpy as np
+import pytest
+import torch
+from conftest import PHOTOS
+
+from scripts import prepare_training_set
+from utils.errors import UserError
+from utils.images import read_image
+from utils.training_data import AUGMENTATIONS, TrainingData, TrainingLmdbWriter, augment, epoch_batches, make_loader
+
+
+@pytest.fixture(scope="session")
+def training_lmdb(demo, tmp_path_factory):
+    """A training LMDB of the nine photos in tests/photos."""
+    folder = tmp_path_factory.mktemp("training")
+    prepare(demo, PHOTOS, folder)
+    return folder / "faces.lmdb"
+
+
+def prepare(demo, photos, folder):
+    flags = ["--images", photos, "--encoder", demo.encoder, "-d", folder, "-n", "faces", "--precision", "fp32"]
+    prepare_training_set.main([str(flag) for flag in flags])
+
+
+def content(path):
+    with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as env, env.begin() as transaction:
+        return {bytes(key): bytes(value) for key, value in transaction.cursor()}
+
+
+def test_released_layout(training_lmdb, encoder):
+    records = content(training_lmdb)
+    assert msgpack.unpackb(records[b"__len__"]) == 9
+    assert msgpack.unpackb(records[b"__classnum__"]) == 3
+    assert msgpack.unpackb(records[b"__keys__"]) == [str(i).encode() for i in range(9)]
+    image, feature, label = msgpack.unpackb(records[b"4"])
+    assert image == (PHOTOS / "person3" / "1.jpg").read_bytes()  # already 112x112: stored as it is
+    assert label == 1
+    assert feature[:6] == b"\x93NUMPY"
+
+
+def test_items(training_lmdb, encoder):
+    with closing(TrainingData(training_lmdb)) as data:
+        image, feature, position, error = data[0, 4]
+    assert (image.shape, feature.shape, position, error) == ((3, 112, 112), (512,), 4, "")
+    photo = read_image(PHOTOS / "person3" / "1.jpg")
+    assert torch.equal(((image + 1) * 127.5).round().permute(1, 2, 0).byte(), torch.from_numpy(photo))
+    with torch.no_grad():
+        assert torch.allclose(encoder(image[None])[0], feature, atol=1e-2)
+
+
+def test_lists_as_released(demo, training_lmdb, tmp_path):
+    """The published form, from lists in any order, gives the same records as the folder form."""
+    data = TrainingData(training_lmdb)
+    photos = sorted(PHOTOS.rglob("*.jpg"))
+    for number in range(9):
+        np.save(tmp_path / f"{number}.npy", data[0, number][1].numpy())
+    data.close()
+    (tmp_path / "images.txt").write_text("\n".join(map(str, reversed(photos))))
+    (tmp_path / "features.txt").write_text("\n".join(str(tmp_path / f"{n}.npy") for n in (3, 1, 2, 0, 8, 7, 6, 5, 4)))
+    (tmp_path / "labels.txt").write_text("\n".join("000111222"))
+    lists = ["-im", tmp_path / "images.txt", "-f", tmp_path / "features.txt", "-l", tmp_path / "labels.txt"]
+    prepare_training_set.main([str(flag) for flag in [*lists, "-d", tmp_path, "-n", "faces"]])
+    assert content(tmp_path / "faces.lmdb") == content(training_lmdb)
+
+
+def test_goes_on_after_a_kill(demo, training_lmdb, tmp_path):
+    data = content(training_lmdb)
+    writer = TrainingLmdbWriter(tmp_path / "faces.lmdb")
+    for number in range(4):
+        image, feature, label = msgpack.unpackb(data[str(number).encode()])
+        writer.add(number, image, np.load(io.BytesIO(feature)), label)
+    writer.flush()
+    writer.lmdb.close()
+    prepare(demo, PHOTOS, tmp_path)
+    assert content(tmp_path / "faces.lmdb") == data
+    prepare(demo, PHOTOS, tmp_path)
+    assert content(tmp_path / "faces.lmdb") == data
+
+
+def test_every_record_once_an_epoch_on_any_number_of_ranks():
+    for world in (1, 2, 3):
+        batches = [epoch_batches(31, 3, 5, 2, rank, world) for rank in range(world)]
+        assert len({len(batch) for batch in batches}) == 1
+        seen = [item for rank in batches for batch in rank for item in batch]
+        assert len(seen) == len(set(seen)) == 31 // (3 * world) * 3 * world
+    assert epoch_batches(31, 3, 5, 2, 0, 1) != epoch_batches(31, 3, 5, 3, 0, 1)
+    assert epoch_batches(31, 3, 5, 2, 0, 1) != epoch_batches(31, 3, 6, 2, 0, 1)
+
+
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
+def test_augmentation_depends_on_the_record_and_epoch_only(training_lmdb, kind):
+    with closing(TrainingData(training_lmdb, augmentation=kind, seed=3)) as data:
+        batches = epoch_batches(9, 3, 0, 1, 0, 1)
+        two, one = (torch.cat([b[0] for b in make_loader(data, batches, workers, False)]) for workers in (2, 0))
+        assert torch.equal(one, two)
+        assert torch.equal(data[1, 0][0], data[2, 0][0]) == (kind == "noaug")
+    assert one.shape == (9, 3, 112, 112)
+    assert one.abs().max() <= 1
+
+
+def test_augment_keeps_the_size():
+    image = np.zeros((112, 112, 3), np.uint8)
+    for seed in range(20):
+        for kind in AUGMENTATIONS:
+            assert augment(image, kind, np.random.default_rng(seed)).shape == (112, 112, 3)
+
+
+def test_broken_records_are_told(training_lmdb, tmp_path):
+    records = content(training_lmdb)
+    image, feature, label = msgpack.unpackb(records[b"2"])
+    records[b"2"] = msgpack.packb((image[:700], feature, label))
+    records[b"5"] = msgpack.packb((image, feature[:-900], label))
+    path = write_lmdb(tmp_path / "x.lmdb", records)
+    data = TrainingData(path)
+    assert "truncated JPEG" in data[0, 2][3]
+    assert "not a training record" in data[0, 5][3]
+    assert data[0, 3][3] == ""
+
+
+def write_lmdb(path, records):
+    with lmdb.open(str(path), subdir=False, map_size=1 << 24) as env, env.begin(write=True) as transaction:
+        for key, value in records.items():
+            transaction.put(key, value)
+    return path
+
+
+def test_lmdbs_of_another_kind(training_lmdb, tmp_path):
+    records = content(training_lmdb)
+    image, _, label = msgpack.unpackb(records[b"0"])
+    lying = records | {b"__len__": msgpack.packb(12)}
+    images_only = records | {b"0": msgpack.packb((image, label))}
+    for name, found, message in (
+        ("empty", {}, "an empty LMDB"),
+        ("lying", lying, "says it has 12 records, but record 11 is missing"),
+        ("images", images_only, "images without features.*prepare_training_set.py"),
+    ):
+        path = write_lmdb(tmp_path / f"{name}.lmdb", found)
+        with pytest.raises(UserError, match=message):
+            TrainingData(path)
+    with pytest.raises(UserError, match="features have width 512; --rep_dim says 256"):
+        TrainingData(training_lmdb, width=256)
+    with pytest.raises(UserError, match="no such LMDB"):
+        TrainingData(tmp_path / "missing.lmdb")
+    (tmp_path / "text.lmdb").write_text("hello" * 5000)
+    with pytest.raises(UserError, match="not an LMDB"):
+        TrainingData(tmp_path / "text.lmdb")
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.array([0, 9]), "positions 0 to 9; .* has 9 records"),
+        (np.array([-1, 2]), "positions -1 to 2"),
+        (np.array([0.5]), "whole numbers, this is float64"),
+        (np.zeros((2, 2), int), "shape"),
+        (np.array([], int), "shape"),
+    ],
+)
+def test_bad_masks(training_lmdb, tmp_path, mask, message):
+    np.save(tmp_path / "mask.npy", mask)
+    with pytest.raises(UserError, match=message):
+        TrainingData(training_lmdb, tmp_path / "mask.npy")
+
+
+def test_mask(training_lmdb, tmp_path):
+    np.save(tmp_path / "mask.npy", np.array([7, 2]))
+    with closing(TrainingData(training_lmdb, tmp_path / "mask.npy")) as data:
+        assert len(data) == 2
+        assert data[0, 1][2] == 2

@@ -1,0 +1,84 @@
+"""How a training run reports, and how it is asked to stop."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.utils.tensorboard import SummaryWriter
+
+
+class StopSignal:
+    """SIGTERM, agreed on by all processes, so that they stop after the same step."""
+
+    def __init__(self, world):
+        self.world, self.seen = world, False
+        signal.signal(signal.SIGTERM, self._notice)
+        self.noticed = False
+
+    def _notice(self, number, frame):
+        self.noticed = True
+
+    def asked(self):
+        flag = torch.tensor(float(self.noticed))
+        if self.world.size > 1:
+            dist.all_reduce(flag, group=self.world.patient_group)
+        self.seen = bool(flag)
+        return self.seen
+
+
+class Log:
+    """Means since the last line, over all processes: console, log.jsonl and TensorBoard."""
+
+    def __init__(self, args, world, device, step, last_step):
+        self.world, self.device, self.last_step = world, device, last_step
+        self.folder, self.sums, self.count, self.images, self.since = Path(args.output_dir), {}, 0, 0, time.monotonic()
+        self.board = SummaryWriter(args.log_dir or args.output_dir, purge_step=step) if world.is_main else None
+        self.path = self.folder / "log.jsonl"
+        if world.is_main and self.path.exists():  # lines of steps that will be done again
+            lines = self.path.read_text().splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= step] if step else []
+            self.path.write_text("".join(line + "\n" for line in kept))
+
+    def add(self, terms, images):
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach().float()
+        self.count, self.images = self.count + 1, self.images + images
+
+    def write(self, step, epoch, lr):
+        names = sorted(self.sums)
+        values = torch.stack([torch.as_tensor(self.sums[name], device=self.device) for name in names]) / self.count
+        if self.world.size > 1:
+            dist.all_reduce(values)
+            values /= self.world.size
+        seconds = time.monotonic() - self.since
+        rate = self.images * self.world.size / seconds
+        if self.world.is_main:
+            line = {"step": step, "epoch": epoch, "lr": lr, "images_per_second": round(rate, 2)}
+            line |= {name: round(value, 6) for name, value in zip(names, values.tolist(), strict=True)}
+            with open(self.path, "a") as file:
+                file.write(json.dumps(line) + "\n")
+            for name, value in line.items():
+                self.board.add_scalar(name, value, step)
+            left = (self.last_step - step) * seconds / self.count
+            losses = f"loss {line['total']:.4f} identity {line['identity']:.3f} pixel {line['pixel']:.4f}"
+            speed = f"{rate:.1f} images/s, {left / 60:.0f} min left"
+            self.say(f"step {step}/{self.last_step:.0f} epoch {epoch} {losses} lr {lr:.2e} {speed}")
+        self.sums, self.count, self.images, self.since = {}, 0, 0, time.monotonic()
+
+    def picture(self, real, fake, step):
+        """Originals over reconstructions."""
+        grid = torch.cat(
+            [torch.cat(list(x[:8].float().clip(-1, 1).cpu()), dim=2) for x in (real, fake.detach())], dim=1
+        )
+        self.board.add_image("originals over reconstructions", (grid + 1) / 2, step)  # (3, 224, 896)
+
+    def say(self, text):
+        if self.world.is_main:
+            print(text, flush=True)
+
+    def close(self):
+        if self.board:
+            self.board.close()

@@ -1,0 +1,112 @@
+"""Everything a training run must remember, and its checkpoints."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from models.discriminator import Discriminator
+from models.vec2face import PRESETS, Vec2Face, generator_state, preset_of
+from utils.checkpoint import fit, load_file, save_file, sha256
+from utils.errors import UserError
+
+LAST = "checkpoint-last.pth"
+BETAS = (0.9, 0.99)
+
+
+class TrainingState:
+    """Generator, discriminator, their optimisers, the scaler, averaged weights (or None), and steps done."""
+
+    def __init__(self, args, device, scaler_enabled):
+        self.folder, self.model_name, self.ema_decay = Path(args.output_dir), args.model, args.ema
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / ".writable").touch()
+            (self.folder / ".writable").unlink()
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot write here: {error.strerror}.") from error
+        self.args = dict(vars(args))
+        self.encoder = sha256(args.id_weights)
+        self.generator = Vec2Face(PRESETS[args.model]).to(device, memory_format=torch.channels_last)
+        self.discriminator = Discriminator().to(device, memory_format=torch.channels_last)
+        options = {"lr": 0.0, "betas": BETAS, "weight_decay": args.weight_decay}
+        self.optimizer = torch.optim.AdamW(self.generator.parameters(), **options)
+        self.optimizer_disc = torch.optim.AdamW(self.discriminator.parameters(), **options)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scaler_enabled)
+        self.ema = self._averaged(self.generator.state_dict()) if args.ema else None
+        self.step = 0
+
+    @staticmethod
+    def _averaged(state):
+        return {key: value.detach().clone() for key, value in state.items()}
+
+    def update(self, lr, clip_grad, gan):
+        """One optimiser step of the generator, and of the discriminator in the GAN phase; {name: gradient norm}."""
+        norms = {"gradient_norm": self._step(self.optimizer, self.generator, lr, clip_grad)}
+        if gan:
+            norms["gradient_norm_disc"] = self._step(self.optimizer_disc, self.discriminator, lr, clip_grad)
+        self.scaler.update()
+        if self.ema is not None:
+            current = self.generator.state_dict()
+            torch._foreach_lerp_([self.ema[key] for key in current], list(current.values()), 1 - self.ema_decay)
+        return norms
+
+    def _step(self, optimizer, model, lr, clip_grad):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        self.scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
+        self.scaler.step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def save(self, name):
+        """Write a checkpoint in one step. Raises UserError when there is no room; the one before stays."""
+        content = {
+            "model_vec2face": self.generator.state_dict(),
+            "model_disc": self.discriminator.state_dict(),
+            "model_ema": self.ema,
+            "optimizer_vec2face": self.optimizer.state_dict(),
+            "optimizer_disc": self.optimizer_disc.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "args": self.args,
+            "model": self.model_name,
+            "architecture": asdict(PRESETS[self.model_name]),
+            "encoder_sha256": self.encoder,
+        }
+        save_file(content, self.folder / name)
+
+    def resume(self, path):
+        """Take everything from a checkpoint; nothing when ``path`` is None. Raises UserError when it does not fit."""
+        if path is None:
+            return
+        content = load_file(path)
+        state, _ = generator_state(content, path)
+        preset = preset_of(state, path)
+        if preset != self.model_name:
+            raise UserError(f"{path}: holds a {preset}; --model says {self.model_name}.")
+        missing = [key for key in ("model_disc", "optimizer_vec2face", "optimizer_disc", "step") if key not in content]
+        if missing:
+            raise UserError(
+                f"{path}: a generator without its training state ({', '.join(missing)}): cannot be resumed."
+            )
+        fit(self.generator, state, path, f"a {preset} generator")
+        fit(self.discriminator, content["model_disc"], path, "the discriminator")
+        self.optimizer.load_state_dict(content["optimizer_vec2face"])
+        self.optimizer_disc.load_state_dict(content["optimizer_disc"])
+        self.scaler.load_state_dict(content["scaler"])
+        if self.ema is not None and content["model_ema"] is not None:
+            self.ema = {key: value.to(self.ema[key].device) for key, value in content["model_ema"].items()}
+        self.step = content["step"]
+        print(f"resumed from {path}, step {self.step}")
+
+
+def find_checkpoint(path):
+    """A checkpoint file, or the last one in a run's folder; None when the folder has none yet. Raises UserError."""
+    path = Path(path)
+    if path.is_dir():
+        return path / LAST if (path / LAST).exists() else None
+    if not path.exists():
+        raise UserError(f"--resume {path}: no such file or folder.")
+    return path

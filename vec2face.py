@@ -1,0 +1,269 @@
+"""Train a generator: reconstruct faces from their own FR features (paper section 3.2).
+
+    torchrun --nproc_per_node=4 vec2face.py --rep_drop_prob 0.1 --use_rep --batch_size 32 \\
+        --model vec2face_vit_base_patch16 --epochs 100 --disc_start 80 --warmup_epochs 5 --blr 4e-5 \\
+        --output_dir workspace/pixel_generator/ --train_source ./lmdb_dataset/WebFace4M/WebFace4M.lmdb \\
+        --mask lmdb_dataset/WebFace4M/50000_ids_1022444_ims.npy --accum_iter 1
+
+On one CPU: `python vec2face.py --model vec2face_vit_tiny --lpips_weights none --train_source faces.lmdb ...`.
+Killed: run the same command again with `--resume OUTPUT_DIR`.
+"""
+
+import contextlib
+import math
+from argparse import BooleanOptionalAction as Boolean
+from functools import partial
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from models.iresnet import load_face_encoder
+from models.losses import GeneratorLoss, discriminator_loss, load_lpips
+from models.vec2face import PRESETS, TokenMask
+from utils.cli import (
+    WITHOUT_EFFECT,
+    add_flags_without_effect,
+    command,
+    make_parser,
+    note_flags_without_effect,
+    positive,
+)
+from utils.device import cpu_has_bf16, keep_freed_memory, resolve_device
+from utils.distributed import join_world
+from utils.errors import UserError
+from utils.sampling import MaskRatios
+from utils.training_data import AUGMENTATIONS, TrainingData, epoch_batches, make_loader
+from utils.training_log import Log, StopSignal
+from utils.training_state import TrainingState, find_checkpoint
+
+RELEASED_DIVISOR = 112  # of the learning-rate rule
+KEEP_EVERY = 25  # epochs between checkpoints that stay
+TRAINING_WITHOUT_EFFECT = [
+    *WITHOUT_EFFECT,
+    *((f"--{name}", {}) for name in ("world_size", "local_rank", "dist_url", "start_epoch")),
+    ("--dist_on_itp", {"action": "store_true"}),
+]
+
+
+def training_parser():
+    parser = make_parser(__doc__)
+    data = parser.add_argument_group("data")
+    data.add_argument("--train_source", required=True, help="training LMDB, see scripts/prepare_training_set.py")
+    data.add_argument("--mask", help=".npy of record positions to use (default: all)")
+    data.add_argument("--augmentation", choices=AUGMENTATIONS, default="noaug", help="random crops come with flips")
+    data.add_argument("--rep_dim", type=positive, default=512, help="length of a feature")
+    data.add_argument("--workers", type=int, default=4, help="processes that read and decode")
+    data.add_argument("--pin_memory", action=Boolean, default=True, help="copy to the GPU from pinned memory")
+    data.add_argument("--max_bad_records", type=int, default=100, help="broken records are skipped, up to this many")
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", choices=list(PRESETS), default="vec2face_vit_base_patch16", help="preset")
+    model.add_argument(
+        "--id_weights", default="weights/arcface-r100-glint360k.pth", help="face encoder that made the features"
+    )
+    model.add_argument(
+        "--lpips_weights", default="weights/vgg16.pth", help="torchvision's VGG16, or `none` to train without"
+    )
+    for name, default in (("min", 0.5), ("max", 1.0), ("mu", 0.75), ("std", 0.25)):
+        model.add_argument(
+            f"--mask_ratio_{name}", type=float, default=default, help="of the mask rate's truncated normal"
+        )
+    model.add_argument("--ema", type=float, default=0.0, metavar="DECAY", help="also keep averaged weights (0: do not)")
+    model.add_argument("--compile", action="store_true", help="torch.compile the generator")
+
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument("--batch_size", type=positive, default=64, help="images at a time and process")
+    recipe.add_argument("--accum_iter", type=positive, default=1, help="batches per update")
+    recipe.add_argument("--epochs", type=positive, default=400, help="passes over the data")
+    recipe.add_argument("--max_steps", type=positive, help="stop after this many batches (default: after --epochs)")
+    recipe.add_argument("--disc_start", type=int, default=100, help="epochs before the GAN phase")
+    recipe.add_argument("--lr", type=float, help="learning rate (default: blr * batch * accum * processes / 112)")
+    recipe.add_argument("--blr", type=float, default=1e-3, help="base learning rate")
+    recipe.add_argument("--min_lr", type=float, default=0.0, help="learning rate at the end of the half-cosine")
+    recipe.add_argument("--warmup_epochs", type=float, default=40, help="epochs of linear warm-up from 0")
+    recipe.add_argument("--weight_decay", type=float, default=0.01, help="of AdamW")
+    recipe.add_argument("--clip_grad", type=float, default=2.0, help="largest gradient norm of each network")
+    recipe.add_argument("--seed", type=int, default=0, help="of weights, order, masks, dropout and augmentation")
+    recipe.add_argument("--use_amp", action=Boolean, default=True, help="16-bit arithmetic; on a CPU bfloat16 or none")
+    recipe.add_argument("--amp_dtype", choices=["float16", "bfloat16"], default="float16", help="16-bit type on a GPU")
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--output_dir", default="./output_dir", help="checkpoints, log.jsonl and pictures")
+    run.add_argument("--log_dir", help="TensorBoard (default: the output folder)")
+    run.add_argument("--log_every", type=positive, default=20, help="steps between log lines")
+    run.add_argument("--save_every", type=positive, help="also save every so many steps (default: every epoch)")
+    run.add_argument("--resume", help="checkpoint, or the folder of an earlier run")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_flags_without_effect(parser.add_argument_group("without effect"), TRAINING_WITHOUT_EFFECT)
+    return parser
+
+
+@command
+def main(argv=None):
+    args = training_parser().parse_args(argv)
+    note_flags_without_effect(args, TRAINING_WITHOUT_EFFECT)
+    on_gpu = torch.cuda.is_available() and args.device != "cpu"
+    world = join_world("nccl" if on_gpu else "gloo")
+    device = resolve_device(args.device, world.local_rank)
+    amp = amp_dtype(args, device)
+    if device.type == "cpu":
+        keep_freed_memory()
+        torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
+
+    with contextlib.closing(
+        TrainingData(args.train_source, args.mask, args.augmentation, args.seed, args.rep_dim)
+    ) as data:
+        train(args, data, world, device, amp)
+
+
+def train(args, data, world, device, amp):
+    """The training loop."""
+    steps_per_epoch = len(data) // (args.batch_size * world.size) // args.accum_iter * args.accum_iter
+    if steps_per_epoch == 0:
+        raise UserError(
+            f"{args.train_source}: {len(data)} records are fewer than --batch_size {args.batch_size} x {world.size} "
+            f"processes x --accum_iter {args.accum_iter}."
+        )
+    encoder = load_face_encoder(args.id_weights, device, amp or torch.float32)
+    perceptual = None if args.lpips_weights == "none" else load_lpips(args.lpips_weights).to(device)
+    criterion = GeneratorLoss(encoder, perceptual)
+
+    torch.manual_seed(args.seed)
+    state = TrainingState(args, device, scaler_enabled=amp == torch.float16)
+    if args.resume:
+        state.resume(find_checkpoint(args.resume))
+    generator, discriminator = parallel(state.generator, world, device), parallel(state.discriminator, world, device)
+    if args.compile:
+        generator = torch.compile(generator)
+    base_lr = args.lr or args.blr * args.batch_size * args.accum_iter * world.size / RELEASED_DIVISOR
+    masks = mask_ratios(args)
+    last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
+    log = Log(args, world, device, state.step, last_step)
+    stop = StopSignal(world)
+    half_precision = partial(torch.autocast, device.type, amp or torch.bfloat16, enabled=amp is not None)
+    bad_records = 0
+
+    while state.step < last_step:
+        epoch = state.step // steps_per_epoch
+        gan = epoch >= args.disc_start
+        batches = epoch_batches(len(data), args.batch_size, args.seed, epoch, world.rank, world.size)
+        batches = batches[state.step % steps_per_epoch : steps_per_epoch]
+        for real, vectors, positions, errors in make_loader(
+            data, batches, args.workers, args.pin_memory and device.type == "cuda"
+        ):
+            bad_records += report_bad(errors, positions, bad_records, args)
+            good = torch.tensor([not error for error in errors])
+            real = real[good].to(device, non_blocking=True, memory_format=torch.channels_last)  # (B, 3, 112, 112)
+            vectors, positions = vectors[good].to(device, non_blocking=True), positions[good]  # (B, 512), (B,)
+            update = (state.step + 1) % args.accum_iter == 0
+            lr = learning_rate(state.step / steps_per_epoch, base_lr, args)
+            # All draws of a step come from (seed, step, rank): a resumed run needs no saved random state.
+            torch.manual_seed(args.seed * 1_000_003 + state.step * world.size + world.rank)
+            mask = TokenMask.from_noise(*masks_of_batch(masks, len(real))).to(device)
+
+            state.discriminator.requires_grad_(False)
+            with (
+                when(not update, generator),
+                torch.autocast(device.type, amp or torch.bfloat16, enabled=amp is not None),
+            ):
+                output = generator(vectors, mask)
+                terms = criterion(output, real, vectors, state.discriminator if gan else None)
+            check_finite(terms, state.step, positions)
+            with when(not update, generator):
+                state.scaler.scale(terms["total"] / args.accum_iter).backward()
+
+            if gan:
+                state.discriminator.requires_grad_(True)
+                with when(not update, discriminator):
+                    with half_precision():
+                        logits = discriminator(torch.cat([real, output.images.detach()]))  # (2B, 1, 11, 11)
+                        terms["discriminator"] = discriminator_loss(*logits.chunk(2))
+                    check_finite(terms, state.step, positions)
+                    state.scaler.scale(terms["discriminator"] / args.accum_iter).backward()
+            if update:
+                terms |= state.update(lr, args.clip_grad, gan)
+            state.step += 1
+
+            log.add(terms, len(real))
+            if state.step % args.log_every == 0 or state.step == last_step:
+                log.write(state.step, epoch, lr)
+            ended = state.step == last_step or stop.asked()
+            if update and world.is_main and (ended or (args.save_every and state.step % args.save_every == 0)):
+                state.save("checkpoint-last.pth")
+            if ended and update:
+                break
+        else:
+            if world.is_main:
+                state.save("checkpoint-last.pth")
+                if (epoch + 1) % KEEP_EVERY == 0:
+                    state.save(f"checkpoint-{epoch + 1}.pth")
+        if world.is_main:
+            log.picture(real, output.images, state.step)
+        if stop.seen:
+            log.say("stopped as asked; the checkpoint is complete. Go on with --resume.")
+            break
+    log.close()
+
+
+def amp_dtype(args, device):
+    """The 16-bit type to compute in, or None."""
+    if not args.use_amp:
+        return None
+    if device.type == "cpu":
+        return torch.bfloat16 if cpu_has_bf16() else None
+    return getattr(torch, args.amp_dtype)
+
+
+def mask_ratios(args):
+    try:
+        return MaskRatios(args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std)
+    except ValueError as error:
+        raise UserError(f"--mask_ratio_*: {error}.") from error
+
+
+def masks_of_batch(masks, count):
+    """What TokenMask.from_noise takes, drawn from torch's generator: every image has its own rate."""
+    rates = [masks.rate(uniform) for uniform in torch.rand(count, dtype=torch.float64).tolist()]
+    return torch.rand(count, 49), masks.minimum, torch.tensor(rates)
+
+
+def learning_rate(epoch, base, args):
+    """At a fractional epoch: linear from 0 over the warm-up, then a half-cosine to ``min_lr``."""
+    if epoch < args.warmup_epochs:
+        return base * epoch / args.warmup_epochs
+    progress = (epoch - args.warmup_epochs) / max(args.epochs - args.warmup_epochs, 1e-9)
+    return args.min_lr + (base - args.min_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
+
+
+def parallel(model, world, device):
+    if world.size == 1:
+        return model
+    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def when(accumulating, model):
+    """No gradient exchange between processes while gradients are still being added up."""
+    return model.no_sync() if accumulating and isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
+
+
+def report_bad(errors, positions, before, args):
+    bad = [(int(position), error) for position, error in zip(positions, errors, strict=True) if error]
+    for number, (position, error) in enumerate(bad, start=before + 1):
+        print(f"warning: {args.train_source}: record {position} skipped: {error}")
+        if number > args.max_bad_records:
+            raise UserError(f"{args.train_source}: more than --max_bad_records {args.max_bad_records} broken records.")
+    if len(bad) == len(errors):
+        raise UserError(f"{args.train_source}: a whole batch of broken records, from record {bad[0][0]} on.")
+    return len(bad)
+
+
+def check_finite(terms, step, positions):
+    """Raise UserError that names the step, the term and the records when a loss is not a number."""
+    for name, value in terms.items():
+        if not value.isfinite():
+            records = ", ".join(str(int(position)) for position in positions[:8])
+            raise UserError(f"step {step}: the {name} loss is {float(value)}; records of the batch: {records} ...")
+
+
+if __name__ == "__main__":
+    main()
