@@ -161,7 +161,8 @@ class Decoder(nn.Module):
 def run_blocks(blocks, tokens):
     """The transformer blocks; in float32 where float16 autocast is on, as released: float16 overflows in them."""
     kind = tokens.device.type
-    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if autocast and torch.get_autocast_dtype(kind) == torch.float16:
         with torch.autocast(kind, enabled=False):
             return blocks(tokens.float())
     return blocks(tokens)

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 
 from models.attrop import AttrOP, Row, quality_target, yaw_target
 from models.iresnet import IResNet, load_face_encoder
+from models.losses import LPIPS, GeneratorLoss, vgg16_features
 from models.sixdrepnet import SixDRepNet
 from models.vec2face import PRESETS, TokenMask, Vec2Face, load_vec2face
 from utils.cli import command, make_parser, positive
@@ -61,7 +62,7 @@ def main(argv=None):
     rows = []
     for precision in precisions:
         peaks, jobs = [], []
-        for work in (decode_job, attrop_job):
+        for work in (decode_job, attrop_job, training_job):
             peaks.append(alone(measure_peaks, str(device), precision, args.batch_size, args.repeats))
             jobs.append(alone(measure, work, str(device), precision, args.model, args.batch_size, args.repeats))
         conv, gemm = map(max, zip(*peaks, strict=True))  # other work on the machine only ever lowers a peak
@@ -129,14 +130,14 @@ def measure_peaks(device, precision, batch_size, repeats):
 
 
 def decode_job(preset, device, dtype, batch_size):
-    """Decoding: the job, the models whose FLOPs it needs, and how often."""
+    """Decoding. Like all jobs here: the function to time, and {model: how often its FLOPs of one call are needed}."""
     generator, vectors, mask = make_generator(preset, device, dtype, batch_size)
 
     @torch.inference_mode()
     def job():
         generator(vectors, mask)
 
-    return job, [generator], 1
+    return job, {generator: 1}
 
 
 def attrop_job(preset, device, dtype, batch_size):
@@ -150,7 +151,30 @@ def attrop_job(preset, device, dtype, batch_size):
     def job():
         attrop.evaluate(vectors, vectors, mask).gradient()
 
-    return job, [generator, encoder, quality, pose], 2
+    return job, dict.fromkeys((generator, encoder, quality, pose), 2)
+
+
+def training_job(preset, device, dtype, batch_size):
+    """One training step without the GAN: the generator forward and twice that backward, to its weights and its input;
+    both judges, identity and LPIPS, forward and back to the image, and LPIPS forward once more for the photo."""
+    torch.manual_seed(0)
+    generator = Vec2Face(PRESETS[preset]).to(device, memory_format=torch.channels_last)
+    encoder = IResNet().for_inference(device, dtype)
+    perceptual = LPIPS(vgg16_features().state_dict()).to(device)
+    criterion, optimizer = GeneratorLoss(encoder, perceptual), torch.optim.AdamW(generator.parameters(), lr=1e-6)
+    vectors = torch.randn(batch_size, 512, device=device)
+    mask = TokenMask.from_noise(torch.rand(batch_size, 49), 0.5, 0.75).to(device)
+    real = torch.rand(batch_size, 3, 112, 112, device=device).contiguous(memory_format=torch.channels_last)
+
+    def job():
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            terms = criterion(generator(vectors, mask), real, vectors)
+        terms["total"].backward()
+        torch.nn.utils.clip_grad_norm_(generator.parameters(), 2.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return job, {generator: 3, encoder: 2, perceptual.features: 1.5}  # LPIPS runs twice forward, once backward
 
 
 def make_generator(preset, device, dtype, batch_size):
@@ -165,10 +189,12 @@ def measure(work, device, precision, preset, batch_size, repeats):
     device, dtype = torch.device(device), PRECISIONS[precision]
     if device.type == "cpu":
         keep_freed_memory()
-    job, models, passes = work(preset, device, dtype, batch_size)
+    job, models = work(preset, device, dtype, batch_size)
     seconds = fastest(job, device, repeats)
     memory = peak_memory(device)
-    conv, gemm = (passes * sum(count) / batch_size / GIGA for count in zip(*(count_flops(job, models)), strict=True))
+    counts = zip(count_flops(job, list(models)), models.values(), strict=True)
+    scaled = [(conv * times, gemm * times) for (conv, gemm), times in counts]
+    conv, gemm = (sum(flops) / batch_size / GIGA for flops in zip(*scaled, strict=True))
     return {
         "work": work.__name__.removesuffix("_job"),
         "precision": precision,

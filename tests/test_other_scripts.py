@@ -39,7 +39,7 @@ def test_benchmark_measures_and_writes(tmp_path, capsys):
     ]
     benchmark.main([*flags, str(tmp_path / "b.json")])
     content = json.loads((tmp_path / "b.json").read_text())
-    assert [row["work"] for row in content["rows"]] == ["decode", "attrop"]
+    assert [row["work"] for row in content["rows"]] == ["decode", "attrop", "training"]
     for row in content["rows"]:
         assert row["images_per_second"] > 0
         assert 0 < row["share_of_floor"] < 2

@@ -17,23 +17,24 @@ TEMPLATE = np.float32(
 cv2.setNumThreads(1)  # images are handled by several threads of ours
 
 
-def list_images(source):
+def list_images(source, extensions=EXTENSIONS, what="images"):
     """The image files of a folder (searched recursively), a ``.txt`` of paths, or one file: sorted, without repeats.
 
     Paths in a list are taken as they stand, or else relative to the list. Raises UserError when there are none.
+    ``extensions`` and ``what``: to list other files than images, and what to call them.
     """
     source = Path(source)
     if source.is_dir():
-        paths = [path for path in source.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()]
+        paths = [path for path in source.rglob("*") if path.suffix.lower() in extensions and path.is_file()]
     elif source.suffix.lower() == ".txt" and source.is_file():
         lines = [Path(line.strip()) for line in source.read_text().splitlines() if line.strip()]
         paths = [line if line.exists() or line.is_absolute() else source.parent / line for line in lines]
     elif source.is_file():
         paths = [source]
     else:
-        raise UserError(f"{source}: no such file or folder of images.")
+        raise UserError(f"{source}: no such file or folder of {what}.")
     if not paths:
-        raise UserError(f"{source}: no images in it (looked for {', '.join(EXTENSIONS)}).")
+        raise UserError(f"{source}: no {what} in it (looked for {', '.join(extensions)}).")
     return sorted(set(paths))
 
 

@@ -1,0 +1,39 @@
+"""Number the people of a list of photos: one label a line, in the sorted order of the photos.
+
+    python scripts/identity_label_collection.py -im tests/photos -d . -n demo
+
+A person is a folder; numbers run in sorted order. Writes DEST/NAME_labels.txt, as prepare_training_set.py takes it.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.cli import command, folder_name, make_parser
+from utils.errors import UserError
+from utils.images import list_images
+
+
+@command
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("--image_path", "-im", required=True, help="folder of person/photo, or a .txt of paths")
+    parser.add_argument("--destination", "-d", default=".", help="folder to write into")
+    parser.add_argument("--name", "-n", type=folder_name, required=True, help="begins the name of the file")
+    args = parser.parse_args(argv)
+    people = [path.parent.name for path in list_images(args.image_path)]
+    numbers = {}
+    for person in people:
+        numbers.setdefault(person, len(numbers))
+    target = Path(args.destination) / f"{args.name}_labels.txt"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("".join(f"{numbers[person]}\n" for person in people))
+    except OSError as error:
+        raise UserError(f"{target}: cannot write: {error.strerror}.") from error
+    print(f"{target}: {len(people)} photos of {len(numbers)} people")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Look into a training LMDB: how many, whose, how long the features are, and whether every record is whole.
+
+    python scripts/inspect_dataset.py lmdb_dataset/faces.lmdb
+
+Prints a summary, lists every broken record, and writes a contact sheet. Exit code 1 when a record is broken.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from collections import Counter
+
+import msgpack
+import numpy as np
+from tqdm import tqdm
+
+from utils.cli import command, make_parser, positive
+from utils.images import contact_sheet, encode_jpeg
+from utils.training_data import decode_record, open_lmdb
+
+SHEET_ROWS, SHEET_COLUMNS = 8, 10
+
+
+@command
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("lmdb", help="training LMDB")
+    parser.add_argument("--rep_dim", type=positive, default=512, help="length of a feature")
+    parser.add_argument("--sheet", default="contact_sheet.jpg", help="picture to write")
+    args = parser.parse_args(argv)
+    env = open_lmdb(args.lmdb)
+    with env, env.begin(buffers=True) as transaction:
+        count, classes = (number(transaction, key) for key in (b"__len__", b"__classnum__"))
+        photos, norms, sheet, broken = Counter(), [], {}, []
+        for position in tqdm(range(count), unit="im"):
+            try:
+                image, feature, label = decode_record(
+                    bytes(transaction.get(str(position).encode()) or b""), args.rep_dim
+                )
+                if not 0 <= label < classes:
+                    raise ValueError(f"label {label}, there are {classes} people")
+            except ValueError as error:
+                broken.append(f"record {position}: {error}")
+                continue
+            photos[label] += 1
+            norms.append(float(np.linalg.norm(feature)))
+            if (label in sheet or len(sheet) < SHEET_ROWS) and len(sheet.setdefault(label, [])) < SHEET_COLUMNS:
+                sheet[label].append(image)
+    report(args, count, photos, norms, sheet, broken)
+    if broken:
+        raise SystemExit(1)
+
+
+def number(transaction, key):
+    data = transaction.get(key)
+    return msgpack.unpackb(data) if data else 0
+
+
+def report(args, count, photos, norms, sheet, broken):
+    print(f"{args.lmdb}: {count} records, {len(photos)} people")
+    if norms:
+        per_person = np.array(list(photos.values()))
+        print(f"photos a person: {per_person.min()} to {per_person.max()}, mean {per_person.mean():.1f}")
+        low, middle, high = np.percentile(norms, (1, 50, 99))
+        print(f"feature norms: 1 % below {low:.1f}, median {middle:.1f}, 1 % above {high:.1f}")
+        Path(args.sheet).write_bytes(encode_jpeg(contact_sheet(list(sheet.values())), 90))
+        print(f"contact sheet: {args.sheet}")
+    for line in broken:
+        print(f"broken {line}")
+    print(f"{len(broken)} broken records")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Choose some people of a dataset at random: the positions of their photos, to train with --mask.
+
+    python scripts/small_portion_training_mask.py -im tests/photos -d . --identities 2 --seed 0
+
+With the seed and the count of the published run, and its list of photos, this gives the published mask. Writes
+DEST/<people>_ids_<photos>_ims.npy.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from utils.cli import command, make_parser, not_negative, positive
+from utils.errors import UserError
+from utils.images import list_images
+
+
+@command
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("--image_path", "-im", required=True, help="folder of person/photo, or a .txt of paths")
+    parser.add_argument("--destination", "-d", default=".", help="folder to write into")
+    parser.add_argument("--identities", type=positive, default=50_000, help="people to choose")
+    parser.add_argument("--seed", type=not_negative, default=0, help="of the choice")
+    args = parser.parse_args(argv)
+    people = [path.parent.name for path in list_images(args.image_path)]
+    positions = choose(people, args.identities, args.seed)
+    target = Path(args.destination) / f"{args.identities}_ids_{len(positions)}_ims.npy"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        np.save(target, positions)
+    except OSError as error:
+        raise UserError(f"{target}: cannot write: {error.strerror}.") from error
+    print(f"{target}: {len(positions)} of {len(people)} photos")
+
+
+def choose(people, count, seed):
+    """Positions (int64) of the photos of ``count`` people; ``people``: the person of each photo, in order.
+
+    NumPy's legacy generator, as in the published run. Raises UserError when there are fewer people.
+    """
+    names = np.array(list(dict.fromkeys(people)))  # in order of first appearance
+    if count > len(names):
+        raise UserError(f"--identities {count}: there are only {len(names)} people.")
+    chosen = set(np.random.RandomState(seed).choice(names, count, replace=False).tolist())
+    return np.array([position for position, person in enumerate(people) if person in chosen])
+
+
+if __name__ == "__main__":
+    main()

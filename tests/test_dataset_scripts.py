@@ -1,0 +1,94 @@
+"""The scripts around training sets, on the nine photos in tests/photos."""
+
+import json
+
+import msgpack
+import numpy as np
+import pytest
+from conftest import PHOTOS
+from test_training_data import content, training_lmdb, write_lmdb  # noqa: F401, a fixture
+
+from scripts import (
+    center_features,
+    evaluate_generator,
+    extract_features,
+    identity_label_collection,
+    inspect_dataset,
+    small_portion_training_mask,
+)
+from utils.errors import UserError
+
+
+def run(main, *words):
+    main([str(word) for word in words])
+
+
+def test_features_then_centres_ordered_by_name(demo, tmp_path):
+    extract = ["--images", PHOTOS, "--encoder", demo.encoder, "--precision", "fp32", "-d"]
+    run(extract_features.main, *extract, tmp_path / "each")
+    run(extract_features.main, *extract, tmp_path / "one", "--one_file")
+    rows = np.load(tmp_path / "one" / "features.npy")
+    names = (tmp_path / "one" / "features.txt").read_text().splitlines()
+    assert rows.shape == (9, 512)
+    assert names == sorted(map(str, PHOTOS.rglob("*.jpg")))
+    assert np.array_equal(np.load(tmp_path / "each" / "person3" / "1.npy"), rows[4])
+
+    run(center_features.main, "-feat", tmp_path / "each", "-dataset", "demo", "-dest", tmp_path, "-n", 4)
+    centres = np.load(tmp_path / "demo_center_feature.npy")
+    assert np.allclose(centres, rows.reshape(3, 3, 512).mean(1), atol=1e-5)
+    assert (tmp_path / "demo_center_feature.txt").read_text().split() == ["person1", "person3", "person4"]
+
+
+def test_centres_of_bad_features(tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    np.save(tmp_path / "a" / "0.npy", np.full(512, np.nan))
+    with pytest.raises(SystemExit):
+        run(center_features.main, "-feat", tmp_path, "-dataset", "x", "-dest", tmp_path)
+    assert "0.npy: has NaN" in capsys.readouterr().err
+    assert not (tmp_path / "x_center_feature.npy").exists()
+
+
+def test_labels(tmp_path):
+    run(identity_label_collection.main, "-im", PHOTOS, "-d", tmp_path, "-n", "demo")
+    assert (tmp_path / "demo_labels.txt").read_text().split() == list("000111222")
+
+
+def test_mask_is_the_legacy_choice(tmp_path):
+    run(small_portion_training_mask.main, "-im", PHOTOS, "-d", tmp_path, "--identities", 2)
+    np.random.seed(0)
+    chosen = np.random.choice(["person1", "person3", "person4"], 2, replace=False)
+    expected = [i for i, path in enumerate(sorted(PHOTOS.rglob("*.jpg"))) if path.parent.name in chosen]
+    assert np.load(tmp_path / "2_ids_6_ims.npy").tolist() == expected
+    with pytest.raises(UserError, match="only 3 people"):
+        small_portion_training_mask.choose(["a", "b", "c"], 4, 0)
+
+
+def test_inspect_lists_broken_records(training_lmdb, tmp_path, capsys):  # noqa: F811
+    run(inspect_dataset.main, training_lmdb, "--sheet", tmp_path / "sheet.jpg")
+    out = capsys.readouterr().out
+    assert "9 records, 3 people" in out
+    assert "photos a person: 3 to 3" in out
+    assert "0 broken records" in out
+    assert (tmp_path / "sheet.jpg").exists()
+
+    records = content(training_lmdb)
+    image, feature, _ = msgpack.unpackb(records[b"1"])
+    records[b"1"] = msgpack.packb((image, feature, 7))
+    records[b"2"] = msgpack.packb((image[:900], feature, 0))
+    path = write_lmdb(tmp_path / "x.lmdb", records)
+    with pytest.raises(SystemExit) as error:
+        run(inspect_dataset.main, path, "--sheet", tmp_path / "sheet.jpg")
+    assert error.value.code == 1
+    out = capsys.readouterr().out
+    assert "broken record 1: label 7, there are 3 people" in out
+    assert "broken record 2: truncated JPEG" in out
+
+
+def test_evaluate(demo, training_lmdb, tmp_path):  # noqa: F811
+    words = ["--model_weights", demo.generator, "--id_weights", demo.encoder, "--output", tmp_path / "e"]
+    run(evaluate_generator.main, "--data", training_lmdb, *words, "--precision", "fp32")
+    scores = json.loads((tmp_path / "e.json").read_text())
+    assert scores["photos"] == 9
+    assert scores["psnr"] > 10
+    assert scores["id_similarity_mean"] > 0.6
+    assert (tmp_path / "e.jpg").exists()
