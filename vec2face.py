@@ -262,7 +262,9 @@ def check_finite(terms, step, positions):
     for name, value in terms.items():
         if not value.isfinite():
             records = ", ".join(str(int(position)) for position in positions[:8])
-            raise UserError(f"step {step}: the {name} loss is {float(value)}; records of the batch: {records} ...")
+            raise UserError(
+                f"step {step}: the {name} loss is {float(value.detach())}; records of the batch: {records} ..."
+            )
 
 
 if __name__ == "__main__":
