@@ -34,7 +34,7 @@ from utils.errors import UserError
 from utils.sampling import MaskRatios
 from utils.training_data import AUGMENTATIONS, TrainingData, epoch_batches, make_loader
 from utils.training_log import Log, StopSignal
-from utils.training_state import TrainingState, find_checkpoint
+from utils.training_state import LAST, TrainingState, find_checkpoint
 
 RELEASED_DIVISOR = 112  # of the learning-rate rule
 KEEP_EVERY = 25  # epochs between checkpoints that stay
@@ -110,9 +110,8 @@ def main(argv=None):
         keep_freed_memory()
         torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
 
-    with contextlib.closing(
-        TrainingData(args.train_source, args.mask, args.augmentation, args.seed, args.rep_dim)
-    ) as data:
+    data = TrainingData(args.train_source, args.mask, args.augmentation, args.seed, args.rep_dim)
+    with contextlib.closing(data):
         train(args, data, world, device, amp)
 
 
@@ -137,7 +136,7 @@ def train(args, data, world, device, amp):
         generator = torch.compile(generator)
     base_lr = args.lr or args.blr * args.batch_size * args.accum_iter * world.size / RELEASED_DIVISOR
     masks = mask_ratios(args)
-    last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
+    last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf) // args.accum_iter * args.accum_iter
     log = Log(args, world, device, state.step, last_step)
     stop = StopSignal(world)
     half_precision = partial(torch.autocast, device.type, amp or torch.bfloat16, enabled=amp is not None)
@@ -148,9 +147,8 @@ def train(args, data, world, device, amp):
         gan = epoch >= args.disc_start
         batches = epoch_batches(len(data), args.batch_size, args.seed, epoch, world.rank, world.size)
         batches = batches[state.step % steps_per_epoch : steps_per_epoch]
-        for real, vectors, positions, errors in make_loader(
-            data, batches, args.workers, args.pin_memory and device.type == "cuda"
-        ):
+        loader = make_loader(data, batches, args.workers, args.pin_memory and device.type == "cuda")
+        for real, vectors, positions, errors in loader:
             bad_records += report_bad(errors, positions, bad_records, args)
             good = torch.tensor([not error for error in errors])
             real = real[good].to(device, non_blocking=True, memory_format=torch.channels_last)  # (B, 3, 112, 112)
@@ -162,10 +160,7 @@ def train(args, data, world, device, amp):
             mask = TokenMask.from_noise(*masks_of_batch(masks, len(real))).to(device)
 
             state.discriminator.requires_grad_(False)
-            with (
-                when(not update, generator),
-                torch.autocast(device.type, amp or torch.bfloat16, enabled=amp is not None),
-            ):
+            with when(not update, generator), half_precision():
                 output = generator(vectors, mask)
                 terms = criterion(output, real, vectors, state.discriminator if gan else None)
             check_finite(terms, state.step, positions)
@@ -188,16 +183,14 @@ def train(args, data, world, device, amp):
             if state.step % args.log_every == 0 or state.step == last_step:
                 log.write(state.step, epoch, lr)
             ended = state.step == last_step or stop.asked()
-            if update and world.is_main and (ended or (args.save_every and state.step % args.save_every == 0)):
-                state.save("checkpoint-last.pth")
-            if ended and update:
+            if update and ended:
                 break
-        else:
-            if world.is_main:
-                state.save("checkpoint-last.pth")
-                if (epoch + 1) % KEEP_EVERY == 0:
-                    state.save(f"checkpoint-{epoch + 1}.pth")
+            if update and world.is_main and args.save_every and state.step % args.save_every == 0:
+                state.save(LAST)
         if world.is_main:
+            state.save(LAST)
+            if state.step % steps_per_epoch == 0 and (epoch + 1) % KEEP_EVERY == 0:
+                state.save(f"checkpoint-{epoch + 1}.pth")
             log.picture(real, output.images, state.step)
         if stop.seen:
             log.say("stopped as asked; the checkpoint is complete. Go on with --resume.")

@@ -126,6 +126,9 @@ def test_it_learns(demo, training_lmdb, tmp_path):  # noqa: F811
 
 def test_accumulation_updates_every_second_batch(demo, training_lmdb, tmp_path):  # noqa: F811
     run(*flags(demo, training_lmdb, tmp_path, "--accum_iter", 2, "--epochs", 1))
+    run(*flags(demo, training_lmdb, tmp_path, "--accum_iter", 2, "--epochs", 1, "--max_steps", 3))  # one update fits
+    assert checkpoint(tmp_path)["step"] == 2
+    run(*flags(demo, training_lmdb, tmp_path, "--accum_iter", 2, "--epochs", 1, "--resume", tmp_path))
     saved = checkpoint(tmp_path)
     assert saved["step"] == 4
     assert saved["optimizer_vec2face"]["state"][0]["step"] == 2
