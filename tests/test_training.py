@@ -90,14 +90,15 @@ def test_two_ranks_resume_bitwise(demo, training_lmdb, tmp_path):  # noqa: F811
 
 
 def test_sigterm_saves_and_exits_0(demo, training_lmdb, uninterrupted, tmp_path):  # noqa: F811
-    words = flags(demo, training_lmdb, tmp_path, "--ema", 0.9)
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    """As a cluster sends it: to all processes of the job, those that read data too."""
+    words = [*flags(demo, training_lmdb, tmp_path, "--ema", 0.9), "--workers", 1]
     process = subprocess.Popen(
-        [sys.executable, "vec2face.py", *map(str, words)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, "vec2face.py", *map(str, words)],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
     for line in process.stdout:
         if line.startswith("step 2/"):
-            process.send_signal(signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGTERM)
     assert process.wait() == 0
     assert 2 <= checkpoint(tmp_path)["step"] < 8
     run(*words, "--resume", tmp_path / "checkpoint-last.pth")

@@ -1,6 +1,7 @@
 """The training LMDB, read and written: key ``b"0"``.. -> msgpack (image bytes, .npy bytes of the FR feature, label)."""
 
 import io
+import signal
 from pathlib import Path
 
 import cv2
@@ -141,9 +142,15 @@ def epoch_batches(count, batch_size, seed, epoch, rank, world_size):
     return [[(epoch, int(index)) for index in batch] for batch in order]
 
 
+def leave_signals_to_the_parent(worker):
+    """Ctrl-C and a cluster's SIGTERM reach all processes of a job; only the training loop may answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def make_loader(data, batches, workers, pin_memory):
     """Batches of (images (B, 3, 112, 112), features (B, 512), positions (B,), errors) in the given order."""
-    options = {"prefetch_factor": 4} if workers else {}
+    options = {"prefetch_factor": 4, "worker_init_fn": leave_signals_to_the_parent} if workers else {}
     return DataLoader(data, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory, **options)
 
 
