@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from tqdm import tqdm
 
-from utils.cli import command, make_parser, positive
+from utils.cli import command, make_parser, positive, writing
 from utils.errors import UserError
 from utils.images import list_images
 
@@ -37,14 +37,9 @@ def main(argv=None):
         counts[person] = counts.get(person, 0) + 1
     names = sorted(sums)
     centres = np.stack([sums[name] / counts[name] for name in names]).astype(np.float32)
-    folder = Path(args.destination)
-    target = folder / f"{args.dataset_name}_center_feature.npy"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing(Path(args.destination) / f"{args.dataset_name}_center_feature.npy") as target:
         np.save(target, centres)
         target.with_suffix(".txt").write_text("".join(f"{name}\n" for name in names))
-    except OSError as error:
-        raise UserError(f"{target}: cannot write: {error.strerror}.") from error
     print(f"{target}: {len(names)} people from {sum(counts.values())} features")
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.cli import command, folder_name, make_parser
-from utils.errors import UserError
+from utils.cli import command, folder_name, make_parser, writing
 from utils.images import list_images
 
 
@@ -26,12 +25,8 @@ def main(argv=None):
     numbers = {}
     for person in people:
         numbers.setdefault(person, len(numbers))
-    target = Path(args.destination) / f"{args.name}_labels.txt"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with writing(Path(args.destination) / f"{args.name}_labels.txt") as target:
         target.write_text("".join(f"{numbers[person]}\n" for person in people))
-    except OSError as error:
-        raise UserError(f"{target}: cannot write: {error.strerror}.") from error
     print(f"{target}: {len(people)} photos of {len(numbers)} people")
 
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from utils.cli import command, make_parser, not_negative, positive
+from utils.cli import command, make_parser, not_negative, positive, writing
 from utils.errors import UserError
 from utils.images import list_images
 
@@ -28,12 +28,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     people = [path.parent.name for path in list_images(args.image_path)]
     positions = choose(people, args.identities, args.seed)
-    target = Path(args.destination) / f"{args.identities}_ids_{len(positions)}_ims.npy"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with writing(Path(args.destination) / f"{args.identities}_ids_{len(positions)}_ims.npy") as target:
         np.save(target, positions)
-    except OSError as error:
-        raise UserError(f"{target}: cannot write: {error.strerror}.") from error
     print(f"{target}: {len(positions)} of {len(people)} photos")
 
 

@@ -53,6 +53,15 @@ def test_labels(tmp_path):
     assert (tmp_path / "demo_labels.txt").read_text().split() == list("000111222")
 
 
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SystemExit) as error:
+        run(identity_label_collection.main, "-im", PHOTOS, "-d", tmp_path / "file", "-n", "demo")
+    assert error.value.code == 2
+    assert "demo_labels.txt: cannot write" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_mask_is_the_legacy_choice(tmp_path):
     run(small_portion_training_mask.main, "-im", PHOTOS, "-d", tmp_path, "--identities", 2)
     np.random.seed(0)

@@ -6,7 +6,9 @@ import os
 import signal
 import sys
 import threading
+from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 
 import torch
 
@@ -122,6 +124,17 @@ def add_model_flags(parser):
         "--model_weights", default="weights/vec2face_generator.pth", help="generator, released or own file"
     )
     group.add_argument("--id_weights", default="weights/arcface-r100-glint360k.pth", help="face encoder")
+
+
+@contextmanager
+def writing(target):
+    """Make the folder of ``target`` and hand it on as a Path; a failure to write becomes a UserError that names it."""
+    target = Path(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield target
+    except OSError as error:
+        raise UserError(f"{target}: cannot write: {error.strerror or error}.") from error
 
 
 def command(main):
