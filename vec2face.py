@@ -14,6 +14,7 @@ import math
 from argparse import BooleanOptionalAction as Boolean
 from functools import partial
 
+import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -50,6 +51,8 @@ def training_parser():
     data = parser.add_argument_group("data")
     data.add_argument("--train_source", required=True, help="training LMDB, see scripts/prepare_training_set.py")
     data.add_argument("--mask", help=".npy of record positions to use (default: all)")
+    data.add_argument("--held_out", help=".npy of record positions to redraw (256 at most) and score, not to train on")
+    data.add_argument("--score_every", type=positive, help="steps between scores of --held_out (default: an epoch)")
     data.add_argument("--augmentation", choices=AUGMENTATIONS, default="noaug", help="random crops come with flips")
     data.add_argument("--rep_dim", type=positive, default=512, help="length of a feature")
     data.add_argument("--workers", type=int, default=4, help="processes that read and decode")
@@ -123,12 +126,13 @@ def train(args, data, world, device, amp):
             f"{args.train_source}: {len(data)} records are fewer than --batch_size {args.batch_size} x {world.size} "
             f"processes x --accum_iter {args.accum_iter}."
         )
+    held_out = held_out_data(args, data) if args.held_out else None
     encoder = load_face_encoder(args.id_weights, device, amp or torch.float32)
     perceptual = None if args.lpips_weights == "none" else load_lpips(args.lpips_weights).to(device)
     criterion = GeneratorLoss(encoder, perceptual)
 
     torch.manual_seed(args.seed)
-    state = TrainingState(args, device, scaler_enabled=amp == torch.float16)
+    state = TrainingState(args, device, amp == torch.float16, data.feature_norms())
     if args.resume:
         state.resume(find_checkpoint(args.resume))
     generator, discriminator = parallel(state.generator, world, device), parallel(state.discriminator, world, device)
@@ -179,6 +183,9 @@ def train(args, data, world, device, amp):
                 terms |= state.update(lr, args.clip_grad, gan)
             state.step += 1
 
+            if held_out and world.is_main and state.step % (args.score_every or steps_per_epoch) == 0:
+                with half_precision():
+                    log.scores(state.score(encoder, held_out, args.batch_size), state.step, epoch)
             log.add(terms, len(real))
             if state.step % args.log_every == 0 or state.step == last_step:
                 log.write(state.step, epoch, lr)
@@ -196,6 +203,16 @@ def train(args, data, world, device, amp):
             log.say("stopped as asked; the checkpoint is complete. Go on with --resume.")
             break
     log.close()
+
+
+def held_out_data(args, data):
+    held_out = data.of_mask(args.held_out)
+    shared = np.intersect1d(held_out.positions, data.positions).size
+    if shared:
+        raise UserError(
+            f"--held_out {args.held_out}: {shared} of its records are trained on; give --mask without them."
+        )
+    return held_out
 
 
 def amp_dtype(args, device):

@@ -1,5 +1,7 @@
 """What the generator and the discriminator are trained on (paper section 3.2)."""
 
+from pathlib import Path
+
 import lpips
 import torch
 import torch.nn as nn
@@ -7,7 +9,9 @@ import torch.nn.functional as F
 from pytorch_msssim import ssim
 
 from utils.checkpoint import fit, load_file, state_dict_of
+from utils.errors import UserError
 
+VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 LPIPS_WEIGHT = 0.1
 SSIM_WEIGHT = 0.1
 SMALLEST_NORM = 1e-4  # channel norm below which LPIPS divides by this instead
@@ -48,6 +52,11 @@ class LPIPS(nn.Module):
 
 def load_lpips(path):
     """LPIPS with the VGG16 in a torchvision file, whole or its ``features`` alone. Raises UserError."""
+    if not Path(path).is_file():
+        raise UserError(
+            f"{path}: no such weight file. LPIPS needs torchvision's VGG16: fetch {VGG16_URL} to {path}, or train "
+            "without: --lpips_weights none."
+        )
     state = state_dict_of(load_file(path), path)
     state = {key.removeprefix("features."): value for key, value in state.items() if not key.startswith("classifier.")}
     fit(vgg16_features(), state, path, "torchvision's VGG16")

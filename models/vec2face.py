@@ -187,6 +187,7 @@ class Vec2Face(nn.Module):
     def __init__(self, architecture):
         super().__init__()
         a = self.architecture = architecture
+        self.trained_on = None  # {encoder_sha256, feature_norm, feature_norm_std}, where the weight file says so
         self.expander = Expander(a.width)
         self.encoder = Encoder(a.width, a.depth, a.heads)
         self.decoder = Decoder(a.width, a.decoder_width, a.decoder_depth, a.decoder_heads)
@@ -231,12 +232,14 @@ def load_vec2face(path, device="cpu", dtype=torch.float32, model=None):
     the preset's name the caller expects. Raises UserError when the file is not a generator's, fits no
     preset, or is another one than ``model``.
     """
-    state, released = generator_state(load_file(path), path)
+    content = load_file(path)
+    state, released = generator_state(content, path)
     name = preset_of(state, path)
     if model is not None and model != name:
         raise UserError(f"{path} holds a {name}, not a {model}: give --model {name} or leave --model out.")
     generator = Vec2Face(PRESETS[name])
     fit(generator, state, path, f"a {name} generator", name_of=released_key if released else str)
+    generator.trained_on = content.get("trained_on")
     return generator.for_inference(device, dtype)
 
 

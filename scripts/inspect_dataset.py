@@ -16,7 +16,7 @@ import msgpack
 import numpy as np
 from tqdm import tqdm
 
-from utils.cli import command, make_parser, positive
+from utils.cli import command, make_parser, positive, writing
 from utils.images import contact_sheet, encode_jpeg
 from utils.training_data import decode_record, open_lmdb
 
@@ -65,7 +65,8 @@ def report(args, count, photos, norms, sheet, broken):
         print(f"photos a person: {per_person.min()} to {per_person.max()}, mean {per_person.mean():.1f}")
         low, middle, high = np.percentile(norms, (1, 50, 99))
         print(f"feature norms: 1 % below {low:.1f}, median {middle:.1f}, 1 % above {high:.1f}")
-        Path(args.sheet).write_bytes(encode_jpeg(contact_sheet(list(sheet.values())), 90))
+        with writing(args.sheet) as target:
+            target.write_bytes(encode_jpeg(contact_sheet(list(sheet.values())), 90))
         print(f"contact sheet: {args.sheet}")
     for line in broken:
         print(f"broken {line}")

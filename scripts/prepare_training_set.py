@@ -8,6 +8,7 @@ The first form takes three lists: image paths, .npy feature paths (both are sort
 order. The second takes PHOTOS/person/photo and extracts the features itself. Killed: run the same command again.
 """
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from models.iresnet import load_face_encoder
-from utils.cli import add_device_flags, command, folder_name, make_parser, positive
+from utils.cli import add_device_flags, command, folder_name, make_parser, positive, writing
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.identity_sources import PhotoSource
@@ -47,15 +48,17 @@ def main(argv=None):
     if bool(args.images) == bool(args.image_list):
         raise UserError("give either --image_list, --feature_list and --label_file, or --images and --encoder.")
     records = records_of_folder(args) if args.images else records_of_lists(args)
-    path = Path(args.dest) / f"{args.file_name}.lmdb"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, *records)
+    with writing(Path(args.dest) / f"{args.file_name}.lmdb") as path:
+        write(path, *records)
 
 
-def write(path, count, classes, records, skipped):
-    """Write ``records(start)``, which yields (source number, image, feature, label) from photo ``start`` on."""
-    writer = TrainingLmdbWriter(path)
-    for record in tqdm(records(writer.next_source), total=count, initial=writer.next_source, unit="im"):
+def write(path, names, classes, records, skipped):
+    """Write ``records(start)``, which yields (source number, image, feature, label) from photo ``start`` on.
+
+    ``names``: of all photos, what an interrupted run is known by.
+    """
+    writer = TrainingLmdbWriter(path, hashlib.sha256("\n".join(map(str, names)).encode()).digest())
+    for record in tqdm(records(writer.next_source), total=len(names), initial=writer.next_source, unit="im"):
         writer.add(*record)
     writer.close(classes)
     for line in skipped:
@@ -82,7 +85,7 @@ def records_of_lists(args):
             image = stored(read(images[number], Path.read_bytes), images[number])
             yield number, image, read(features[number], load_feature), labels[number]
 
-    return len(images), len(set(labels)), records, []
+    return images, len(set(labels)), records, []
 
 
 def read_lines(path):
@@ -128,7 +131,7 @@ def records_of_folder(args):
             image = encode_jpeg(source.crop(path), JPEG_QUALITY) if args.align else stored(path.read_bytes(), path)
             yield identity.number, image, identity.vector, people[path.parent.name]
 
-    return len(photos), len(people), records, source.skipped
+    return photos, len(people), records, source.skipped
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python scripts/small_portion_training_mask.py -im tests/photos -d . --identities 2 --seed 0
 
-With the seed and the count of the published run, and its list of photos, this gives the published mask. Writes
-DEST/<people>_ids_<photos>_ims.npy.
+Writes DEST/<people>_ids_<photos>_ims.npy, and with --rest another one of all other people: photos to hold out.
+With the seed and the count of the published run, and its list of photos, this gives the published mask.
 """
 
 import sys
@@ -24,13 +24,23 @@ def main(argv=None):
     parser.add_argument("--image_path", "-im", required=True, help="folder of person/photo, or a .txt of paths")
     parser.add_argument("--destination", "-d", default=".", help="folder to write into")
     parser.add_argument("--identities", type=positive, default=50_000, help="people to choose")
+    parser.add_argument("--rest", action="store_true", help="also write a mask of everybody else")
     parser.add_argument("--seed", type=not_negative, default=0, help="of the choice")
     args = parser.parse_args(argv)
     people = [path.parent.name for path in list_images(args.image_path)]
-    positions = choose(people, args.identities, args.seed)
-    with writing(Path(args.destination) / f"{args.identities}_ids_{len(positions)}_ims.npy") as target:
+    chosen = choose(people, args.identities, args.seed)
+    save(args.destination, args.identities, chosen, len(people))
+    if args.rest:
+        rest = np.setdiff1d(np.arange(len(people)), chosen)
+        if not rest.size:
+            raise UserError(f"--identities {args.identities}: that is everybody, nothing is left for --rest.")
+        save(args.destination, len(set(people)) - args.identities, rest, len(people))
+
+
+def save(folder, identities, positions, total):
+    with writing(Path(folder) / f"{identities}_ids_{len(positions)}_ims.npy") as target:
         np.save(target, positions)
-    print(f"{target}: {len(positions)} of {len(people)} photos")
+    print(f"{target}: {len(positions)} of {total} photos")
 
 
 def choose(people, count, seed):

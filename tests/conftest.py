@@ -78,7 +78,7 @@ def run_script(*command, check=True, torchrun=0, **options):
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={torchrun}"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(
-        [*launcher, *map(str, command)], capture_output=True, text=True, cwd=ROOT, env=environment, **options
+        [*launcher, *map(str, command)], capture_output=True, text=True, env=environment, **({"cwd": ROOT} | options)
     )
     if check and result.returncode:
         raise AssertionError(f"exit {result.returncode}\n{result.stdout}\n{result.stderr}")

@@ -2,18 +2,25 @@
 
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import msgpack
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run_script
+from filled import filled, manifest
 from test_training_data import content, training_lmdb, write_lmdb  # noqa: F401, a fixture
 
 import vec2face
 from models import load_vec2face
+from utils.checkpoint import sha256
+from utils.training_data import TrainingData
 
 
 def flags(demo, lmdb, output, *more):
@@ -48,7 +55,7 @@ def uninterrupted(demo, training_lmdb, tmp_path_factory):  # noqa: F811
     return folder
 
 
-def test_log_and_checkpoint(uninterrupted, demo):
+def test_log_and_checkpoint(uninterrupted, demo, training_lmdb):  # noqa: F811
     lines = [json.loads(line) for line in (uninterrupted / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
     assert {"pixel", "ssim", "token", "identity", "total", "gradient_norm", "images_per_second"} <= lines[0].keys()
@@ -57,9 +64,26 @@ def test_log_and_checkpoint(uninterrupted, demo):
     saved = checkpoint(uninterrupted)
     assert saved["step"] == 8
     assert saved["args"]["blr"] == 0.02
-    assert len(saved["encoder_sha256"]) == 64
+    assert saved["trained_on"]["encoder_sha256"] == sha256(demo.encoder)
+    assert saved["trained_on"]["feature_norm"] == pytest.approx(TrainingData(training_lmdb).feature_norms()[0])
     assert list(uninterrupted.glob("events.*"))
     load_vec2face(uninterrupted / "checkpoint-last.pth")
+
+
+def test_held_out_photos_are_scored_each_epoch_and_change_nothing(demo, training_lmdb, tmp_path, capsys):  # noqa: F811
+    np.save(tmp_path / "train.npy", np.arange(6))
+    np.save(tmp_path / "held_out.npy", np.arange(6, 9))
+    words = flags(demo, training_lmdb, tmp_path / "with", "--mask", tmp_path / "train.npy", "--ema", 0.9)
+    run(*words, "--held_out", tmp_path / "held_out.npy")
+    lines = [json.loads(line) for line in (tmp_path / "with" / "log.jsonl").read_text().splitlines()]
+    scored = [line for line in lines if "held_out/psnr" in line]
+    assert [line["step"] for line in scored] == [3, 6]
+    assert all(line["held_out/photos"] == 3 and -1 <= line["held_out/id_similarity_mean"] <= 1 for line in scored)
+    run(*words, "--output_dir", tmp_path / "without")
+    assert_same_training(checkpoint(tmp_path / "with"), checkpoint(tmp_path / "without"))
+    with pytest.raises(SystemExit):
+        run(*words, "--held_out", tmp_path / "train.npy")
+    assert "6 of its records are trained on" in capsys.readouterr().err
 
 
 def test_killed_and_resumed_bitwise(demo, training_lmdb, uninterrupted, tmp_path):  # noqa: F811
@@ -87,6 +111,97 @@ def test_two_ranks_resume_bitwise(demo, training_lmdb, tmp_path):  # noqa: F811
     whole, parts = (checkpoint(tmp_path / folder) for folder in ("whole", "parts"))
     assert whole["step"] == 4
     assert_same_training(parts, whole)
+
+
+def test_two_ranks_killed_and_resumed_bitwise(demo, training_lmdb, tmp_path):  # noqa: F811
+    words = flags(demo, training_lmdb, tmp_path / "killed", "--ema", 0.9, "--save_every", 1)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "vec2face.py"]
+    job = subprocess.Popen(
+        [*torchrun, *map(str, words)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    while job.poll() is None and not (tmp_path / "killed" / "checkpoint-last.pth").exists():
+        time.sleep(0.01)
+    os.killpg(job.pid, signal.SIGKILL)  # torchrun and both ranks
+    job.wait()
+    assert 0 < checkpoint(tmp_path / "killed")["step"] < 4
+    run_script("vec2face.py", *words, "--resume", tmp_path / "killed", torchrun=2)
+    words = flags(demo, training_lmdb, tmp_path / "whole", "--ema", 0.9)
+    run_script("vec2face.py", *words, torchrun=2)
+    assert_same_training(checkpoint(tmp_path / "killed"), checkpoint(tmp_path / "whole"))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(demo, training_lmdb, uninterrupted, tmp_path):  # noqa: F811
+    """A limit on the size of files stands for the full disk."""
+    shutil.copy(uninterrupted / "checkpoint-last.pth", tmp_path)
+    before = (tmp_path / "checkpoint-last.pth").read_bytes()
+    words = flags(demo, training_lmdb, tmp_path, "--ema", 0.9, "--epochs", 3, "--resume", tmp_path)
+    result = subprocess.run(
+        [sys.executable, "vec2face.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50 << 20, 50 << 20)),
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert "checkpoint-last.pth: cannot write" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "checkpoint-last.pth").read_bytes() == before
+    assert not list(tmp_path.glob("*.next"))
+    run(*words)  # room again: it goes on
+    assert checkpoint(tmp_path)["step"] == 12
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_published_command(demo, training_lmdb, tmp_path, processes):  # noqa: F811
+    """From a folder laid out as the published command expects, with a small preset and one step of 32 a process."""
+    records = content(training_lmdb)
+    repeated = {str(i).encode(): records[str(i % 9).encode()] for i in range(64)}
+    folder = tmp_path / "lmdb_dataset" / "WebFace4M"
+    folder.mkdir(parents=True)
+    write_lmdb(folder / "WebFace4M.lmdb", records | repeated | {b"__len__": msgpack.packb(64)})
+    np.save(folder.parent / "WebFace4M" / "50000_ids_1022444_ims.npy", np.arange(64))
+    (tmp_path / "weights").mkdir()
+    os.symlink(demo.encoder, tmp_path / "weights" / "arcface-r100-glint360k.pth")
+    torch.save(filled(manifest("vgg16_features")), tmp_path / "weights" / "vgg16.pth")
+    words = (
+        "--rep_drop_prob 0.1 --use_rep --batch_size 32 --model vec2face_vit_tiny --epochs 100 --disc_start 80 "
+        "--warmup_epochs 5 --blr 4e-5 --output_dir workspace/pixel_generator/ "
+        "--train_source ./lmdb_dataset/WebFace4M/WebFace4M.lmdb "
+        "--mask lmdb_dataset/WebFace4M/50000_ids_1022444_ims.npy --accum_iter 1"
+    )
+    result = run_script(
+        ROOT / "vec2face.py", *words.split(), "--max_steps", 1, "--log_every", 1, torchrun=processes, cwd=tmp_path
+    )
+    assert "--use_rep, --rep_drop_prob: without effect" in result.stdout
+    folder = tmp_path / "workspace" / "pixel_generator"
+    line = json.loads((folder / "log.jsonl").read_text())
+    assert line["step"] == 1
+    assert line["lpips"] > 0
+    assert checkpoint(folder)["args"]["epochs"] == 100
+
+
+def test_one_step_of_the_base_model(training_lmdb, filled_files, tmp_path):  # noqa: F811
+    """Full size: the published preset, IResNet-100, LPIPS and the discriminator. Every parameter moves."""
+    torch.save(filled(manifest("vgg16_features")), tmp_path / "vgg16.pth")
+    run(
+        "--train_source", training_lmdb, "--id_weights", filled_files["arcface_r100"], "--lpips_weights",
+        tmp_path / "vgg16.pth", "--batch_size", 1, "--epochs", 1, "--mask_ratio_max", 0.9, "--disc_start", 0, "--max_steps", 1, "--workers", 0,
+        "--warmup_epochs", 0, "--blr", 0.1, "--device", "cpu", "--log_every", 1, "--output_dir", tmp_path / "run",
+    )  # fmt: skip
+    line = json.loads((tmp_path / "run" / "log.jsonl").read_text())
+    assert {"pixel", "ssim", "token", "identity", "lpips", "adversarial", "discriminator"} <= line.keys()
+    assert all(np.isfinite(value) for value in line.values())
+    saved = checkpoint(tmp_path / "run")
+    assert saved["model"] == "vec2face_vit_base_patch16"
+    moved = saved["optimizer_vec2face"]["state"]
+    assert all(state["exp_avg"].any() for state in moved.values())
+    assert len(moved) == len(list(load_vec2face(tmp_path / "run" / "checkpoint-last.pth").parameters()))
+    shutil.rmtree(tmp_path / "run")  # 2.9 GB
+
+
+def test_a_rank_without_data(demo, training_lmdb, tmp_path):  # noqa: F811
+    words = flags(demo, training_lmdb, tmp_path, "--batch_size", 5)
+    result = run_script("vec2face.py", *words, torchrun=2, check=False)
+    assert result.returncode
+    assert "9 records are fewer than --batch_size 5 x 2 processes" in result.stderr
 
 
 def test_sigterm_saves_and_exits_0(demo, training_lmdb, uninterrupted, tmp_path):  # noqa: F811
@@ -121,7 +236,7 @@ def test_it_learns(demo, training_lmdb, tmp_path):  # noqa: F811
     )
     run(*words, "--use_amp")
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert lines[-1]["pixel"] < 0.6 * lines[0]["pixel"]
+    assert lines[-1]["pixel"] < 0.75 * lines[0]["pixel"]
     assert lines[-1]["total"] < lines[0]["total"]
 
 
@@ -142,7 +257,7 @@ def test_accumulation_updates_every_second_batch(demo, training_lmdb, tmp_path):
         (["--batch_size", "10"], "9 records are fewer than --batch_size 10"),
         (["--rep_dim", "256"], "--rep_dim says 256"),
         (["--id_weights", "nowhere.pth"], "no such weight file"),
-        (["--lpips_weights", "nowhere.pth"], "nowhere.pth: no such weight file"),
+        (["--lpips_weights", "nowhere.pth"], "fetch https://download.pytorch.org/models/vgg16-397923af.pth"),
         (["--resume", "nowhere.pth"], "no such file or folder"),
         (["--mask_ratio_min", "2"], "mask ratios"),
         (["--output_dir", "README.md"], "cannot write here"),

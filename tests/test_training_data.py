@@ -1,4 +1,5 @@
 import io
+import shutil
 from contextlib import closing
 
 import lmdb
@@ -70,7 +71,7 @@ def test_lists_as_released(demo, training_lmdb, tmp_path):
 
 def test_goes_on_after_a_kill(demo, training_lmdb, tmp_path):
     data = content(training_lmdb)
-    writer = TrainingLmdbWriter(tmp_path / "faces.lmdb")
+    writer = TrainingLmdbWriter(tmp_path / "faces.lmdb", data[b"__source__"])
     for number in range(4):
         image, feature, label = msgpack.unpackb(data[str(number).encode()])
         writer.add(number, image, np.load(io.BytesIO(feature)), label)
@@ -80,6 +81,14 @@ def test_goes_on_after_a_kill(demo, training_lmdb, tmp_path):
     assert content(tmp_path / "faces.lmdb") == data
     prepare(demo, PHOTOS, tmp_path)
     assert content(tmp_path / "faces.lmdb") == data
+
+
+def test_other_photos_into_a_begun_lmdb_are_refused(demo, training_lmdb, tmp_path, capsys):
+    shutil.copy(training_lmdb, tmp_path)
+    with pytest.raises(SystemExit):
+        prepare(demo, PHOTOS / "person3", tmp_path)
+    assert "was begun with other photos" in capsys.readouterr().err
+    assert content(tmp_path / "faces.lmdb") == content(training_lmdb)
 
 
 def test_every_record_once_an_epoch_on_any_number_of_ranks():

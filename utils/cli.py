@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 
+import lmdb
 import torch
 
 from models.vec2face import PRESETS
@@ -133,8 +134,8 @@ def writing(target):
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield target
-    except OSError as error:
-        raise UserError(f"{target}: cannot write: {error.strerror or error}.") from error
+    except (OSError, lmdb.Error) as error:
+        raise UserError(f"{target}: cannot write: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def command(main):

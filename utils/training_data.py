@@ -2,6 +2,8 @@
 
 import io
 import signal
+from contextlib import suppress
+from copy import copy
 from pathlib import Path
 
 import cv2
@@ -20,6 +22,7 @@ PADDING = 8  # pixels around the image before a random crop
 SMALLEST_AREA = 0.2  # of the image, of a random resized crop
 RECORDS_PER_TRANSACTION = 1000
 NEXT_SOURCE = b"__next_source__"
+SOURCE = b"__source__"
 
 
 def open_lmdb(path):
@@ -33,13 +36,19 @@ def open_lmdb(path):
         raise UserError(f"{path}: not an LMDB, or damaged ({error}).") from error
 
 
-def decode_record(data, width):
-    """msgpack bytes -> (image (112, 112, 3) uint8 RGB, feature (width,) float32, label). ValueError when broken."""
+def unpack_record(data):
+    """msgpack bytes -> (encoded image, feature (D,) float32, label). ValueError when broken."""
     try:
         image, feature, label = msgpack.unpackb(data)
         feature = np.load(io.BytesIO(feature), allow_pickle=False).astype(np.float32).reshape(-1)
     except (ValueError, TypeError, EOFError, OSError, msgpack.UnpackException) as error:
         raise ValueError(f"not a training record: {error}") from error
+    return image, feature, label
+
+
+def decode_record(data, width):
+    """msgpack bytes -> (image (112, 112, 3) uint8 RGB, feature (width,) float32, label). ValueError when broken."""
+    image, feature, label = unpack_record(data)
     if feature.shape != (width,) or not np.isfinite(feature).all():
         raise ValueError(f"a feature of width {feature.size}, or not finite, where {width} numbers are needed")
     return resize(decode_image(image)), feature, int(label)
@@ -60,6 +69,26 @@ def augment(image, kind, rng):
     return image[:, ::-1] if rng.random() < 0.5 else image
 
 
+class LazyLmdb:
+    """An LMDB that is opened by the process that reads it, when it reads: a process can have it open only once."""
+
+    def __init__(self, path):
+        self.path, self.env = path, None
+
+    def get(self, key):
+        """The value of a key, empty when there is none."""
+        if self.env is None:
+            self.env = open_lmdb(self.path)
+        with self.env.begin(buffers=True) as transaction:
+            return bytes(transaction.get(key) or b"")
+
+    def close(self):
+        """Let go of it, until it is read again."""
+        if self.env is not None:
+            self.env.close()
+            self.env = None
+
+
 class TrainingData(Dataset):
     """Photos with their FR features. Item ``(epoch, position)`` -> image (3, 112, 112) in [-1, 1], feature, key, error.
 
@@ -69,7 +98,7 @@ class TrainingData(Dataset):
 
     def __init__(self, path, mask=None, augmentation="noaug", seed=0, width=512):
         self.path, self.augmentation, self.seed, self.width = path, augmentation, seed, width
-        self.env = None
+        self.lmdb = LazyLmdb(path)
         env = open_lmdb(path)
         with env, env.begin() as transaction:
             count = transaction.get(b"__len__")
@@ -107,25 +136,33 @@ class TrainingData(Dataset):
             )
         return mask
 
+    def of_mask(self, path):
+        """The records at other positions of the same LMDB, as they are. Raises UserError when the mask does not fit."""
+        other = copy(self)
+        other.positions, other.augmentation = self._load_mask(path), "noaug"
+        return other
+
+    def feature_norms(self, count=1000):
+        """(mean, standard deviation) of the norms of the first features: what the vectors of this data are like."""
+        norms = []
+        for position in self.positions[:count]:
+            with suppress(ValueError):  # broken records are counted where they are used
+                norms.append(float(np.linalg.norm(unpack_record(self.lmdb.get(str(int(position)).encode()))[1])))
+        self.close()
+        return (float(np.mean(norms)), float(np.std(norms))) if norms else (0.0, 0.0)
+
     def close(self):
-        """Let go of the LMDB: a process can have it open only once."""
-        if self.env is not None:
-            self.env.close()
-            self.env = None
+        """Let go of the LMDB, until the next item."""
+        self.lmdb.close()
 
     def __len__(self):
         return len(self.positions)
 
     def __getitem__(self, item):
         epoch, index = item
-        if self.env is None:  # opened in the worker that reads
-            self.env = open_lmdb(self.path)
         position = int(self.positions[index])
-        with self.env.begin(buffers=True) as transaction:
-            data = transaction.get(str(position).encode())
-            data = bytes(data) if data is not None else b""
         try:
-            image, feature, _ = decode_record(data, self.width)
+            image, feature, _ = decode_record(self.lmdb.get(str(position).encode()), self.width)
         except ValueError as error:
             return torch.zeros(3, SIDE, SIDE), torch.zeros(self.width), position, str(error)
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, position)))
@@ -157,12 +194,16 @@ def make_loader(data, batches, workers, pin_memory):
 class TrainingLmdbWriter:
     """Appends records to a training LMDB, and knows where an earlier run stopped.
 
-    ``count``: records in it; ``next_source``: number of the first source photo that was not dealt with yet.
+    ``fingerprint``: bytes that tell its source; UserError when it was begun with another one. ``count``: records in
+    it; ``next_source``: number of the first source photo that was not dealt with yet.
     """
 
-    def __init__(self, path):
-        self.lmdb, self.pending = GrowingLmdb(path), []
+    def __init__(self, path, fingerprint):
+        self.lmdb, self.pending, self.fingerprint = GrowingLmdb(path), [], fingerprint
         with self.lmdb.env.begin() as transaction:
+            if transaction.get(SOURCE, fingerprint) != fingerprint:
+                self.lmdb.close()
+                raise UserError(f"{path}: was begun with other photos; delete it, or choose another --file_name.")
             self.count, self.next_source = (
                 msgpack.unpackb(transaction.get(key, b"\0")) for key in (b"__len__", NEXT_SOURCE)
             )
@@ -178,7 +219,7 @@ class TrainingLmdbWriter:
 
     def flush(self):
         counts = [(b"__len__", msgpack.packb(self.count)), (NEXT_SOURCE, msgpack.packb(self.next_source))]
-        self.lmdb.put(self.pending + counts)
+        self.lmdb.put([*self.pending, *counts, (SOURCE, self.fingerprint)])
         self.pending = []
 
     def close(self, class_count):

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch.utils.tensorboard import SummaryWriter
 
+from utils.images import contact_sheet
+
 
 class StopSignal:
     """SIGTERM, agreed on by all processes, so that they stop after the same step."""
@@ -58,15 +60,22 @@ class Log:
         if self.world.is_main:
             line = {"step": step, "epoch": epoch, "lr": lr, "images_per_second": round(rate, 2)}
             line |= {name: round(value, 6) for name, value in zip(names, values.tolist(), strict=True)}
-            with open(self.path, "a") as file:
-                file.write(json.dumps(line) + "\n")
-            for name, value in line.items():
-                self.board.add_scalar(name, value, step)
+            self._append(line)
             left = (self.last_step - step) * seconds / self.count
             losses = f"loss {line['total']:.4f} identity {line['identity']:.3f} pixel {line['pixel']:.4f}"
             speed = f"{rate:.1f} images/s, {left / 60:.0f} min left"
             self.say(f"step {step}/{self.last_step:.0f} epoch {epoch} {losses} lr {lr:.2e} {speed}")
         self.sums, self.count, self.images, self.since = {}, 0, 0, time.monotonic()
+
+    def scores(self, result, step, epoch):
+        """What evaluation.reconstruct found on held-out photos: console, log.jsonl, and TensorBoard with a picture."""
+        scores, pairs = result
+        line = {"step": step, "epoch": epoch} | {f"held_out/{name}": value for name, value in scores.items()}
+        self._append(line)
+        self.board.add_image("held out, originals over redrawn", contact_sheet(pairs), step, dataformats="HWC")
+        self.say(
+            f"epoch {epoch} held out: id similarity {scores['id_similarity_mean']:.3f}, PSNR {scores['psnr']:.2f} dB"
+        )
 
     def picture(self, real, fake, step):
         """Originals over reconstructions."""
@@ -74,6 +83,12 @@ class Log:
             [torch.cat(list(x[:8].float().clip(-1, 1).cpu()), dim=2) for x in (real, fake.detach())], dim=1
         )
         self.board.add_image("originals over reconstructions", (grid + 1) / 2, step)  # (3, 224, 896)
+
+    def _append(self, line):
+        with open(self.path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        for name, value in line.items():
+            self.board.add_scalar(name, value, line["step"])
 
     def say(self, text):
         if self.world.is_main:

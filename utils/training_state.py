@@ -3,21 +3,27 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from models.discriminator import Discriminator
 from models.vec2face import PRESETS, Vec2Face, generator_state, preset_of
 from utils.checkpoint import fit, load_file, save_file, sha256
 from utils.errors import UserError
+from utils.evaluation import reconstruct
 
 LAST = "checkpoint-last.pth"
 BETAS = (0.9, 0.99)
+SCORED = 256  # held-out photos at most, spread over all
 
 
 class TrainingState:
-    """Generator, discriminator, their optimisers, the scaler, averaged weights (or None), and steps done."""
+    """Generator, discriminator, their optimisers, the scaler, averaged weights (or None), and steps done.
 
-    def __init__(self, args, device, scaler_enabled):
+    ``feature_norms``: mean and standard deviation of the norms of the vectors, kept for those who generate with it.
+    """
+
+    def __init__(self, args, device, scaler_enabled, feature_norms):
         self.folder, self.model_name, self.ema_decay = Path(args.output_dir), args.model, args.ema
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -26,7 +32,8 @@ class TrainingState:
         except OSError as error:
             raise UserError(f"{self.folder}: cannot write here: {error.strerror}.") from error
         self.args = dict(vars(args))
-        self.encoder = sha256(args.id_weights)
+        norm, spread = feature_norms
+        self.trained_on = {"encoder_sha256": sha256(args.id_weights), "feature_norm": norm, "feature_norm_std": spread}
         self.generator = Vec2Face(PRESETS[args.model]).to(device, memory_format=torch.channels_last)
         self.discriminator = Discriminator().to(device, memory_format=torch.channels_last)
         options = {"lr": 0.0, "betas": BETAS, "weight_decay": args.weight_decay}
@@ -60,6 +67,14 @@ class TrainingState:
         optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def score(self, encoder, data, batch_size):
+        """({name: score}, pictures) of held-out photos redrawn by the generator; see utils/evaluation.py."""
+        self.generator.eval()
+        indices = np.linspace(0, len(data) - 1, min(SCORED, len(data))).astype(int)
+        result = reconstruct(self.generator, encoder, data, indices, batch_size)
+        self.generator.train()
+        return result
+
     def save(self, name):
         """Write a checkpoint in one step. Raises UserError when there is no room; the one before stays."""
         content = {
@@ -73,7 +88,7 @@ class TrainingState:
             "args": self.args,
             "model": self.model_name,
             "architecture": asdict(PRESETS[self.model_name]),
-            "encoder_sha256": self.encoder,
+            "trained_on": self.trained_on,
         }
         save_file(content, self.folder / name)
 
