@@ -16,6 +16,7 @@ from models.released_weights import released_key, to_released
 from models.vec2face import PRESETS, Vec2Face, generator_state, preset_of
 from utils.checkpoint import check_fit, load_file, save_file
 from utils.cli import command, make_parser
+from utils.errors import UserError
 
 
 @command
@@ -24,15 +25,27 @@ def main(argv=None):
     parser.add_argument("source", help="generator weights, released or own form")
     parser.add_argument("target", help="file to write")
     parser.add_argument("--to", choices=["released", "own"], required=True, help="form to write")
+    parser.add_argument("--ema", action="store_true", help="the averaged weights of a checkpoint trained with --ema")
     args = parser.parse_args(argv)
-    preset, state = checked_state(args.source)
-    save_file(released_form(state) if args.to == "released" else own_form(preset, state), args.target)
+    content = load_file(args.source)
+    if args.ema:
+        content = averaged(content, args.source)
+    preset, state = checked_state(content, args.source)
+    own = own_form(preset, state, content.get("trained_on"))
+    save_file(released_form(state) if args.to == "released" else own, args.target)
     print(f"{args.target}: {preset}, {args.to} form")
 
 
-def checked_state(path):
-    """(preset name, state dict in our names) of a generator's file. Raises UserError when it is not one."""
-    state, released = generator_state(load_file(path), path)
+def averaged(content, path):
+    """The content of a checkpoint with the averaged weights in place of the last ones."""
+    if not isinstance(content, dict) or not content.get("model_ema"):
+        raise UserError(f"{path}: has no averaged weights; they come from vec2face.py --ema DECAY.")
+    return content | {"model_vec2face": content["model_ema"]}
+
+
+def checked_state(content, path):
+    """(preset name, state dict in our names) of a loaded generator file. Raises UserError when it is none."""
+    state, released = generator_state(content, path)
     preset = preset_of(state, path)
     with torch.device("meta"):
         expected = Vec2Face(PRESETS[preset])
@@ -44,8 +57,9 @@ def released_form(state):
     return {"model_vec2face": to_released(state)}
 
 
-def own_form(preset, state):
-    return {"model_vec2face": state, "model": preset, "architecture": asdict(PRESETS[preset])}
+def own_form(preset, state, trained_on):
+    content = {"model_vec2face": state, "model": preset, "architecture": asdict(PRESETS[preset])}
+    return content | ({"trained_on": trained_on} if trained_on else {})
 
 
 if __name__ == "__main__":

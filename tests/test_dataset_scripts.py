@@ -68,6 +68,8 @@ def test_mask_is_the_legacy_choice(tmp_path):
     chosen = np.random.choice(["person1", "person3", "person4"], 2, replace=False)
     expected = [i for i, path in enumerate(sorted(PHOTOS.rglob("*.jpg"))) if path.parent.name in chosen]
     assert np.load(tmp_path / "2_ids_6_ims.npy").tolist() == expected
+    run(small_portion_training_mask.main, "-im", PHOTOS, "-d", tmp_path, "--identities", 2, "--rest")
+    assert np.load(tmp_path / "1_ids_3_ims.npy").tolist() == sorted(set(range(9)) - set(expected))
     with pytest.raises(UserError, match="only 3 people"):
         small_portion_training_mask.choose(["a", "b", "c"], 4, 0)
 

@@ -35,6 +35,8 @@ def test_normalised_vectors_are_told(tmp_path):
     assert "norm 1.00" in VectorSource(tmp_path / "v.npy").warnings[0]
     np.save(tmp_path / "v.npy", vectors)
     assert not VectorSource(tmp_path / "v.npy").warnings
+    assert "trained on norms about 5.0" in VectorSource(tmp_path / "v.npy", usual_norm=5.0).warnings[0]
+    assert not VectorSource(tmp_path / "v.npy", usual_norm=20.0).warnings
 
 
 def spoilt(row_value):

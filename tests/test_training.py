@@ -17,9 +17,12 @@ from conftest import ROOT, run_script
 from filled import filled, manifest
 from test_training_data import content, training_lmdb, write_lmdb  # noqa: F401, a fixture
 
+import image_generation
 import vec2face
 from models import load_vec2face
+from scripts import convert_weights, plot_training
 from utils.checkpoint import sha256
+from utils.images import read_image
 from utils.training_data import TrainingData
 
 
@@ -68,6 +71,37 @@ def test_log_and_checkpoint(uninterrupted, demo, training_lmdb):  # noqa: F811
     assert saved["trained_on"]["feature_norm"] == pytest.approx(TrainingData(training_lmdb).feature_norms()[0])
     assert list(uninterrupted.glob("events.*"))
     load_vec2face(uninterrupted / "checkpoint-last.pth")
+
+
+def test_averaged_weights_are_exported(uninterrupted, demo, tmp_path, capsys):
+    last, averaged = uninterrupted / "checkpoint-last.pth", tmp_path / "averaged.pth"
+    convert_weights.main([str(last), str(averaged), "--to", "own", "--ema"])
+    assert load_vec2face(averaged).trained_on["encoder_sha256"] == sha256(demo.encoder)
+    key = "expander.to_feature.weight"
+    assert torch.equal(load_vec2face(averaged).state_dict()[key], checkpoint(uninterrupted)["model_ema"][key])
+    with pytest.raises(SystemExit):
+        convert_weights.main([str(demo.generator), str(averaged), "--to", "own", "--ema"])
+    assert "has no averaged weights" in capsys.readouterr().err
+
+
+def test_curves_are_drawn(uninterrupted, tmp_path, capsys):
+    plot_training.main([str(uninterrupted), "--output", str(tmp_path / "curves.png")])
+    assert read_image(tmp_path / "curves.png").shape[0] > 100
+    for log, message in (("", "empty"), ("{", "not the log")):
+        (tmp_path / "log.jsonl").write_text(log)
+        with pytest.raises(SystemExit):
+            plot_training.main([str(tmp_path)])
+        assert message in capsys.readouterr().err
+
+
+def test_vectors_of_another_encoder_are_told(uninterrupted, demo, filled_files, tmp_path, capsys):
+    """Generation knows from the checkpoint which face encoder the generator was trained with."""
+    for encoder, told in ((demo.encoder, False), (filled_files["arcface_r50"], True)):
+        words = ["--center_feature", demo.vectors, "--model_weights", uninterrupted / "checkpoint-last.pth"]
+        words += ["--id_weights", encoder, "--quality_weights", encoder, "--max_iters", 1, "--start_end", "0:1"]
+        words += ["--example", 1, "--batch_size", 1, "--output_dir", tmp_path, "--name", f"told-{told}"]
+        image_generation.main([str(word) for word in words])
+        assert ("trained on the features of another face encoder" in capsys.readouterr().out) == told
 
 
 def test_held_out_photos_are_scored_each_epoch_and_change_nothing(demo, training_lmdb, tmp_path, capsys):  # noqa: F811
@@ -183,8 +217,9 @@ def test_one_step_of_the_base_model(training_lmdb, filled_files, tmp_path):  # n
     torch.save(filled(manifest("vgg16_features")), tmp_path / "vgg16.pth")
     run(
         "--train_source", training_lmdb, "--id_weights", filled_files["arcface_r100"], "--lpips_weights",
-        tmp_path / "vgg16.pth", "--batch_size", 1, "--epochs", 1, "--mask_ratio_max", 0.9, "--disc_start", 0, "--max_steps", 1, "--workers", 0,
-        "--warmup_epochs", 0, "--blr", 0.1, "--device", "cpu", "--log_every", 1, "--output_dir", tmp_path / "run",
+        tmp_path / "vgg16.pth", "--batch_size", 1, "--epochs", 1, "--mask_ratio_max", 0.9, "--disc_start", 0,
+        "--max_steps", 1, "--workers", 0, "--warmup_epochs", 0, "--blr", 0.1, "--device", "cpu", "--log_every", 1,
+        "--output_dir", tmp_path / "run",
     )  # fmt: skip
     line = json.loads((tmp_path / "run" / "log.jsonl").read_text())
     assert {"pixel", "ssim", "token", "identity", "lpips", "adversarial", "discriminator"} <= line.keys()

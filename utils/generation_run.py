@@ -156,7 +156,7 @@ def run_generation(mode, args):
     source = make_source(mode, args, models)
     root = Path(args.output_dir) / (f"{args.name}-{args.pose:g}" if mode == "pose" else args.name)
     if world.is_main:
-        for warning in source.warnings:
+        for warning in source.warnings + encoder_warnings(args, models):
             print(f"warning: {warning}")
         settings = describe(mode, args, recipe, precision, source, models)
         prepare_dataset(root, settings, describe_environment(device), args.overwrite)
@@ -214,12 +214,24 @@ def load_models(mode, args, device, dtype):
     return models
 
 
+def encoder_warnings(args, models):
+    """Lines to print when the generator was trained on features of another face encoder."""
+    trained_on = models["generator"].trained_on
+    if trained_on is None or "id" not in models or trained_on["encoder_sha256"] == sha256(args.id_weights):
+        return []
+    return [
+        f"{args.model_weights} was trained on the features of another face encoder than {args.id_weights} "
+        "(--id_weights): vectors of one mean nothing to the other."
+    ]
+
+
 def make_source(mode, args, models):
     if args.rep_dim != 512:
         raise UserError(f"--rep_dim {args.rep_dim}: the generator reads identity vectors of length 512.")
     if mode == "reference":
         return PhotoSource(args.image_file, models["id"], args.start_end, args.feat_batch_size, args.align)
-    return VectorSource(args.center_feature, args.start_end, args.start_class_id, args.rep_dim)
+    usual_norm = (models["generator"].trained_on or {}).get("feature_norm")
+    return VectorSource(args.center_feature, args.start_end, args.start_class_id, args.rep_dim, usual_norm)
 
 
 def attrop_on_for(mode):

@@ -38,10 +38,11 @@ def parse_slice(text, count):
 class VectorSource:
     """Identity vectors from an ``.npy`` of (K, 512) floats; identity k is called by its six-digit number.
 
+    ``usual_norm``: of the vectors the generator was trained on, where that is known; others are warned about.
     Raises UserError when the file is missing, damaged, of another shape or type, or has a row that is not a direction.
     """
 
-    def __init__(self, path, start_end=None, start_class_id=0, width=512):
+    def __init__(self, path, start_end=None, start_class_id=0, width=512, usual_norm=None):
         self.vectors = load_vectors(path, width)
         self.slice = parse_slice(start_end, len(self.vectors))
         self.first = start_class_id
@@ -49,7 +50,11 @@ class VectorSource:
         self.fingerprint = sha256(path)
         self.warnings = []
         norm = float(np.median(np.linalg.norm(self.vectors[self.slice.start : self.slice.start + 1000], axis=1)))
-        if norm < 2:
+        if usual_norm and not 0.5 < norm / usual_norm < 2:
+            self.warnings.append(
+                f"{path}: the vectors have norm {norm:.2f}; the generator was trained on norms about {usual_norm:.1f}."
+            )
+        elif norm < 2:
             self.warnings.append(
                 f"{path}: the vectors have norm {norm:.2f}; the generator expects unnormalised features, norm about 20."
             )

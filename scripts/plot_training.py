@@ -1,0 +1,81 @@
+"""Draw how a training run went, from its log.jsonl.
+
+    python scripts/plot_training.py output_dir --output curves.png
+
+Left the loss terms, then id similarity and PSNR of the held-out photos where the run had --held_out. A dotted
+line marks where the GAN phase began.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import json
+
+import matplotlib
+
+matplotlib.use("Agg")  # no window system needed
+import matplotlib.pyplot as plt
+
+from utils.cli import command, make_parser, writing
+from utils.errors import UserError
+
+TERMS = ("total", "pixel", "ssim", "token", "identity", "lpips", "adversarial", "discriminator")
+HELD_OUT = {"held_out/id_similarity_mean": "held-out id similarity", "held_out/psnr": "held-out PSNR, dB"}
+
+
+@command
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("run", help="output folder of vec2face.py")
+    parser.add_argument("--output", default="curves.png", help="picture to write, .png, .svg or .pdf")
+    args = parser.parse_args(argv)
+    lines = read_log(Path(args.run) / "log.jsonl")
+    figure = draw(lines)
+    with writing(args.output) as target:
+        try:
+            figure.savefig(target, dpi=100)
+        except ValueError as error:  # a format it does not know
+            raise UserError(f"--output {args.output}: {error}") from error
+    print(f"{args.output}: {len(lines)} lines, to step {lines[-1]['step']}")
+
+
+def read_log(path):
+    """The lines of a log.jsonl as dicts. Raises UserError when there are none."""
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not the log of a training run: {error}") from error
+    if not lines:
+        raise UserError(f"{path}: empty, the run has not logged anything yet.")
+    return lines
+
+
+def draw(lines):
+    """A figure with the loss terms, and each held-out score that was logged."""
+    scores = [name for name in HELD_OUT if any(name in line for line in lines)]
+    figure, axes = plt.subplots(1, 1 + len(scores), figsize=(4.5 * (1 + len(scores)), 3.4), layout="constrained")
+    axes = [axes] if not scores else list(axes)
+    for term in TERMS:
+        curve(axes[0], lines, term, label=term)
+    axes[0].legend(fontsize="small")
+    for axis, name in zip(axes[1:], scores, strict=True):
+        curve(axis, lines, name, marker=".")
+    gan = [line["step"] for line in lines if "adversarial" in line]
+    for axis, title in zip(axes, ["loss terms", *(HELD_OUT[name] for name in scores)], strict=True):
+        axis.set(xlabel="step", title=title)
+        axis.grid(alpha=0.3)
+        if gan:
+            axis.axvline(gan[0], color="grey", linestyle=":")
+    return figure
+
+
+def curve(axis, lines, name, **style):
+    points = [(line["step"], line[name]) for line in lines if name in line]
+    if points:
+        axis.plot(*zip(*points, strict=True), **style)
+
+
+if __name__ == "__main__":
+    main()
