@@ -29,7 +29,7 @@ from utils.cli import (
     note_flags_without_effect,
     positive,
 )
-from utils.device import cpu_has_bf16, keep_freed_memory, resolve_device
+from utils.device import amp_dtype, keep_freed_memory, resolve_device
 from utils.distributed import join_world
 from utils.errors import UserError
 from utils.sampling import MaskRatios
@@ -108,7 +108,7 @@ def main(argv=None):
     on_gpu = torch.cuda.is_available() and args.device != "cpu"
     world = join_world("nccl" if on_gpu else "gloo")
     device = resolve_device(args.device, world.local_rank)
-    amp = amp_dtype(args, device)
+    amp = amp_dtype(args.use_amp, args.amp_dtype, device)
     if device.type == "cpu":
         keep_freed_memory()
         torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
@@ -141,7 +141,7 @@ def train(args, data, world, device, amp):
     base_lr = args.lr or args.blr * args.batch_size * args.accum_iter * world.size / RELEASED_DIVISOR
     masks = mask_ratios(args)
     last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf) // args.accum_iter * args.accum_iter
-    log = Log(args, world, device, state.step, last_step)
+    log = Log(args, world, device, state.step, last_step, shown=("total", "identity", "pixel"))
     stop = StopSignal(world)
     half_precision = partial(torch.autocast, device.type, amp or torch.bfloat16, enabled=amp is not None)
     bad_records = 0
@@ -185,7 +185,9 @@ def train(args, data, world, device, amp):
 
             if held_out and world.is_main and state.step % (args.score_every or steps_per_epoch) == 0:
                 with half_precision():
-                    log.scores(state.score(encoder, held_out, args.batch_size), state.step, epoch)
+                    scores, pictures = state.score(encoder, held_out, args.batch_size)
+                log.scores("held_out", scores, state.step, epoch)
+                log.sheet("held out, originals over redrawn", pictures, state.step)
             log.add(terms, len(real))
             if state.step % args.log_every == 0 or state.step == last_step:
                 log.write(state.step, epoch, lr)
@@ -213,15 +215,6 @@ def held_out_data(args, data):
             f"--held_out {args.held_out}: {shared} of its records are trained on; give --mask without them."
         )
     return held_out
-
-
-def amp_dtype(args, device):
-    """The 16-bit type to compute in, or None."""
-    if not args.use_amp:
-        return None
-    if device.type == "cpu":
-        return torch.bfloat16 if cpu_has_bf16() else None
-    return getattr(torch, args.amp_dtype)
 
 
 def mask_ratios(args):

@@ -22,10 +22,25 @@ DEPTHS = {
 MAP_SIDE = 7  # side of the last feature map for a 112x112 image
 
 
-class Bottleneck(nn.Module):
-    """bn, conv, bn, PReLU, conv (stride), bn, added to the input or to its 1x1 projection."""
+class SqueezeExcitation(nn.Module):
+    """Scales every channel by what all channels are on average (Hu et al., 2018): (N, C, H, W) -> (N, C, H, W)."""
 
-    def __init__(self, in_width, width, stride):
+    def __init__(self, width, reduction=16):
+        super().__init__()
+        self.fc1 = nn.Conv2d(width, width // reduction, 1, bias=False)
+        self.fc2 = nn.Conv2d(width // reduction, width, 1, bias=False)
+
+    def forward(self, x):
+        return x * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()  # scales (N, C, 1, 1)
+
+
+class Bottleneck(nn.Module):
+    """bn, conv, bn, PReLU, conv (stride), bn, added to the input or to its 1x1 projection.
+
+    ``se``: squeeze-excitation on that shortcut.
+    """
+
+    def __init__(self, in_width, width, stride, se=False):
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_width)
         self.conv1 = nn.Conv2d(in_width, width, 3, padding=1, bias=False)
@@ -39,27 +54,31 @@ class Bottleneck(nn.Module):
                 nn.Conv2d(in_width, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width)
             )
 
+        self.attn = SqueezeExcitation(width) if se else None
+
     def forward(self, x):
         h = self.prelu(self.bn2(self.conv1(self.bn1(x))))  # (N, width, H, W)
         h = self.bn3(self.conv2(h))  # (N, width, H / stride, W / stride)
-        return h + (x if self.downsample is None else self.downsample(x))
+        shortcut = x if self.downsample is None else self.downsample(x)  # (N, width, H / stride, W / stride)
+        return h + (shortcut if self.attn is None else self.attn(shortcut))
 
 
 class IResNet(nn.Module):
     """(N, 3, 112, 112) RGB in [-1, 1] -> (N, feature_size) unnormalised feature.
 
     ``blocks``: how many blocks in each of the four stages; ``widths``: their channels, the stem has
-    the first one's. With released weights a feature has about unit variance per dimension (norm 22-23).
+    the first one's. ``se``: squeeze-excitation in the first block of each stage (the HSFace recipe's SE-IResNet).
+    With released weights a feature has about unit variance per dimension (norm 22-23).
     """
 
-    def __init__(self, blocks=DEPTHS[100], widths=(64, 128, 256, 512), feature_size=512):
+    def __init__(self, blocks=DEPTHS[100], widths=(64, 128, 256, 512), feature_size=512, se=False):
         super().__init__()
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.prelu = nn.PReLU(widths[0])
         in_width = widths[0]
         for stage, (count, width) in enumerate(zip(blocks, widths, strict=True), start=1):
-            first = Bottleneck(in_width, width, stride=2)
+            first = Bottleneck(in_width, width, stride=2, se=se)
             rest = (Bottleneck(width, width, stride=1) for _ in range(count - 1))
             self.add_module(f"layer{stage}", nn.Sequential(first, *rest))
             in_width = width
@@ -74,6 +93,13 @@ class IResNet(nn.Module):
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (N, C, 7, 7)
         x = self.dropout(self.bn2(x).flatten(1))  # (N, 49 C)
         return self.features(self.fc(x).float())  # (N, feature_size), always in float32
+
+    def initialise(self):
+        """Start values for training, those of ArcFace's code; returns the model."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.1)
+        return self
 
     def for_inference(self, device="cpu", dtype=torch.float32):
         """Frozen, in eval mode, fused; gradients reach the images, the last norm stays in float32."""
@@ -128,4 +154,5 @@ def architecture_of(state):
         count = len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")})
         stages.append((count, state[f"layer{stage}.0.conv1.weight"].shape[0]))
     blocks, widths = zip(*stages, strict=True)
-    return {"blocks": blocks, "widths": widths, "feature_size": state["fc.weight"].shape[0]}
+    se = "layer1.0.attn.fc1.weight" in state
+    return {"blocks": blocks, "widths": widths, "feature_size": state["fc.weight"].shape[0], "se": se}

@@ -20,12 +20,13 @@ class FolderStore:
         shutil.rmtree(self.unfinished, ignore_errors=True)
 
     def put(self, name, images):
-        """Write ``images``, a list of encoded bytes, then give the folder its final name."""
+        """Write ``images``, a list of encoded bytes or None, then give the folder its final name."""
         temporary = self.unfinished / name
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         for index, data in enumerate(images):
-            (temporary / file_name(index)).write_bytes(data)
+            if data is not None:
+                (temporary / file_name(index)).write_bytes(data)
         final = self.root / name
         if final.exists():  # in no manifest, or it would have been skipped
             shutil.rmtree(final)
@@ -35,9 +36,9 @@ class FolderStore:
         shutil.rmtree(self.unfinished, ignore_errors=True)
 
     @staticmethod
-    def place(name, index):
+    def place(name, index, written):
         """What a manifest line says of where its image is."""
-        return {"file": f"{name}/{file_name(index)}"}
+        return {"file": f"{name}/{file_name(index)}" if written else None}
 
     @staticmethod
     def finished(root, parts=None):
@@ -63,8 +64,8 @@ class FolderStore:
 
     @staticmethod
     def images(root, lines):
-        """The encoded images of some manifest lines."""
-        return [(Path(root) / line["file"]).read_bytes() for line in lines]
+        """The encoded images of those manifest lines that have one."""
+        return [(Path(root) / line["file"]).read_bytes() for line in lines if line["file"]]
 
 
 def file_name(index):

@@ -17,7 +17,7 @@ from utils.dataset_parts import MANIFEST, idle_parts, recorded_identities, remov
 
 PART_FILE = "images.lmdb"
 FIRST_MAP_SIZE = 1 << 26
-IDENTITIES_PER_TRANSACTION = 100
+RECORDS_PER_TRANSACTION = 2000
 
 
 class GrowingLmdb:
@@ -57,14 +57,14 @@ class LmdbStore:
         self.lmdb = GrowingLmdb(part.folder / PART_FILE)
 
     def put(self, name, images):
-        """Write ``images``, a list of encoded bytes, in one transaction."""
+        """Write ``images``, a list of encoded bytes or None, in one transaction."""
         self.lmdb.put([(name.encode(), msgpack.packb(images))])
 
     def close(self):
         self.lmdb.close()
 
     @staticmethod
-    def place(name, index):
+    def place(name, index, written):
         """What a manifest line says of where its image is; merging gives it its key."""
         return {"key": None}
 
@@ -104,20 +104,24 @@ class LmdbStore:
             sources |= {
                 part: stack.enter_context(reading(part / PART_FILE)) for part in parts if (part / PART_FILE).exists()
             }
-            for label, ((_, name), record) in enumerate(finished.items()):
+            label = 0
+            for (_, name), record in finished.items():
                 lines = record.lines()
-                for line, image in zip(lines, stored_images(sources, record, name, lines), strict=True):
-                    line["key"] = str(number)
+                images = stored_images(sources, record, name, lines, root)
+                for line, image in zip(lines, images, strict=True):
+                    line["key"] = None if image is None else str(number)
                     manifest.write(json.dumps(line) + "\n")
-                    pending.append((line["key"].encode(), msgpack.packb((image, label))))
-                    number += 1
-                if label % IDENTITIES_PER_TRANSACTION == 0:
+                    if image is not None:
+                        pending.append((line["key"].encode(), msgpack.packb((image, label))))
+                        number += 1
+                label += any(image is not None for image in images)  # a class has an image
+                if len(pending) >= RECORDS_PER_TRANSACTION:
                     merged.put(pending)
                     pending = []
             keys = [str(i).encode() for i in range(number)]
             pending.append((b"__keys__", msgpack.packb(keys)))
             pending.append((b"__len__", msgpack.packb(number)))
-            pending.append((b"__classnum__", msgpack.packb(len(finished))))
+            pending.append((b"__classnum__", msgpack.packb(label)))
             merged.put(pending)
         next_file.replace(LmdbStore.path(root))
         next_manifest.replace(root / MANIFEST)
@@ -135,17 +139,22 @@ class LmdbStore:
 
     @staticmethod
     def images(root, lines):
-        """The encoded images of some manifest lines."""
+        """The encoded images of those manifest lines that have one."""
         with reading(LmdbStore.path(root)) as transaction:
-            return [msgpack.unpackb(transaction.get(line["key"].encode()))[0] for line in lines]
+            return [image for image in images_by_key(transaction, lines) if image is not None]
 
 
-def stored_images(sources, record, name, lines):
-    """An identity's encoded images, from the merged file (by key) or from its part (by name)."""
-    source = sources[record.manifest.parent]
-    if lines[0]["key"] is None:
-        return msgpack.unpackb(source.get(name.encode()))
-    return [msgpack.unpackb(source.get(line["key"].encode()))[0] for line in lines]
+def stored_images(sources, record, name, lines, root):
+    """An identity's encoded images or Nones, from the merged file (by key) or from its part (by name)."""
+    folder = record.manifest.parent
+    if folder != root:
+        return msgpack.unpackb(sources[folder].get(name.encode()))
+    return images_by_key(sources[root], lines)
+
+
+def images_by_key(transaction, lines):
+    """The encoded image of each manifest line, None where it has none."""
+    return [line["key"] and msgpack.unpackb(transaction.get(line["key"].encode()))[0] for line in lines]
 
 
 def next_paths(root):

@@ -18,11 +18,10 @@ from utils.dataset_folder import FolderStore
 from utils.dataset_lmdb import LmdbStore
 from utils.dataset_parts import MANIFEST, Part, locked
 from utils.errors import UserError
-from utils.images import contact_sheet, decode_image, encode_jpeg
+from utils.images import CONTACT_SHEET, contact_sheet, decode_image, encode_jpeg
 
 STORES = {"folder": FolderStore, "lmdb": LmdbStore}
 SETTINGS = "settings.json"
-CONTACT_SHEET = "contact_sheet.jpg"
 SHEET_ROWS, SHEET_COLUMNS = 16, 10
 
 
@@ -101,10 +100,10 @@ class DatasetWriter:
         self.pending.append(self.pool.submit(self._commit, identity, images))
 
     def _commit(self, identity, images):
-        encoded = [encode_jpeg(image.pixels, self.jpeg_quality) for image in images]
+        encoded = [None if image.pixels is None else encode_jpeg(image.pixels, self.jpeg_quality) for image in images]
         lines = [
             {
-                **self.store.place(identity.name, index),
+                **self.store.place(identity.name, index, image.pixels is not None),
                 "identity": identity.number,
                 "name": identity.name,
                 "index": index,
@@ -158,7 +157,7 @@ def draw_contact_sheet(root, store):
     for record in list(store.finished(root).values())[:SHEET_ROWS]:
         lines = record.lines()[:SHEET_COLUMNS]
         rows.append([decode_image(data) for data in store.images(root, lines)])
-    return contact_sheet(rows) if rows else None
+    return contact_sheet(rows) if any(rows) else None
 
 
 def finished_names(root, format):

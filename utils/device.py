@@ -38,6 +38,15 @@ def resolve_precision(name, device):
     return name
 
 
+def amp_dtype(wanted, on_gpu, device):
+    """The 16-bit type to train in, or None: ``on_gpu`` names a GPU's, a CPU has bfloat16 or nothing."""
+    if not wanted:
+        return None
+    if device.type == "cpu":
+        return torch.bfloat16 if cpu_has_bf16() else None
+    return getattr(torch, on_gpu)
+
+
 def cpu_has_bf16():
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(probe())

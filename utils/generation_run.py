@@ -2,6 +2,7 @@
 
 import platform
 import time
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -29,7 +30,6 @@ from utils.cli import (
     positive,
 )
 from utils.dataset_writer import (
-    CONTACT_SHEET,
     STORES,
     DatasetWriter,
     finish_dataset,
@@ -40,10 +40,14 @@ from utils.dataset_writer import (
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.distributed import join_world
 from utils.errors import UserError
+from utils.gate import Gate
 from utils.generation import Recipe, generate
 from utils.identity_sources import PhotoSource, VectorSource
+from utils.images import CONTACT_SHEET
 from utils.sampling import SIGMAS, MaskRatios
 
+QUALITY_WEIGHTS = "weights/magface-r100-glint360k.pth"
+REPORTED = 10  # people named in the summary
 FOLDERS = {"identity": "generated_images", "reference": "generated_images_ref", "pose": "generated_pose_images"}
 
 
@@ -99,6 +103,12 @@ def generation_parser(mode, description):
         group.add_argument("--pitch", type=finite, help="wanted pitch in degrees (default: any)")
         group.add_argument("--pose_weights", default="weights/6DRepNet_300W_LP_AFLW2000.pth", help="head pose model")
 
+    gates = parser.add_argument_group("gate: images that fail are drawn again")
+    gates.add_argument("--min_id_similarity", type=finite, help="lowest cosine to the identity vector")
+    gates.add_argument("--min_quality", type=finite, help="lowest quality")
+    gates.add_argument("--max_tries", type=positive, default=5, help="tries an image has before it is left out")
+    if mode == "reference":
+        gates.add_argument("--quality_weights", default=QUALITY_WEIGHTS, help="quality model for --min_quality")
     add_model_flags(parser)
     add_device_flags(parser)
     parser.add_argument("--batch_size", type=positive, default=64, help="images at a time")
@@ -128,7 +138,7 @@ def add_attrop_flags(parser, image_quality):
         default=image_quality,
         help="wanted quality, the norm of the quality model's feature",
     )
-    group.add_argument("--quality_weights", default="weights/magface-r100-glint360k.pth", help="quality model")
+    group.add_argument("--quality_weights", default=QUALITY_WEIGHTS, help="quality model")
     group.add_argument(
         "--max_iters",
         type=positive,
@@ -169,10 +179,11 @@ def run_generation(mode, args):
     if world.is_main and len(todo) < len(source.slice):
         print(f"{len(source.slice) - len(todo)} of {len(source.slice)} identities are there already.")
     part = f"{source.slice.start:08d}-{source.slice.stop:08d}-{world.rank:04d}-of-{world.size:04d}"
-    attrop = make_attrop(args, recipe, models)
+    attrop = make_attrop(mode, args, recipe, models)
     identities = generate(
-        models["generator"], source.identities(mine), recipe, args.batch_size, attrop, attrop_on_for(mode)
-    )
+        models["generator"], source.identities(mine), recipe, args.batch_size, attrop, attrop_on_for(mode),
+        make_gate(args, models),
+    )  # fmt: skip
     with DatasetWriter(root, args.format, part, args.jpeg_quality, args.workers) as writer:
         drain(identities, writer, len(mine), recipe.example, show=world.is_main and bool(mine))
     world.barrier()
@@ -204,12 +215,14 @@ def make_recipe(args):
 def load_models(mode, args, device, dtype):
     """{role: model}; two roles with the same weight file share one model, and so its forward pass."""
     models = {"generator": load_vec2face(args.model_weights, device, dtype, args.model)}
-    if mode == "reference" or not args.skip_attrop:
+    uses_attrop = mode != "reference" and not args.skip_attrop
+    if mode == "reference" or uses_attrop or args.min_id_similarity is not None:
         models["id"] = load_face_encoder(args.id_weights, device, dtype)
-    if mode != "reference" and not args.skip_attrop:
+    if uses_attrop or args.min_quality is not None:
         same = Path(args.quality_weights).resolve() == Path(args.id_weights).resolve()
-        models["quality"] = models["id"] if same else load_face_encoder(args.quality_weights, device, dtype)
-    if mode == "pose" and not args.skip_attrop:
+        shared = same and "id" in models
+        models["quality"] = models["id"] if shared else load_face_encoder(args.quality_weights, device, dtype)
+    if mode == "pose" and uses_attrop:
         models["pose"] = load_pose_estimator(args.pose_weights, device, dtype)
     return models
 
@@ -238,8 +251,14 @@ def attrop_on_for(mode):
     return "image" if mode == "pose" else "identity"
 
 
-def make_attrop(args, recipe, models):
-    if "quality" not in models:
+def make_gate(args, models):
+    asked = {"id_similarity": args.min_id_similarity, "quality": args.min_quality}
+    minimums = {name: lowest for name, lowest in asked.items() if lowest is not None}
+    return Gate(models.get("id"), models.get("quality"), minimums, args.max_tries) if minimums else None
+
+
+def make_attrop(mode, args, recipe, models):
+    if mode == "reference" or args.skip_attrop:
         return None
     targets = [quality_target(models["quality"], args.image_quality)]
     if "pose" in models:
@@ -275,6 +294,8 @@ def describe(mode, args, recipe, precision, source, models):
     if mode != "reference":
         names = ["image_quality", "max_iters"] + (["pose", "signed_pose", "pitch"] if mode == "pose" else [])
         settings["attrop"] = None if args.skip_attrop else {name: getattr(args, name) for name in names}
+    if args.min_id_similarity is not None or args.min_quality is not None:
+        settings["gate"] = [args.min_id_similarity, args.min_quality, args.max_tries]
     return settings
 
 
@@ -307,9 +328,12 @@ def source_report(source):
 def summary(root, args, made, seconds):
     """A few lines on the finished dataset, from its manifest."""
     identities, images, accepted, iterations, tried, best = set(), 0, 0, 0, 0, -np.inf
+    left_out = Counter()
     for line in manifest_lines(root):
         identities.add(line["identity"])
-        images += 1
+        images += line.get("passed", True)
+        if not line.get("passed", True):
+            left_out[line["name"]] += 1
         if "accepted" in line:
             tried += 1
             accepted += line["accepted"]
@@ -326,6 +350,12 @@ def summary(root, args, made, seconds):
                 f"hint: no image came near quality {args.image_quality:g}, the best had {best:.1f}; "
                 "lower --image_quality."
             )
+    if left_out:
+        lines.append(
+            f"gate: {left_out.total()} images passed in none of {args.max_tries} tries and are left out, of "
+            f"{len(left_out)} people; the manifest says why. Fewest images: "
+            + ", ".join(f"{name} ({args.example - count})" for name, count in left_out.most_common(REPORTED))
+        )
     lines.append(f"dataset: {root}" + (f" ({STORES['lmdb'].path(root).name})" if args.format == "lmdb" else ""))
     lines.append(f"contact sheet: {root / CONTACT_SHEET}")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ import numpy as np
 from utils.errors import UserError
 
 SIDE = 112
+CONTACT_SHEET = "contact_sheet.jpg"  # drawn beside a dataset, not part of it
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # Where ArcFace expects the eyes, the nose tip and the mouth corners in a 112x112 image (left = the image's left).
 TEMPLATE = np.float32(
@@ -26,6 +27,7 @@ def list_images(source, extensions=EXTENSIONS, what="images"):
     source = Path(source)
     if source.is_dir():
         paths = [path for path in source.rglob("*") if path.suffix.lower() in extensions and path.is_file()]
+        paths = [path for path in paths if path.name != CONTACT_SHEET]
     elif source.suffix.lower() == ".txt" and source.is_file():
         lines = [Path(line.strip()) for line in source.read_text().splitlines() if line.strip()]
         paths = [line if line.exists() or line.is_absolute() else source.parent / line for line in lines]

@@ -18,9 +18,9 @@ SIGMAS = {  # one block of each: over a block every value is used as often as it
 }
 
 
-def image_stream(seed, identity, index):
-    """The stream of one image: noise first, then mask draws."""
-    return _stream(seed, identity, 0, index)
+def image_stream(seed, identity, index, attempt=0):
+    """The stream of one image: noise first, then mask draws; a fresh one for every further attempt at the image."""
+    return _stream(seed, identity, 0, index, *([attempt] if attempt else []))
 
 
 def identity_stream(seed, identity):

@@ -69,6 +69,19 @@ def augment(image, kind, rng):
     return image[:, ::-1] if rng.random() < 0.5 else image
 
 
+def load_mask(path, count, source):
+    """Positions to use, (n,) integers, of the ``count`` records of ``source``. Raises UserError when they cannot be."""
+    try:
+        mask = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not a mask (.npy of whole numbers): {error}") from error
+    if mask.ndim != 1 or not np.issubdtype(mask.dtype, np.integer) or mask.size == 0:
+        raise UserError(f"{path}: a mask is a list of whole numbers, this is {mask.dtype} of shape {mask.shape}.")
+    if mask.min() < 0 or mask.max() >= count:
+        raise UserError(f"{path}: has positions {mask.min()} to {mask.max()}; {source} has {count} records.")
+    return mask
+
+
 class LazyLmdb:
     """An LMDB that is opened by the process that reads it, when it reads: a process can have it open only once."""
 
@@ -76,11 +89,15 @@ class LazyLmdb:
         self.path, self.env = path, None
 
     def get(self, key):
-        """The value of a key, empty when there is none."""
+        """The value of a key as bytes, empty when there is none."""
+        return self.read(key, bytes)
+
+    def read(self, key, how):
+        """``how`` of the value's buffer, which is valid during the call only."""
         if self.env is None:
             self.env = open_lmdb(self.path)
         with self.env.begin(buffers=True) as transaction:
-            return bytes(transaction.get(key) or b"")
+            return how(transaction.get(key) or b"")
 
     def close(self):
         """Let go of it, until it is read again."""
@@ -110,7 +127,7 @@ class TrainingData(Dataset):
         if last is None:
             raise UserError(f"{path}: says it has {self.count} records, but record {self.count - 1} is missing.")
         self._check_kind(first)
-        self.positions = self._load_mask(mask) if mask else np.arange(self.count)
+        self.positions = load_mask(mask, self.count, path) if mask else np.arange(self.count)
 
     def _check_kind(self, first):
         fields = msgpack.unpackb(first)
@@ -123,23 +140,10 @@ class TrainingData(Dataset):
         if width != self.width:
             raise UserError(f"{self.path}: features have width {width}; --rep_dim says {self.width}.")
 
-    def _load_mask(self, path):
-        try:
-            mask = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path}: not a mask (.npy of whole numbers): {error}") from error
-        if mask.ndim != 1 or not np.issubdtype(mask.dtype, np.integer) or mask.size == 0:
-            raise UserError(f"{path}: a mask is a list of whole numbers, this is {mask.dtype} of shape {mask.shape}.")
-        if mask.min() < 0 or mask.max() >= self.count:
-            raise UserError(
-                f"{path}: has positions {mask.min()} to {mask.max()}; {self.path} has {self.count} records."
-            )
-        return mask
-
     def of_mask(self, path):
         """The records at other positions of the same LMDB, as they are. Raises UserError when the mask does not fit."""
         other = copy(self)
-        other.positions, other.augmentation = self._load_mask(path), "noaug"
+        other.positions, other.augmentation = load_mask(path, self.count, self.path), "noaug"
         return other
 
     def feature_norms(self, count=1000):

@@ -32,10 +32,13 @@ class StopSignal:
 
 
 class Log:
-    """Means since the last line, over all processes: console, log.jsonl and TensorBoard."""
+    """Means since the last line, over all processes: console, log.jsonl and TensorBoard.
 
-    def __init__(self, args, world, device, step, last_step):
-        self.world, self.device, self.last_step = world, device, last_step
+    ``shown``: names of the terms that the console line has.
+    """
+
+    def __init__(self, args, world, device, step, last_step, shown):
+        self.world, self.device, self.last_step, self.shown = world, device, last_step, shown
         self.folder, self.sums, self.count, self.images, self.since = Path(args.output_dir), {}, 0, 0, time.monotonic()
         self.board = SummaryWriter(args.log_dir or args.output_dir, purge_step=step) if world.is_main else None
         self.path = self.folder / "log.jsonl"
@@ -62,20 +65,19 @@ class Log:
             line |= {name: round(value, 6) for name, value in zip(names, values.tolist(), strict=True)}
             self._append(line)
             left = (self.last_step - step) * seconds / self.count
-            losses = f"loss {line['total']:.4f} identity {line['identity']:.3f} pixel {line['pixel']:.4f}"
+            losses = " ".join(f"{name} {line[name]:.4f}" for name in self.shown)
             speed = f"{rate:.1f} images/s, {left / 60:.0f} min left"
             self.say(f"step {step}/{self.last_step:.0f} epoch {epoch} {losses} lr {lr:.2e} {speed}")
         self.sums, self.count, self.images, self.since = {}, 0, 0, time.monotonic()
 
-    def scores(self, result, step, epoch):
-        """What evaluation.reconstruct found on held-out photos: console, log.jsonl, and TensorBoard with a picture."""
-        scores, pairs = result
-        line = {"step": step, "epoch": epoch} | {f"held_out/{name}": value for name, value in scores.items()}
-        self._append(line)
-        self.board.add_image("held out, originals over redrawn", contact_sheet(pairs), step, dataformats="HWC")
-        self.say(
-            f"epoch {epoch} held out: id similarity {scores['id_similarity_mean']:.3f}, PSNR {scores['psnr']:.2f} dB"
-        )
+    def scores(self, kind, scores, step, epoch):
+        """Figures {name: number} on data not trained on, of some ``kind``."""
+        self._append({"step": step, "epoch": epoch} | {f"{kind}/{name}": value for name, value in scores.items()})
+        self.say(f"epoch {epoch} {kind}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+
+    def sheet(self, title, rows, step):
+        """Rows of (112, 112, 3) uint8 images."""
+        self.board.add_image(title, contact_sheet(rows), step, dataformats="HWC")
 
     def picture(self, real, fake, step):
         """Originals over reconstructions."""

@@ -25,12 +25,7 @@ class TrainingState:
 
     def __init__(self, args, device, scaler_enabled, feature_norms):
         self.folder, self.model_name, self.ema_decay = Path(args.output_dir), args.model, args.ema
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / ".writable").touch()
-            (self.folder / ".writable").unlink()
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot write here: {error.strerror}.") from error
+        check_writable(self.folder)
         self.args = dict(vars(args))
         norm, spread = feature_norms
         self.trained_on = {"encoder_sha256": sha256(args.id_weights), "feature_norm": norm, "feature_norm_std": spread}
@@ -115,6 +110,17 @@ class TrainingState:
             self.ema = {key: value.to(self.ema[key].device) for key, value in content["model_ema"].items()}
         self.step = content["step"]
         print(f"resumed from {path}, step {self.step}")
+
+
+def check_writable(folder):
+    """Make a folder; UserError when nothing can be written there."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write here: {error.strerror}.") from error
 
 
 def find_checkpoint(path):

@@ -1,0 +1,313 @@
+"""Train a face recogniser (or, with --head magface, a quality model) on a dataset of people.
+
+    python scripts/train_fr.py --data generated_images/test --output_dir fr
+    torchrun --nproc_per_node=4 scripts/train_fr.py --data hsface10k.lmdb --sets lfw cfp_fp agedb_30 --output_dir fr
+    python scripts/train_fr.py --data tests/photos --network 18 --width 16 --batch_size 4 --epochs 2 --output_dir fr
+
+The defaults are the published HSFace10K recipe (SE-IResNet-50, ArcFace). --data is a folder of person/photo or an LMDB.
+Writes OUTPUT_DIR/model.pth, which every --id_weights and test_fr.py read. Stopped: the same command with --resume fr.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import contextlib
+import math
+from argparse import BooleanOptionalAction as Boolean
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn as nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models.heads import HEADS, make_head
+from models.iresnet import DEPTHS, IResNet
+from utils.checkpoint import fit, load_file, save_file
+from utils.cli import command, make_parser, positive
+from utils.device import amp_dtype, keep_freed_memory, resolve_device
+from utils.distributed import join_world
+from utils.errors import UserError
+from utils.face_set import FaceSet
+from utils.fr_data import RecognitionData
+from utils.training_data import epoch_batches, make_loader
+from utils.training_log import Log, StopSignal
+from utils.training_state import LAST, check_writable, find_checkpoint
+from utils.verification import features_of, pair_similarities, verify
+from utils.verification_set import find_set, load_pairs
+
+DECAY_FACTOR = 0.1  # of the learning rate at each milestone
+MODEL = "model.pth"
+NORMS_FROM = 1024  # photos whose feature norms are written down
+
+
+def fr_parser():
+    parser = make_parser(__doc__)
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", required=True, help="folder of person/photo, or LMDB")
+    data.add_argument("--mask", help=".npy of positions to use (default: all)")
+    data.add_argument("--mixed_data", help="images of mixtures of its people (sample_identities.py --mixup)")
+    data.add_argument("--mixed_labels", help="who is in them: OUTPUT_mixup_labels.npy")
+    data.add_argument("--real_data", help="real photos to blend in: domain mixup")
+    data.add_argument("--domain_mixup", default="0.6:1.0", metavar="A:B", help="share of the synthetic image")
+    data.add_argument("--workers", type=int, default=4, help="processes that read, decode and augment")
+    data.add_argument("--max_bad_records", type=int, default=100, help="broken photos are skipped, up to this many")
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--network", type=int, choices=list(DEPTHS), default=50, help="IResNet's depth")
+    model.add_argument("--se", action=Boolean, default=True, help="squeeze-excitation")
+    model.add_argument("--width", type=positive, default=64, help="channels of the first stage; 64 is IResNet")
+    model.add_argument("--head", choices=HEADS, default="arcface", help="what it is trained with")
+    model.add_argument("--margin", type=float, help="of the head (default: its paper's, ArcFace's in radians)")
+
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument("--recipe", choices=["hsface10k"], default="hsface10k", help="where the defaults are from")
+    recipe.add_argument("--batch_size", type=positive, default=128, help="images at a time and process")
+    recipe.add_argument("--epochs", type=positive, default=26, help="passes over the data")
+    recipe.add_argument("--max_steps", type=positive, help="stop after this many batches (default: after --epochs)")
+    recipe.add_argument("--lr", type=float, default=0.1, help="learning rate, whatever the number of processes")
+    recipe.add_argument(
+        "--milestones", type=int, nargs="*", default=[12, 20, 24], help="epochs, counted from 1, that start at lr / 10"
+    )
+    recipe.add_argument("--warmup_epochs", type=float, default=0, help="epochs of linear warm-up from 0")
+    recipe.add_argument("--momentum", type=float, default=0.9, help="of SGD")
+    recipe.add_argument("--weight_decay", type=float, default=5e-4, help="none on BatchNorm")
+    recipe.add_argument("--clip_grad", type=float, default=5.0, help="largest gradient norm of the backbone")
+    recipe.add_argument("--augmentation", type=float, default=0.3, help="probability of crop, low resolution, colours")
+    recipe.add_argument("--random_erasing", type=float, default=0.5, help="its probability (0: none)")
+    recipe.add_argument("--seed", type=int, default=0, help="of weights, order, dropout and augmentation")
+    recipe.add_argument("--use_amp", action=Boolean, default=True, help="16-bit arithmetic; on a CPU bfloat16 or none")
+    recipe.add_argument("--amp_dtype", choices=["float16", "bfloat16"], default="bfloat16", help="16-bit type on a GPU")
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--sets", nargs="*", default=[], help="verification sets to test on every epoch, see test_fr.py")
+    run.add_argument("--data_dir", default="test_sets", help="folder of the verification sets")
+    run.add_argument("--output_dir", default="./fr", help="checkpoints, log.jsonl and model.pth")
+    run.add_argument("--log_dir", help="TensorBoard (default: the output folder)")
+    run.add_argument("--log_every", type=positive, default=20, help="steps between log lines")
+    run.add_argument("--save_every", type=positive, help="also save every so many steps (default: every epoch)")
+    run.add_argument("--resume", help="checkpoint, or the folder of an earlier run")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    return parser
+
+
+@command
+def main(argv=None):
+    args = fr_parser().parse_args(argv)
+    on_gpu = torch.cuda.is_available() and args.device != "cpu"
+    world = join_world("nccl" if on_gpu else "gloo")
+    device = resolve_device(args.device, world.local_rank)
+    if device.type == "cpu":
+        keep_freed_memory()
+        torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
+    train(args, make_data(args), world, device)
+
+
+def make_data(args):
+    faces = FaceSet(args.data, args.mask)
+    if len(faces.people) < 2:
+        raise UserError(f"{args.data}: one person only; a recogniser learns to tell people apart.")
+    if bool(args.mixed_data) != bool(args.mixed_labels):
+        raise UserError("--mixed_data and --mixed_labels go together.")
+    if args.mixed_data and args.real_data:
+        raise UserError("--mixed_data and --real_data: use one kind of mixup at a time.")
+    mixed = FaceSet(args.mixed_data) if args.mixed_data else None
+    labels = load_mixture_labels(args.mixed_labels) if args.mixed_labels else None
+    real = FaceSet(args.real_data) if args.real_data else None
+    return RecognitionData(
+        faces, args.seed, args.augmentation, args.random_erasing, mixed, labels, real, parse_range(args.domain_mixup)
+    )
+
+
+def load_mixture_labels(path):
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not the labels of mixtures: {error}") from error
+
+
+def parse_range(text):
+    try:
+        low, high = map(float, text.split(":"))
+    except ValueError as error:
+        raise UserError(f"--domain_mixup {text}: write it as LOW:HIGH, for example 0.6:1.0.") from error
+    if not 0 <= low <= high <= 1:
+        raise UserError(f"--domain_mixup {text}: needs 0 <= LOW <= HIGH <= 1.")
+    return low, high
+
+
+class Recogniser(nn.Module):
+    """Backbone and head in one module, so that one forward pass of DDP has both."""
+
+    def __init__(self, backbone, head):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, images, first, second, share):
+        """Images (B, 3, 112, 112), labels (B,) twice, share of the first (B,) -> losses (B,), feature norms (B,)."""
+        features = self.backbone(images)  # (B, 512) float32
+        with torch.autocast(features.device.type, enabled=False):
+            losses = share * self.head(features, first)
+            if (share < 1).any():
+                losses = losses + (1 - share) * self.head(features, second)
+        return losses, features.detach().norm(dim=1)
+
+
+def make_model(args, classes):
+    widths = tuple(args.width * multiplier for multiplier in (1, 2, 4, 8))
+    backbone = IResNet(DEPTHS[args.network], widths, se=args.se).initialise()
+    return Recogniser(backbone, make_head(args.head, classes, margin=args.margin))
+
+
+def make_optimizer(model, args):
+    """SGD, without weight decay on BatchNorm."""
+    norms = (m for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)))
+    without_decay = {id(p) for norm in norms for p in norm.parameters()}
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if id(p) not in without_decay], "weight_decay": args.weight_decay},
+        {"params": [p for p in parameters if id(p) in without_decay], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum)
+
+
+def train(args, data, world, device):
+    """The training loop."""
+    steps_per_epoch = len(data) // (args.batch_size * world.size)
+    if steps_per_epoch == 0:
+        raise UserError(
+            f"{args.data}: {len(data)} photos are fewer than --batch_size {args.batch_size} x {world.size} processes."
+        )
+    check_writable(args.output_dir)
+    pair_sets = [load_pairs(find_set(name, args.data_dir)) for name in args.sets] if world.is_main else []
+    amp = amp_dtype(args.use_amp, args.amp_dtype, device)
+    half_precision = partial(torch.autocast, device.type, amp or torch.bfloat16, enabled=amp is not None)
+    torch.manual_seed(args.seed)
+    model = make_model(args, data.class_count).to(device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(model, args)
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
+    step = resume(args, model, optimizer, scaler) if args.resume else 0
+    parallel = model
+    if world.size > 1:
+        parallel = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
+    log = Log(args, world, device, step, last_step, shown=("loss", "norm"))
+    stop = StopSignal(world)
+    bad = 0
+
+    def save():
+        content = {"backbone": model.backbone.state_dict(), "head": model.head.state_dict(), "step": step}
+        content |= {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "args": dict(vars(args))}
+        save_file(content, Path(args.output_dir) / LAST)
+
+    while step < last_step:
+        epoch = step // steps_per_epoch
+        batches = epoch_batches(len(data), args.batch_size, args.seed, epoch, world.rank, world.size)
+        batches = batches[step % steps_per_epoch : steps_per_epoch]
+        for images, first, second, share, errors in make_loader(data, batches, args.workers, device.type == "cuda"):
+            bad = report_bad(errors, bad, args)
+            good = torch.tensor([not error for error in errors])
+            images = images[good].to(device, non_blocking=True, memory_format=torch.channels_last)  # (B, 3, 112, 112)
+            first, second, share = (x[good].to(device, non_blocking=True) for x in (first, second, share.float()))
+            lr = learning_rate(step / steps_per_epoch, args)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            # All draws of a step come from (seed, step, rank): a resumed run needs no saved random state.
+            torch.manual_seed(args.seed * 1_000_003 + step * world.size + world.rank)
+            with half_precision():
+                losses, norms = parallel(images, first, second, share)
+            loss = losses.mean()
+            if not loss.isfinite():
+                raise UserError(f"step {step}: the loss is {float(loss.detach())}; try a lower --lr, or a warm-up.")
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            norm = nn.utils.clip_grad_norm_(model.backbone.parameters(), args.clip_grad)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+
+            log.add({"loss": loss, "norm": norms.mean(), "gradient_norm": norm}, len(images))
+            if step % args.log_every == 0 or step == last_step:
+                log.write(step, epoch, lr)
+            if stop.asked() or step == last_step:
+                break
+            if world.is_main and args.save_every and step % args.save_every == 0:
+                save()
+        if world.is_main:
+            save()
+            if pair_sets and (step % steps_per_epoch == 0 or step == last_step):
+                log.scores("accuracy", accuracies(model, pair_sets, half_precision), step, epoch)
+        if stop.seen:
+            log.say("stopped as asked; the checkpoint is complete. Go on with --resume.")
+            break
+    if world.is_main and step == last_step:
+        write_model(args, data, model, half_precision)
+    log.close()
+
+
+def accuracies(model, pair_sets, half_precision):
+    """{set: accuracy in ten folds}, in eval mode."""
+    model.eval()
+    with half_precision():
+        features = {pairs.name: features_of(model.backbone, pairs.images) for pairs in pair_sets}
+    model.train()
+    return {p.name: verify(pair_similarities(features[p.name]), p.same)["accuracy"] for p in pair_sets}
+
+
+def write_model(args, data, model, half_precision):
+    """model.pth: the backbone, and what the norms of its features are on photos of the training set."""
+    photos = []
+    for index in np.linspace(0, len(data.faces) - 1, min(NORMS_FROM, len(data.faces))).astype(int):
+        with contextlib.suppress(ValueError, OSError):
+            photos.append(data.faces.image(int(index)))
+    model.eval()
+    with half_precision():
+        norms = np.linalg.norm(features_of(model.backbone, photos, flip=False), axis=1)
+    model.train()
+    low, middle, high = (float(value) for value in np.percentile(norms, (5, 50, 95)))
+    content = {"state_dict": model.backbone.state_dict(), "head": args.head}
+    save_file(content | {"feature_norms": {"5%": low, "50%": middle, "95%": high}}, Path(args.output_dir) / MODEL)
+    print(f"{Path(args.output_dir) / MODEL}: feature norms {low:.1f} to {high:.1f}, median {middle:.1f}")
+
+
+def resume(args, model, optimizer, scaler):
+    """Take everything from a checkpoint; the steps it has done. Raises UserError when it does not fit."""
+    path = find_checkpoint(args.resume)
+    if path is None:
+        return 0
+    content = load_file(path)
+    parts = ("backbone", "head", "optimizer", "scaler", "step")
+    missing = [key for key in parts if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise UserError(f"{path}: not a checkpoint of this script: no {', '.join(missing)}.")
+    fit(model.backbone, content["backbone"], path, "this --network, --width and --se")
+    fit(model.head, content["head"], path, f"a {args.head} head for these people")
+    optimizer.load_state_dict(content["optimizer"])
+    scaler.load_state_dict(content["scaler"])
+    print(f"resumed from {path}, step {content['step']}")
+    return content["step"]
+
+
+def learning_rate(epoch, args):
+    """At a fractional epoch from 0: linear from 0 over the warm-up, a tenth from each milestone on."""
+    if epoch < args.warmup_epochs:
+        return args.lr * epoch / args.warmup_epochs
+    return args.lr * DECAY_FACTOR ** sum(epoch >= milestone - 1 for milestone in args.milestones)
+
+
+def report_bad(errors, before, args):
+    broken = [error for error in errors if error]
+    for error in broken:
+        print(f"warning: skipped {error}")
+    if before + len(broken) > args.max_bad_records:
+        raise UserError(f"{args.data}: more than --max_bad_records {args.max_bad_records} broken photos.")
+    if len(broken) == len(errors):
+        raise UserError(f"{args.data}: a whole batch of broken photos.")
+    return before + len(broken)
+
+
+if __name__ == "__main__":
+    main()

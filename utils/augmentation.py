@@ -1,0 +1,65 @@
+"""AdaFace's augmentation of face crops (Kim et al., 2022, section 3.4), each image's from its own stream."""
+
+import cv2
+import numpy as np
+import torch
+from torchvision.transforms.v2 import functional as TF
+
+SMALLEST_AREA, SMALLEST_SIDE = 0.2, 0.2  # of a crop, of a low-resolution copy
+JITTER = 0.5  # of brightness, contrast and saturation
+INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+ERASED_AREA, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)  # Zhong et al., 2020
+
+
+def augment_face(image, rng, probability, erase):
+    """(H, W, 3) uint8 -> the same shape: flip; crop, low resolution and colours with ``probability`` each; erasing.
+
+    ``erase``: probability of a rectangle of noise.
+    """
+    if rng.random() < 0.5:
+        image = image[:, ::-1]
+    for change in (crop, lower_resolution, change_colours):
+        if rng.random() < probability:
+            image = change(image, rng)
+    if rng.random() < erase:
+        image = erase_rectangle(image, rng)
+    return np.ascontiguousarray(image)
+
+
+def crop(image, rng):
+    """Black outside a random rectangle; the face stays where it is."""
+    height, width = image.shape[:2]
+    area, ratio = rng.uniform(SMALLEST_AREA, 1), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    h, w = min(height, round(height * (area / ratio) ** 0.5)), min(width, round(width * (area * ratio) ** 0.5))
+    y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+    result = np.zeros_like(image)
+    result[y : y + h, x : x + w] = image[y : y + h, x : x + w]
+    return result
+
+
+def lower_resolution(image, rng):
+    """Smaller, and back to its size."""
+    height, width = image.shape[:2]
+    share = rng.uniform(SMALLEST_SIDE, 1)
+    down, up = rng.choice(INTERPOLATIONS, 2)
+    small = (max(1, int(width * share)), max(1, int(height * share)))
+    return cv2.resize(cv2.resize(image, small, interpolation=int(down)), (width, height), interpolation=int(up))
+
+
+def change_colours(image, rng):
+    """Brightness, contrast and saturation, in random order."""
+    result = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)  # (3, H, W)
+    for name in rng.permutation(["brightness", "contrast", "saturation"]):
+        result = getattr(TF, f"adjust_{name}")(result, rng.uniform(1 - JITTER, 1 + JITTER))
+    return result.permute(1, 2, 0).numpy()  # (H, W, 3)
+
+
+def erase_rectangle(image, rng):
+    height, width = image.shape[:2]
+    area = rng.uniform(*ERASED_AREA) * height * width
+    ratio = np.exp(rng.uniform(*np.log(ERASED_RATIO)))
+    h, w = min(height, round((area * ratio) ** 0.5)), min(width, round((area / ratio) ** 0.5))
+    y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+    result = image.copy()
+    result[y : y + h, x : x + w] = rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
+    return result

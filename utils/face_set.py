@@ -1,0 +1,155 @@
+"""Photos and the people on them: a folder of person/photo, or an LMDB for FR training or for the generator's."""
+
+from pathlib import Path
+
+import msgpack
+import numpy as np
+from tqdm import tqdm
+
+from utils.errors import UserError
+from utils.images import EXTENSIONS, SIDE, decode_image, encode_jpeg, resize
+from utils.training_data import LazyLmdb, load_mask
+
+JPEG_QUALITY = 95  # where a photo has to be encoded again
+
+
+class FaceSet:
+    """``path``: FOLDER/person/photo, an LMDB, or a generated dataset of either form; ``mask``: .npy of positions.
+
+    ``labels`` (N,) int64: 0..C-1, ``people``: C names, every one with an image. With a mask the people are those it
+    leaves, numbered anew. Raises UserError when there are no photos, labels leave a gap, or the mask does not fit.
+    """
+
+    def __init__(self, path, mask=None):
+        self.path = Path(path)
+        store = open_store(self.path)
+        positions = load_mask(mask, len(store.labels), path) if mask else np.arange(len(store.labels))
+        if not len(positions):
+            raise UserError(f"{path}: no photos in it (looked for person/photo{EXTENSIONS[0]} and for LMDB records).")
+        self.store, self.positions = store, positions
+        labels = np.asarray(store.labels)[positions]
+        present, self.labels = np.unique(labels, return_inverse=True)
+        if mask is None and (present[0] != 0 or len(present) != present[-1] + 1 or len(present) != store.class_count):
+            gap = next((i for i, label in enumerate(present) if i != label), len(present))
+            raise UserError(
+                f"{path}: labels must be 0 to C-1 with an image each: it has labels {present[0]} to {present[-1]} for "
+                f"{store.class_count} people, and {'no image of' if gap < store.class_count else 'one more than'} "
+                f"person {gap}."
+            )
+        self.people = [store.person(label) for label in present]
+
+    def __len__(self):
+        return len(self.positions)
+
+    def read(self, index):
+        """The encoded bytes of a photo. OSError or ValueError when they cannot be read."""
+        return self.store.read(int(self.positions[index]))
+
+    def image(self, index):
+        """(112, 112, 3) uint8 RGB. OSError or ValueError when the photo is broken."""
+        return resize(decode_image(self.read(index)))
+
+    def encoded(self, index):
+        """The encoded bytes of a 112x112 photo: as they are, or resized and encoded again. ValueError when broken."""
+        data = self.read(index)
+        image = decode_image(data)
+        return data if image.shape[:2] == (SIDE, SIDE) else encode_jpeg(resize(image), JPEG_QUALITY)
+
+    def name(self, index):
+        """What to call a photo in a message."""
+        return self.store.name(int(self.positions[index]))
+
+    def close(self):
+        """Let go of the LMDB, until the next photo."""
+        self.store.close()
+
+
+def open_store(path):
+    if path.is_dir():
+        inside = sorted(path.glob("*.lmdb"))
+        if (path / "data.mdb").exists():
+            return LmdbFaces(path)
+        return LmdbFaces(inside[0]) if len(inside) == 1 else FolderFaces(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such folder or LMDB of photos.")
+    return LmdbFaces(path)
+
+
+class FolderFaces:
+    """FOLDER/person/photo, people in the order of their names."""
+
+    def __init__(self, path):
+        people = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        photos = {
+            person: sorted(p for p in person.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
+            for person in people
+        }
+        photos = {person: paths for person, paths in photos.items() if paths}
+        self.names = [person.name for person in photos]
+        self.paths = [path for paths in photos.values() for path in paths]
+        self.labels = np.repeat(np.arange(len(photos)), [len(paths) for paths in photos.values()]).astype(np.int64)
+        self.class_count = len(photos)
+
+    def read(self, position):
+        return self.paths[position].read_bytes()
+
+    def name(self, position):
+        return str(self.paths[position])
+
+    def person(self, label):
+        return self.names[label]
+
+    def close(self):
+        pass
+
+
+class LmdbFaces:
+    """Records (image bytes, label) or (image bytes, feature, label)."""
+
+    def __init__(self, path):
+        self.path, self.lmdb = path, LazyLmdb(path)
+        self.class_count, count = (self._number(key) for key in (b"__classnum__", b"__len__"))
+        records = tqdm(range(count), desc="labels", unit="im", leave=False, delay=2)
+        self.labels = np.array([self._label(position) for position in records], np.int64)
+        self.close()  # each process opens it for itself
+
+    def _number(self, key):
+        data = self.lmdb.get(key)
+        if not data:
+            raise UserError(f"{self.path}: has no {key.decode()}; is it an LMDB of faces?")
+        return int(msgpack.unpackb(data))
+
+    def _label(self, position):
+        try:
+            return self.lmdb.read(str(position).encode(), label_of)
+        except (ValueError, IndexError, TypeError, msgpack.UnpackException) as error:
+            raise UserError(f"{self.path}: record {position} is missing, or no face record ({error}).") from error
+
+    def read(self, position):
+        return msgpack.unpackb(self.lmdb.get(str(position).encode()))[0]
+
+    def name(self, position):
+        return f"{self.path} record {position}"
+
+    def person(self, label):
+        return f"{label:06d}"
+
+    def close(self):
+        self.lmdb.close()
+
+
+def label_of(record):
+    """The label at the end of a msgpack record, without touching the pages of the image before it."""
+    if record[0] not in (0x92, 0x93):
+        raise ValueError("not a list of two or three")
+    start = 1
+    for _ in range(record[0] - 0x91):  # byte strings: the image, and perhaps the feature
+        length_bytes = {0xC4: 1, 0xC5: 2, 0xC6: 4}[record[start]] if record[start] in (0xC4, 0xC5, 0xC6) else None
+        if length_bytes is None:
+            raise ValueError("no byte string where the image should be")
+        length = int.from_bytes(record[start + 1 : start + 1 + length_bytes], "big")
+        start += 1 + length_bytes + length
+    label = msgpack.unpackb(bytes(record[start:]))
+    if not isinstance(label, int) or label < 0:
+        raise ValueError(f"label {label!r}")
+    return label

@@ -1,0 +1,164 @@
+"""Verification sets: pairs of photos, same person or not. Read without running what is in the files."""
+
+import io
+import lzma
+import pickle
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.face_set import FaceSet
+from utils.images import decode_image, resize
+
+ENDINGS = (".bin", ".xz", ".npz", ".npy")
+ADMITTED = {  # what pickles of arrays and of bytes name, in old and new NumPy
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy", "bool_"), ("_codecs", "encode"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+}  # fmt: skip
+
+
+class PairSet:
+    """``images``: 2P of (112, 112, 3) uint8 RGB, pair p is 2p and 2p + 1; ``same`` (P,) bool."""
+
+    def __init__(self, name, images, same):
+        self.name, self.images, self.same = name, images, np.asarray(same, bool)
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Admits lists, bytes, booleans, numbers and NumPy arrays; anything else in a pickle is refused, not run."""
+
+    def find_class(self, module, name):
+        if (module, name) not in ADMITTED:
+            raise pickle.UnpicklingError(f"it calls {module}.{name}")
+        return super().find_class(module, name)
+
+
+def load_pairs(path):
+    """A PairSet from an InsightFace ``.bin``, a released ``.xz`` (the same, compressed), ``.npz`` (ours), or ``.npy``.
+
+    The ``.npy`` holds images (2P, 112, 112, 3) or (2P, 3, 112, 112), with ``issame.txt`` or ``<name>_issame.txt``
+    beside it: a line a pair, True/False or 1/0. Raises UserError when the file is damaged, hostile, or has odd pairs.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such verification set.")
+    try:
+        images, same = READERS[path.suffix](path)
+    except KeyError as error:
+        raise UserError(f"{path}: a verification set ends in {', '.join(ENDINGS)}.") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: refused, or truncated: {error}.") from error
+    except UserError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
+        raise UserError(f"{path}: not a verification set, or damaged ({error}).") from error
+    if len(images) != 2 * len(same) or not len(same):
+        raise UserError(f"{path}: {len(images)} images for {len(same)} pairs; every pair needs two.")
+    if len(set(same)) < 2:
+        raise UserError(f"{path}: needs pairs of one person and pairs of two.")
+    try:
+        return PairSet(path.stem, [as_image(image) for image in images], same)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: {error}.") from error
+
+
+def find_set(name, folder):
+    """The file of a verification set by its name in a folder, or its own path. Raises UserError when there is none."""
+    for path in (Path(name), *(Path(folder) / f"{name}{ending}" for ending in ENDINGS)):
+        if path.is_file():
+            return path
+    raise UserError(f"{folder}: no verification set called {name} (looked for {name}{{{','.join(ENDINGS)}}}).")
+
+
+def unpickle(file):
+    """(images, issame), the two in whichever order the file has them."""
+    first, second = PlainUnpickler(file, encoding="bytes").load()
+    if len(first) < len(second):
+        first, second = second, first
+    return first, [bool(value) for value in second]
+
+
+def read_bin(path):
+    with open(path, "rb") as file:
+        return unpickle(file)
+
+
+def read_xz(path):
+    with lzma.open(path) as file:
+        return unpickle(file)
+
+
+def read_npz(path):
+    content = np.load(path, allow_pickle=False)
+    offsets = content["offsets"]
+    data = content["data"].tobytes()
+    return [data[a:b] for a, b in pairwise(offsets)], content["same"].tolist()
+
+
+def read_npy(path):
+    candidates = (path.with_name(f"{path.stem}_issame.txt"), path.with_name("issame.txt"))
+    listed = next((candidate for candidate in candidates if candidate.exists()), None)
+    if listed is None:
+        raise UserError(f"{path}: needs issame.txt beside it, a line a pair.")
+    words = {"true": True, "1": True, "false": False, "0": False}
+    lines = [line.strip().lower() for line in listed.read_text().splitlines() if line.strip()]
+    if wrong := next((line for line in lines if line not in words), None):
+        raise UserError(f"{listed}: a line is True or False (or 1, 0), not {wrong!r}.")
+    return np.load(path, mmap_mode="r", allow_pickle=False), [words[line] for line in lines]
+
+
+READERS = {".bin": read_bin, ".xz": read_xz, ".npz": read_npz, ".npy": read_npy}
+
+
+def as_image(image):
+    """Encoded bytes, or an array (H, W, 3) or (3, H, W) of uint8 or of floats in [-1, 1] -> (112, 112, 3) uint8."""
+    if isinstance(image, (bytes, bytearray)):
+        return resize(decode_image(bytes(image)))
+    image = np.asarray(image)
+    if image.dtype == np.uint8 and image.ndim == 1:  # encoded, as an array
+        return resize(decode_image(image.tobytes()))
+    if image.ndim == 3 and image.shape[0] == 3:
+        image = image.transpose(1, 2, 0)  # (3, H, W) -> (H, W, 3)
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"an image of shape {image.shape}")
+    if image.dtype != np.uint8:
+        image = ((np.clip(image, -1, 1) + 1) * 127.5).round().astype(np.uint8)
+    return resize(np.ascontiguousarray(image))
+
+
+def draw_pairs(source, count, seed):
+    """``count`` random pairs of a FaceSet, half of them of one person: ((2 count,) photo numbers, (count,) same).
+
+    No pair twice. Raises UserError when there are too few people or photos.
+    """
+    faces = source if isinstance(source, FaceSet) else FaceSet(source)
+    rng = np.random.default_rng(seed)
+    photos = [np.flatnonzero(faces.labels == label) for label in range(len(faces.people))]
+    several = [own for own in photos if len(own) > 1]
+    if len(photos) < 2 or not several:
+        raise UserError(f"{faces.path}: pairs need two people, and one of them with two photos.")
+    possible = (sum(len(own) * (len(own) - 1) // 2 for own in several), len(faces) * (len(faces) - 1) // 2)
+    wanted = (count - count // 2, count // 2)
+    if wanted[0] > possible[0] or wanted[1] > (possible[1] - possible[0]) // 2:
+        raise UserError(f"{faces.path}: too few photos for {count} different pairs.")
+    pairs = {}
+    while len(pairs) < wanted[0]:
+        own = several[rng.integers(len(several))]
+        pairs[tuple(sorted(rng.choice(own, 2, replace=False).tolist()))] = True
+    while len(pairs) < count:
+        a, b = sorted(rng.choice(len(photos), 2, replace=False).tolist())
+        pairs[int(rng.choice(photos[a])), int(rng.choice(photos[b]))] = False
+    order = rng.permutation(count)
+    numbers, same = np.array(list(pairs))[order], np.array(list(pairs.values()))[order]
+    return numbers.reshape(-1), same
+
+
+def save_pairs(path, encoded, same):
+    """Write pairs of encoded images (2P) as ``.npz``, which needs no pickle."""
+    offsets = np.cumsum([0] + [len(data) for data in encoded])
+    buffer = io.BytesIO()
+    np.savez(buffer, data=np.frombuffer(b"".join(encoded), np.uint8), offsets=offsets, same=np.asarray(same, bool))
+    Path(path).write_bytes(buffer.getvalue())
