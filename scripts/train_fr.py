@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import argparse
 import contextlib
 import math
 from argparse import BooleanOptionalAction as Boolean
@@ -43,6 +44,13 @@ MODEL = "model.pth"
 NORMS_FROM = 1024  # photos whose feature norms are written down
 
 
+def width(text):
+    """argparse type: a multiple of 16, as squeeze-excitation needs (and some CPU convolutions)."""
+    if int(text) < 16 or int(text) % 16:
+        raise argparse.ArgumentTypeError(f"must be a multiple of 16, not {text}")
+    return int(text)
+
+
 def fr_parser():
     parser = make_parser(__doc__)
     data = parser.add_argument_group("data")
@@ -58,7 +66,7 @@ def fr_parser():
     model = parser.add_argument_group("model")
     model.add_argument("--network", type=int, choices=list(DEPTHS), default=50, help="IResNet's depth")
     model.add_argument("--se", action=Boolean, default=True, help="squeeze-excitation")
-    model.add_argument("--width", type=positive, default=64, help="channels of the first stage; 64 is IResNet")
+    model.add_argument("--width", type=width, default=64, help="channels of the first stage; 64 is IResNet")
     model.add_argument("--head", choices=HEADS, default="arcface", help="what it is trained with")
     model.add_argument("--margin", type=float, help="of the head (default: its paper's, ArcFace's in radians)")
 

@@ -58,7 +58,7 @@ def verify(similarities, same):
         threshold, _ = best_threshold(similarities[train], same[train])
         accuracies.append(float(((similarities[test] >= threshold) == same[test]).mean()))
         thresholds.append(threshold)
-    fpr, tpr, _ = roc_curve(same, similarities)
+    fpr, tpr, _ = roc_curve(same, similarities, drop_intermediate=False)
     rates = {
         f"{rate:g}": float(tpr[fpr <= rate].max()) if rate * (~same).sum() >= 1 else None for rate in FALSE_ACCEPT_RATES
     }
@@ -74,6 +74,6 @@ def equal_error_rate(genuine, impostor):
     """Where as many genuine pairs are refused as impostor pairs are let in; similarities of each, any number."""
     scores = np.concatenate([genuine, impostor])
     same = np.concatenate([np.ones(len(genuine), bool), np.zeros(len(impostor), bool)])
-    fpr, tpr, _ = roc_curve(same, scores)
+    fpr, tpr, _ = roc_curve(same, scores, drop_intermediate=False)
     place = np.argmin(np.abs(fpr - (1 - tpr)))
     return float((fpr[place] + 1 - tpr[place]) / 2)
