@@ -101,10 +101,10 @@ class GeneratorLoss(nn.Module):
         return terms | {"total": total}
 
 
-def similarity_of_structure(a, b):
-    """SSIM of images in [-1, 1] (Wang et al., 2004), always in float32: its variances are small differences."""
+def similarity_of_structure(a, b, mean=True):
+    """SSIM of images in [-1, 1] (Wang et al., 2004), or of each: always in float32, its variances are differences."""
     with torch.autocast(a.device.type, enabled=False):
-        return ssim((a + 1) / 2, (b + 1) / 2, data_range=1)
+        return ssim((a + 1) / 2, (b + 1) / 2, data_range=1, size_average=mean)
 
 
 def discriminator_loss(logits_real, logits_fake):

@@ -113,6 +113,7 @@ def test_held_out_photos_are_scored_each_epoch_and_change_nothing(demo, training
     scored = [line for line in lines if "held_out/psnr" in line]
     assert [line["step"] for line in scored] == [3, 6]
     assert all(line["held_out/photos"] == 3 and -1 <= line["held_out/id_similarity_mean"] <= 1 for line in scored)
+    assert all(np.isfinite(list(line.values())).all() for line in lines)
     run(*words, "--output_dir", tmp_path / "without")
     assert_same_training(checkpoint(tmp_path / "with"), checkpoint(tmp_path / "without"))
     with pytest.raises(SystemExit):

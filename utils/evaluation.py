@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
-from pytorch_msssim import ssim
 from tqdm import tqdm
 
+from models.losses import similarity_of_structure
 from models.vec2face import TokenMask
 from utils.generation import to_pixels
 from utils.sampling import MaskRatios, image_stream
@@ -30,7 +30,7 @@ def reconstruct(generator, encoder, data, indices, batch_size=32, seed=0):
         real, vectors = real.to(device), vectors.to(device)  # (B, 3, 112, 112), (B, 512)
         fake = generator(vectors, mask).images.float().clip(-1, 1)
         psnr += (10 * torch.log10(4 / (fake - real).square().mean((1, 2, 3)))).tolist()
-        structure += ssim((fake + 1) / 2, (real + 1) / 2, data_range=1, size_average=False).tolist()
+        structure += similarity_of_structure(fake, real, mean=False).tolist()
         similarity += torch.cosine_similarity(encoder(fake).float(), vectors).tolist()
         for row, images in zip(pairs, (real, fake), strict=True):
             row.extend(to_pixels(images[: SHEET_COLUMNS - len(row)]).cpu().numpy())

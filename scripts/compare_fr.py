@@ -1,0 +1,77 @@
+"""Compare recognisers trained on different data: accuracy on each set, the average, the gap to real data.
+
+    python scripts/compare_fr.py real=real/test.json hsface10k=fr/test.json --real real
+
+Each NAME=FILE is what test_fr.py --output wrote; several files of one name are averaged (mean ± standard deviation over
+seeds). The gap is the paper's, (REAL - SYN) / SYN of the averages.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import json
+
+import numpy as np
+
+from utils.cli import command, make_parser, writing
+from utils.errors import UserError
+
+
+@command
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("results", nargs="+", metavar="NAME=FILE", help="figures of a recogniser")
+    parser.add_argument("--real", help="the NAME that was trained on real data: adds the gap")
+    parser.add_argument("--output", help="also write the table, .md")
+    args = parser.parse_args(argv)
+    results = {}
+    for item in args.results:
+        name, found, path = item.partition("=")
+        if not found:
+            raise UserError(f"{item}: write it as NAME=FILE.")
+        results.setdefault(name, []).append(read(path))
+    if args.real is not None and args.real not in results:
+        raise UserError(f"--real {args.real}: no such name; there are {', '.join(results)}.")
+    text = table(results, args.real)
+    print(text)
+    if args.output:
+        with writing(args.output) as target:
+            target.write_text(text + "\n")
+
+
+def read(path):
+    """{set: accuracy} of a file of test_fr.py. Raises UserError when it is none."""
+    try:
+        return {name: float(result["accuracy"]) for name, result in json.loads(Path(path).read_text()).items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: not written by test_fr.py --output ({error}).") from error
+
+
+def table(results, real=None):
+    """Markdown: a recogniser a line. ``results``: {name: [{set: accuracy} of each seed]}."""
+    sets = list(next(iter(results.values()))[0])
+    for name, runs in results.items():
+        for run in runs:
+            if list(run) != sets:
+                raise UserError(f"{name}: was tested on {', '.join(run)}, another on {', '.join(sets)}.")
+    averages = {name: [float(np.mean(list(run.values()))) for run in runs] for name, runs in results.items()}
+    head = ["training data", *sets, "average"] + ([f"gap to {real}"] if real else [])
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, runs in results.items():
+        cells = [name, *(spread([run[column] for run in runs]) for column in sets), spread(averages[name])]
+        if real:
+            gap = np.mean(averages[real]) / np.mean(averages[name]) - 1
+            cells.append("-" if name == real else f"{gap:.2%}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def spread(values):
+    text = f"{np.mean(values):.2%}"
+    return text if len(values) == 1 else f"{text} ± {np.std(values, ddof=1):.2%}"
+
+
+if __name__ == "__main__":
+    main()

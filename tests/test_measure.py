@@ -1,0 +1,221 @@
+"""measure_dataset.py, convert_dataset.py and compare_fr.py, and the metrics against brute force."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from conftest import PHOTOS, files_of
+from filled import filled, manifest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scripts import compare_fr, convert_dataset, measure_dataset
+from utils import dataset_metrics as metrics
+from utils.errors import UserError
+from utils.face_set import FaceSet
+
+
+def people(seed, classes=7, images=6, width=16, noise=0.5):
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(classes), images))
+    return (rng.standard_normal((classes, width))[labels] + noise * rng.standard_normal((len(labels), width))), labels
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@given(st.integers(0, 1000), st.integers(2, 40))
+@settings(max_examples=25, deadline=None)
+def test_separability_is_the_definition(seed, count):
+    centres = unit(np.random.default_rng(seed).standard_normal((count, 5)))
+    best, place = metrics.nearest_earlier(centres)
+    cosines = centres @ centres.T
+    for i in range(1, count):
+        assert best[i] == pytest.approx(cosines[i, :i].max(), abs=1e-5)
+        assert cosines[i, place[i]] == pytest.approx(cosines[i, :i].max(), abs=1e-5)
+    separate = 1 + sum(cosines[i, :i].max() <= 0.4 for i in range(1, count))
+    assert metrics.separability(best)[-1] == (count, separate)
+
+
+def test_own_centre_leaves_the_image_out_and_strangers_are_found():
+    features, labels = people(0)
+    sums = metrics.sums_of(features, labels, 7)
+    own = metrics.own_similarities(features, labels, sums, np.bincount(labels))
+    for i in range(len(features)):
+        others = unit(features)[(labels == labels[i]) & (np.arange(len(features)) != i)].sum(0)
+        assert own[i] == pytest.approx(float(unit(features)[i] @ others / np.linalg.norm(others)), abs=1e-4)
+    share, checked = metrics.closer_to_another(
+        features, labels, metrics.normalised(sums), own, np.random.default_rng(0), 1000
+    )
+    cosines = unit(features) @ metrics.normalised(sums).T
+    cosines[np.arange(len(labels)), labels] = -2
+    assert checked == len(features)
+    assert share == pytest.approx((cosines.max(1) > own).mean())
+    alone = metrics.own_similarities(
+        features[:1], np.array([0]), metrics.sums_of(features[:1], np.array([0]), 1), np.ones(1)
+    )
+    assert np.isnan(alone).all()
+
+
+def test_pairs_are_of_one_and_of_two_people():
+    features, labels = people(1, noise=0.01)
+    genuine, impostor = metrics.genuine_and_impostor(features, labels, np.random.default_rng(0), 500)
+    assert len(genuine) == 500
+    assert genuine.min() > 0.99
+    assert impostor.max() < 0.99
+    assert metrics.error_rate(genuine, impostor) == 0
+
+
+def test_histogram_counts_every_pair_once():
+    centres = unit(np.random.default_rng(0).standard_normal((30, 8)))
+    counts, used = metrics.histogram_of_pairs(centres, np.random.default_rng(0), 100)
+    assert (counts.sum(), used) == (30 * 29 // 2, 30)
+    assert metrics.histogram_of_pairs(centres, np.random.default_rng(0), 10)[0].sum() == 45
+
+
+def test_leakage_finds_the_planted_image():
+    features, _ = people(2)
+    reference = unit(np.random.default_rng(5).standard_normal((9, 16)))
+    features[11] = 3 * reference[4]
+    summary, worst = metrics.leakage(features, reference, np.random.default_rng(0), 10_000, 3)
+    assert worst[0][:2] == (11, 4)
+    assert summary["largest"] == pytest.approx(1, abs=1e-5)
+    assert summary["images"] == len(features)
+
+
+def test_precision_recall_and_frechet_distance():
+    rng = np.random.default_rng(0)
+    real, near, far = rng.standard_normal((300, 4)), rng.standard_normal((300, 4)), rng.standard_normal((300, 4)) + 50
+    narrow = 0.2 * near
+    assert min(metrics.precision_and_recall(real, near)) > 0.9
+    assert metrics.precision_and_recall(real, far) == (0, 0)
+    precision, recall = metrics.precision_and_recall(real, narrow)
+    assert precision > 0.95 > 0.7 > recall
+    assert metrics.frechet_distance(real, real) == pytest.approx(0, abs=1e-6)
+    a, b = rng.standard_normal((40_000, 1)) * 2 + 3, rng.standard_normal((40_000, 1))
+    wide, thin = (np.hstack([x, rng.standard_normal((40_000, 1))]) for x in (a, b))
+    assert metrics.frechet_distance(wide, thin) == pytest.approx(9 + 1, rel=0.05)  # (3-0)^2 + (2-1)^2
+
+
+def measure(demo, output, *words):
+    measure_dataset.main(
+        [str(w) for w in [*words, "--id_weights", demo.encoder, "--device", "cpu", "--precision", "fp32"]]
+        + ["--output", str(output)]
+    )
+    return json.loads((output / "report.json").read_text()), (output / "report.html").read_text()
+
+
+def test_a_whole_report(demo, filled_files, tmp_path, capsys):
+    import torch
+
+    shutil.copytree(PHOTOS, tmp_path / "photos")
+    (tmp_path / "photos" / "person1" / "2.jpg").write_bytes(b"broken")
+    torch.save(filled(manifest("vgg16_features")), tmp_path / "vgg16.pth")
+    words = [tmp_path / "photos", "--quality_weights", demo.encoder, "--pose_weights", filled_files["sixdrepnet"]]
+    words += ["--lpips_weights", tmp_path / "vgg16.pth", "--reference", PHOTOS]
+    report, page = measure(demo, tmp_path / "report", *words)
+    assert report["overview"]["images"] == 9
+    assert report["overview"]["unreadable_images"] == 1
+    assert report["people"]["separate"] == 3
+    assert report["identity"]["closer_to_another_person"] == 0
+    assert report["identity"]["similarity_to_own_centre"]["mean"] > 0.6
+    assert report["leakage"][0]["largest"] > 0.8  # they are the same people
+    assert {"quality", "yaw", "pitch"} <= report["variety"].keys()
+    assert report["variety"]["between_images_of_a_person"]["measure"] == "LPIPS (VGG16)"
+    assert "1 unreadable" in capsys.readouterr().out
+    assert page.count("<img") >= 8
+    assert not re.findall(r'(?:src|href)="(?!data:)', page), "self-contained"
+    again, _ = measure(demo, tmp_path / "report", *words)  # features are taken from the first run
+    assert again == report
+
+
+def test_features_go_on_after_a_kill(demo, encoder, tmp_path):
+    from utils.feature_cache import FeatureCache
+
+    faces = FaceSet(PHOTOS)
+    whole = FeatureCache(tmp_path / "whole", faces, encoder, "hash")
+    whole.fill(4)
+    part = FeatureCache(tmp_path / "part", faces, encoder, "hash")
+    part.array[:4], part.done = whole.array[:4], 4
+    part._save()
+    part.array[4:] = 7  # written and not saved
+    again = FeatureCache(tmp_path / "part", faces, encoder, "hash")
+    assert again.done == 4
+    again.fill(4)
+    assert np.array_equal(again.features, whole.features)
+    assert FeatureCache(tmp_path / "part", faces, encoder, "another encoder").done == 0
+
+
+def test_single_people_and_single_images(demo, tmp_path):
+    shutil.copytree(PHOTOS / "person1", tmp_path / "one" / "person1")
+    report, _ = measure(demo, tmp_path / "r1", tmp_path / "one")
+    assert report["people"]["largest_similarity"] is None
+    for person in ("person1", "person3"):
+        (tmp_path / "two" / person).mkdir(parents=True)
+        shutil.copy(PHOTOS / person / "0.jpg", tmp_path / "two" / person)
+    report, _ = measure(demo, tmp_path / "r2", tmp_path / "two")
+    assert report["identity"] is None
+
+
+def test_fidelity_needs_enough_images(demo, tmp_path):
+    for copy in range(2):
+        for person in PHOTOS.iterdir():
+            shutil.copytree(person, tmp_path / "more" / f"{person.name}-{copy}")
+    report, _ = measure(demo, tmp_path / "r", tmp_path / "more", "--reference", tmp_path / "more")
+    assert report["fidelity"]["precision"] == report["fidelity"]["recall"] == 1
+    assert "compare within this project only" in report["fidelity"]["features"]
+
+
+def convert(*words):
+    convert_dataset.main([str(word) for word in words])
+
+
+def test_convert_there_and_back_merge_and_split(tmp_path):
+    convert(PHOTOS, tmp_path / "a.lmdb")
+    convert(tmp_path / "a.lmdb", tmp_path / "a")
+    assert [data for _, data in sorted(files_of(tmp_path / "a").items())] == [
+        path.read_bytes() for path in sorted(PHOTOS.rglob("*.jpg"))
+    ]
+    convert(tmp_path / "a.lmdb", PHOTOS, tmp_path / "both.lmdb")
+    both = FaceSet(tmp_path / "both.lmdb")
+    assert len(both.people) == 6
+    assert both.read(9) == both.read(0)
+    both.close()
+    convert(tmp_path / "both.lmdb", tmp_path / "part", "--people", "2:4")
+    part = FaceSet(tmp_path / "part")
+    assert (len(part), part.people) == (6, ["000000", "000001"])
+    assert part.read(0) == (PHOTOS / "person4" / "0.jpg").read_bytes()
+
+
+def test_convert_refuses_and_leaves_nothing_half_done(tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    for words, message in (
+        ([PHOTOS, tmp_path / "there"], "exists already"),
+        ([tmp_path / "nowhere", tmp_path / "x"], "no such folder"),
+        ([PHOTOS, tmp_path / "x", "--people", "2:9"], "goes past the end"),
+        ([PHOTOS, PHOTOS, tmp_path / "x", "--mask", "m.npy"], "one source"),
+    ):
+        with pytest.raises(SystemExit):
+            convert(*words)
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_table_of_the_paper(tmp_path, capsys):
+    for name, values in (("real", (0.9, 0.8)), ("a", (0.8, 0.6)), ("b", (0.9, 0.7))):
+        figures = dict(zip(("lfw", "cfp_fp"), ({"accuracy": v} for v in values), strict=True))
+        (tmp_path / f"{name}.json").write_text(json.dumps(figures))
+    words = [f"real={tmp_path}/real.json", f"syn={tmp_path}/a.json", f"syn={tmp_path}/b.json", "--real", "real"]
+    compare_fr.main(words)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| real | 90.00% | 80.00% | 85.00% | - |"
+    assert lines[3] == "| syn | 85.00% ± 7.07% | 65.00% ± 7.07% | 75.00% ± 7.07% | 13.33% |"
+    (tmp_path / "b.json").write_text("{}")
+    with pytest.raises(UserError, match="was tested on"):
+        compare_fr.table({"a": [{"lfw": 1.0}], "b": [{"cfp": 1.0}]})
+    with pytest.raises(SystemExit):
+        compare_fr.main(["nothing"])
+    assert "NAME=FILE" in capsys.readouterr().err

@@ -1,0 +1,68 @@
+"""FR features of a whole dataset on disk: filled in batches, gone on with after a kill, never in memory at once."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.verification import features_of
+
+SAVE_EVERY = 50  # batches
+
+
+class FeatureCache:
+    """``features`` (n, D) float16 of the readable images of a FaceSet and ``good`` (n,), which images these are.
+
+    ``path``: without an ending; a memory-mapped .npy and a .json are kept there. Features of another set of
+    photos or another encoder are thrown away.
+    """
+
+    def __init__(self, path, faces, encoder, encoder_hash):
+        self.faces, self.encoder = faces, encoder
+        self.array_path, self.state_path = Path(f"{path}.npy"), Path(f"{path}.json")
+        self.array_path.parent.mkdir(parents=True, exist_ok=True)
+        names = [faces.name(0), faces.name(len(faces) - 1)]
+        self.key = {"data": str(faces.path.resolve()), "count": len(faces), "ends": names, "encoder": encoder_hash}
+        self.done, self.broken = self._earlier()
+        if not self.done:
+            width = encoder.features.num_features
+            np.lib.format.open_memmap(self.array_path, "w+", np.float16, (len(faces), width)).flush()
+        self.array = np.load(self.array_path, mmap_mode="r+")
+
+    def _earlier(self):
+        """(images done, broken ones) of an earlier run on the same images."""
+        try:
+            state = json.loads(self.state_path.read_text())
+        except (OSError, ValueError):
+            return 0, []
+        same = state.get("key") == self.key and self.array_path.exists()
+        return (state["done"], state["broken"]) if same else (0, [])
+
+    def fill(self, batch_size):
+        """Extract what is missing; unreadable images are left out."""
+        bar = tqdm(total=len(self.faces), initial=self.done, unit="im", desc="features", leave=False, delay=2)
+        with bar:
+            for number, start in enumerate(range(self.done, len(self.faces), batch_size)):
+                rows, images = [], []
+                for index in range(start, min(start + batch_size, len(self.faces))):
+                    try:
+                        images.append(self.faces.image(index))
+                        rows.append(index)
+                    except (ValueError, OSError):
+                        self.broken.append(index)
+                if rows:
+                    self.array[rows] = features_of(self.encoder, images, batch_size, flip=False)
+                self.done = min(start + batch_size, len(self.faces))
+                bar.update(self.done - start)
+                if number % SAVE_EVERY == SAVE_EVERY - 1 or self.done == len(self.faces):
+                    self._save()
+        self.good = np.setdiff1d(np.arange(len(self.faces)), self.broken)
+        self.features = self.array if not self.broken else self.array[self.good]
+
+    def _save(self):
+        self.array.flush()
+        temporary = self.state_path.with_name(self.state_path.name + ".next")
+        temporary.write_text(json.dumps({"key": self.key, "done": self.done, "broken": self.broken}))
+        os.replace(temporary, self.state_path)
