@@ -2,6 +2,8 @@
 # make test    the test suite
 # make lint    ruff
 # make train-demo PHOTOS=folder   a small generator from person/photo.jpg, 900 people of them, scored on the others
+# make pipeline   vectors, images, report, recogniser, test: the whole chain at toy scale with the demo models
+# make table-noise PHOTOS=folder UNSEEN=folder   a table of the paper; also -attrop, -similarity, -people, -real
 # make bench   speed of this machine, as shares of its own peak
 #
 # Each makes .venv from the requirements when it is missing. PYTHON=python3.12 picks the interpreter.
@@ -10,8 +12,9 @@ PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := weights/demo
 TRAINING ?= training
+PIPELINE ?= pipeline
 
-.PHONY: demo train-demo test lint bench clean
+.PHONY: demo train-demo pipeline test lint bench clean
 
 .venv/.installed: requirements.txt
 	test -x $(PY) || $(PYTHON) -m venv .venv
@@ -38,6 +41,21 @@ train-demo: .venv/.installed
 		--id_weights $(DEMO)/face_encoder.pth --lpips_weights none --batch_size 16 --blr 2.8e-3 --warmup_epochs 0.2 \
 		--epochs 6 --disc_start 4 --workers 1 --save_every 500 --log_every 50 \
 		--output_dir $(TRAINING)/run --resume $(TRAINING)/run
+
+pipeline: .venv/.installed
+	$(PY) scripts/sample_identities.py --features $(DEMO)/identity_vectors.npy --count 60 --max_similarity 0.4 \
+		--output $(PIPELINE)/people.npy
+	$(PY) image_generation.py --center_feature $(PIPELINE)/people.npy --example 10 --batch_size 32 --image_quality 23 \
+		--min_id_similarity 0.5 --model_weights $(DEMO)/vec2face_generator.pth --id_weights $(DEMO)/face_encoder.pth \
+		--quality_weights $(DEMO)/face_encoder.pth --output_dir $(PIPELINE) --name dataset
+	$(PY) scripts/measure_dataset.py $(PIPELINE)/dataset --id_weights $(DEMO)/face_encoder.pth \
+		--quality_weights $(DEMO)/face_encoder.pth --reference tests/photos --output $(PIPELINE)/measured
+	$(PY) scripts/train_fr.py --data $(PIPELINE)/dataset --network 18 --width 16 --no-se --batch_size 32 --epochs 12 \
+		--milestones 9 --random_erasing 0 --output_dir $(PIPELINE)/fr --resume $(PIPELINE)/fr
+	$(PY) scripts/test_fr.py --weights $(PIPELINE)/fr/model.pth --pairs tests/photos --pair_count 16
+
+table-%: .venv/.installed
+	$(PY) scripts/run_ablation.py $* --photos $(PHOTOS) --unseen $(UNSEEN)
 
 test: .venv/.installed-dev
 	$(PY) -m pytest

@@ -1,6 +1,7 @@
 """The training LMDB, read and written: key ``b"0"``.. -> msgpack (image bytes, .npy bytes of the FR feature, label)."""
 
 import io
+import os
 import signal
 from contextlib import suppress
 from copy import copy
@@ -191,6 +192,7 @@ def leave_signals_to_the_parent(worker):
 
 def make_loader(data, batches, workers, pin_memory):
     """Batches of (images (B, 3, 112, 112), features (B, 512), positions (B,), errors) in the given order."""
+    workers = min(workers, len(os.sched_getaffinity(0)))
     options = {"prefetch_factor": 4, "worker_init_fn": leave_signals_to_the_parent} if workers else {}
     return DataLoader(data, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory, **options)
 

@@ -1,0 +1,150 @@
+"""Reproduce a table of the paper at your scale: make datasets that differ in one thing, train a recogniser on each.
+
+    python scripts/run_ablation.py noise --photos PHOTOS --unseen UNSEEN --output ablations
+
+Tables: noise (sigma of the noise), attrop (AttrOP for quality on and off), similarity (average similarity of the
+identity vectors), people (how many), real (against photos of as many people). --photos are the known people: their
+centres are what identity vectors are sampled like, and the table `real` trains on them; --unseen are others, for the
+test. Writes OUTPUT/TABLE.md. Killed: run it again; what is finished is not done again.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+import image_generation
+from scripts import center_features, compare_fr, extract_features, sample_identities, test_fr, train_fr
+from utils.cli import command, make_parser, positive, writing
+from utils.errors import UserError
+from utils.face_set import FaceSet
+
+BASE = {"sigma": (0.3, 0.3, 0.5, 0.5, 0.7), "attrop": True, "similarity": None, "share": 1.0}
+TABLES = {  # name of a row: in what it differs from BASE
+    "noise": {
+        "noise .3": {"sigma": (0.3,)},
+        "noise .3 .5 .7": {},
+        "noise .3 .5 .9": {"sigma": (0.3, 0.3, 0.5, 0.5, 0.9)},
+    },
+    "attrop": {"AttrOP for quality": {}, "no AttrOP": {"attrop": False}},
+    "similarity": {"as sampled": {}, "mean .2": {"similarity": 0.2}, "mean .4": {"similarity": 0.4}},
+    "people": {"a quarter": {"share": 0.25}, "half": {"share": 0.5}, "all": {}},
+    "real": {"real": None, "synthetic": {}},
+}
+
+
+def ablation_parser():
+    parser = make_parser(__doc__)
+    parser.add_argument("table", choices=TABLES, help="which comparison")
+    parser.add_argument("--photos", required=True, help="folder of person/photo, or LMDB")
+    parser.add_argument("--unseen", required=True, help="photos of other people, for the test")
+    size = parser.add_argument_group("size")
+    size.add_argument("--people", type=positive, default=300, help="people of a dataset")
+    size.add_argument("--images", type=positive, default=10, help="images of each")
+    size.add_argument("--seeds", type=positive, default=1, help="repetitions, for mean ± standard deviation")
+    size.add_argument("--pairs", type=positive, default=6000, help="test pairs")
+    size.add_argument("--max_similarity", default="0.5", help="of two identity vectors")
+    models = parser.add_argument_group("models")
+    models.add_argument("--generator", default="weights/demo/vec2face_generator.pth", help="makes the images")
+    models.add_argument("--encoder", default="weights/demo/face_encoder.pth", help="its face encoder")
+    models.add_argument("--quality", default="weights/demo/face_encoder.pth", help="quality model of AttrOP")
+    models.add_argument("--image_quality", default="23", help="quality AttrOP goes for")
+    models.add_argument(
+        "--recogniser",
+        default="--network 18 --width 16 --no-se --batch_size 64 --epochs 16 --milestones 11 15 --random_erasing 0",
+        help="flags of train_fr.py",
+    )
+    parser.add_argument("--output", default="ablations", help="folder of everything")
+    return parser
+
+
+@command
+def main(argv=None):
+    args = ablation_parser().parse_args(argv)
+    output = Path(args.output)
+    with writing(output / f"{args.table}.md") as target:
+        prepare(args, output)
+        results = {
+            name: [compare_fr.read(evaluate(args, output, changes, seed)) for seed in range(args.seeds)]
+            for name, changes in TABLES[args.table].items()
+        }
+        text = compare_fr.table(results, "real" if args.table == "real" else None)
+        target.write_text(text + "\n")
+    print(text)
+    print(f"table: {target}")
+
+
+def prepare(args, output):
+    """The centres of the known people, and the test pairs of the unseen ones."""
+    if not (output / "known_center_feature.npy").exists():
+        run(extract_features, "--images", args.photos, "--encoder", args.encoder, "-d", output / "features")
+        run(center_features, "-feat", output / "features", "-dataset", "known", "-dest", output)
+    if not (output / "unseen.npz").exists():
+        run(test_fr, "--pairs", args.unseen, "--pair_count", args.pairs, "--save_pairs", output / "unseen.npz")
+
+
+def evaluate(args, output, changes, seed):
+    """Dataset, recogniser and test of one row and seed, where they are not there yet; the file of the figures."""
+    if changes is None:
+        name, data = f"real-{seed}", args.photos
+        mask = output / f"real-{seed}.npy"
+        if not mask.exists():
+            write_mask(args, mask, seed)
+        source = ["--data", data, "--mask", mask]
+    else:
+        recipe = BASE | changes
+        name = name_of(recipe, seed)
+        source = ["--data", make_images(args, output, recipe, name, seed)]
+    folder = output / "fr" / name
+    figures = folder / "test.json"
+    if not figures.exists():
+        run(train_fr, *source, *args.recogniser.split(), "--seed", seed, "--output_dir", folder, "--resume", folder)
+        run(test_fr, "--weights", folder / "model.pth", "--sets", output / "unseen.npz", "--output", figures)
+    return figures
+
+
+def name_of(recipe, seed):
+    sigma = "-".join(f"{s:g}" for s in recipe["sigma"])
+    return f"sigma{sigma}_attrop{int(recipe['attrop'])}_similarity{recipe['similarity']}_{recipe['share']:g}_{seed}"
+
+
+def make_images(args, output, recipe, name, seed):
+    vectors = output / "vectors" / f"{recipe['similarity']}_{recipe['share']:g}_{seed}.npy"
+    count = max(2, round(args.people * recipe["share"]))
+    if not vectors.exists():
+        pull = ["--average_similarity", recipe["similarity"]] if recipe["similarity"] is not None else []
+        run(
+            sample_identities, "--features", output / "known_center_feature.npy", "--count", count, "--seed", seed,
+            "--max_similarity", args.max_similarity, "--output", vectors, *pull,
+        )  # fmt: skip
+    attrop = ["--image_quality", args.image_quality] if recipe["attrop"] else ["--skip_attrop"]
+    run(
+        image_generation, "--center_feature", vectors, "--model_weights", args.generator, "--id_weights",
+        args.encoder, "--quality_weights", args.quality, "--example", args.images, "--sigma", *recipe["sigma"],
+        "--name", name, "--output_dir", output / "datasets", "--seed", seed, "--batch_size", 32, *attrop,
+    )  # fmt: skip
+    return output / "datasets" / name
+
+
+def write_mask(args, path, seed):
+    """As many real photos of as many people as a synthetic dataset has."""
+    labels, rng = FaceSet(args.photos).labels, np.random.default_rng(seed)
+    people = rng.permutation(labels.max() + 1)[: args.people]
+    chosen = [rng.permutation(np.flatnonzero(labels == person))[: args.images] for person in people]
+    np.save(path, np.sort(np.concatenate(chosen)))
+
+
+def run(script, *words):
+    """Run one of our scripts with a user's command line. Raises UserError when it fails."""
+    words = [str(word) for word in words]
+    print(f"$ python {script.__name__.replace('.', '/')}.py {' '.join(words)}", flush=True)
+    try:
+        script.main(words)
+    except SystemExit as error:
+        raise UserError(f"{script.__name__} failed, see above; mend it and run this again.") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The chain a user runs: vectors, images, report, recogniser, test; and a table of the paper, at the smallest scale."""
+
+import json
+
+from conftest import PHOTOS
+
+import image_generation
+from scripts import measure_dataset, run_ablation, sample_identities, train_fr
+from scripts import test_fr as tester
+
+SMALL = "--network 18 --width 16 --no-se --batch_size 4 --epochs 1 --workers 0 --device cpu"
+
+
+def run(main, *words):
+    main([str(word) for word in words])
+
+
+def test_from_vectors_to_a_tested_recogniser(demo, tmp_path):
+    run(
+        sample_identities.main, "--features", demo.vectors, "--count", 4, "--max_similarity", 0.4,
+        "--output", tmp_path / "people.npy",
+    )  # fmt: skip
+    run(
+        image_generation.main, *demo.models, "--quality_weights", demo.encoder, "--center_feature",
+        tmp_path / "people.npy", "--example", 3, "--batch_size", 4, "--image_quality", 20, "--max_iters", 3,
+        "--min_id_similarity", 0.3, "--output_dir", tmp_path, "--name", "dataset", "--format", "lmdb",
+    )  # fmt: skip
+    run(
+        measure_dataset.main, tmp_path / "dataset", "--id_weights", demo.encoder, "--device", "cpu",
+        "--output", tmp_path / "measured",
+    )  # fmt: skip
+    report = json.loads((tmp_path / "measured" / "report.json").read_text())
+    assert report["overview"]["people"] == 4
+    assert report["identity"]["similarity_to_own_centre"]["mean"] > 0.6
+    run(train_fr.main, "--data", tmp_path / "dataset", *SMALL.split(), "--output_dir", tmp_path / "fr")
+    run(
+        tester.main, "--weights", tmp_path / "fr" / "model.pth", "--pairs", PHOTOS, "--pair_count", 12,
+        "--device", "cpu", "--output", tmp_path / "test.json",
+    )  # fmt: skip
+    assert 0 <= json.loads((tmp_path / "test.json").read_text())["photos"]["accuracy"] <= 1
+
+
+def test_a_table_is_made_once(tmp_path, capfd):
+    words = ["--photos", PHOTOS, "--unseen", PHOTOS, "--people", 2, "--images", 2, "--pairs", 12]
+    words += ["--max_similarity", 0.99, "--recogniser", SMALL, "--image_quality", 5, "--output", tmp_path]
+    run(run_ablation.main, "real", *words)
+    table = (tmp_path / "real.md").read_text().splitlines()
+    assert table[0] == "| training data | unseen | average | gap to real |"
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["real", "synthetic"]
+    assert len(list((tmp_path / "datasets").glob("*/*/*.jpg"))) == 4
+    capfd.readouterr()
+    run(run_ablation.main, "real", *words)
+    assert "train_fr.py" not in capfd.readouterr().out
+    assert (tmp_path / "real.md").read_text().splitlines() == table
