@@ -31,7 +31,7 @@ class TrainingState:
         self.trained_on = {"encoder_sha256": sha256(args.id_weights), "feature_norm": norm, "feature_norm_std": spread}
         self.generator = Vec2Face(PRESETS[args.model]).to(device, memory_format=torch.channels_last)
         self.discriminator = Discriminator().to(device, memory_format=torch.channels_last)
-        options = {"lr": 0.0, "betas": BETAS, "weight_decay": args.weight_decay}
+        options = {"lr": 0.0, "betas": BETAS, "weight_decay": args.weight_decay, "fused": True}
         self.optimizer = torch.optim.AdamW(self.generator.parameters(), **options)
         self.optimizer_disc = torch.optim.AdamW(self.discriminator.parameters(), **options)
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaler_enabled)
