@@ -217,7 +217,7 @@ class Figure:
             square = (np.abs(np.cos(turn)) ** 4 + np.abs(np.sin(turn)) ** 4) ** -0.25
             ring = centre + np.stack([wide * np.cos(turn) * square, 0 * turn, high * np.sin(turn) * square], -1)
             pieces.append(tube(ring, 0.0014, closed=True))
-            hinge = centre + [side * wide, 0, 0.004]
+            hinge = centre + np.float32([side * wide, 0, 0.004])
             ear = np.float32([side * (np.abs(person.vertices[:, 0]).max() - 0.012), 0.01, eye[2] + 0.002])
             pieces.append(tube(np.stack([hinge, hinge * 0.45 + ear * 0.55, ear]), 0.0014))
         bridge = np.float32(
@@ -243,7 +243,7 @@ class Figure:
         for eye, own in zip(self.eyes, self.eye_vertices, strict=True):
             vertices[own] = (vertices[own] - eye) @ turn.T + eye
         if not glasses:
-            vertices[self.glasses] = self.eyes.mean(0) + [0, 0.05, 0]  # folded up inside the head
+            vertices[self.glasses] = self.eyes.mean(0) + np.float32([0, 0.05, 0])  # folded up inside the head
         return vertices
 
 

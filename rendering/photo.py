@@ -87,7 +87,7 @@ class Photographer:
         """(112, 112, 3) uint8 RGB; ``rng`` draws background and grain."""
         vertices = self.figure.posed(setting["expression"], setting["gaze"], setting["glasses"])
         turn = rotation(*np.deg2rad([setting["yaw"], setting["pitch"], 0.0]))
-        pivot = self.figure.eyes.mean(0) + [0, 0.08, -0.03]
+        pivot = self.figure.eyes.mean(0) + np.float32([0, 0.08, -0.03])
         camera = in_camera((vertices - pivot) @ turn.T, setting["distance"])
         focal, centre, tilt = self._frame(camera, setting)
         camera[:, :2] = camera[:, :2] @ tilt.T

@@ -41,7 +41,7 @@ def cast(
     scale: float,
     out: wp.array(dtype=wp.vec4),
 ):
-    """One ray a thread, through the ``side`` x ``side`` samples of the picture; the fourth number of ``out`` is cover."""
+    """One ray a thread, through ``side`` x ``side`` samples of the picture; the fourth number of ``out`` is cover."""
     ray = wp.tid()
     px = (float(ray % side) + 0.5) / scale
     py = (float(ray // side) + 0.5) / scale
@@ -91,7 +91,7 @@ class Tracer:
         self.mesh = wp.Mesh(points=self.points, indices=self.faces)
 
     def render(self, vertices, lights, ambient, ground, focal, centre, side, samples):
-        """(side, side, 4) linear RGB and cover. ``vertices`` (V, 3) in camera space; ``lights``: [(direction to it, RGB)].
+        """(side, side, 4) linear RGB, cover. ``vertices`` (V, 3) in camera space; ``lights``: [(direction to it, RGB)].
 
         ``focal`` and ``centre`` in pixels of the picture; ``samples``: rays along each edge of a pixel.
         """

@@ -5,8 +5,8 @@
     python scripts/render_faces.py --grid 7 --output person7.jpg
 
 Every photo comes from (seed, identity, image) alone, whatever the number of workers. Writes OUTPUT/<identity>/<image>.jpg,
-or an LMDB for FR training, and labels.jsonl beside the photos: who, yaw, pitch and roll in degrees (positive yaw turns the
-nose to the image's right), expression, light, what spoils the photo, and its quality. Killed: run it again. Needs
+or an LMDB for FR training, and labels.jsonl: who, yaw, pitch and roll in degrees (positive yaw turns the nose to the
+image's right), expression, light, what spoils the photo, and its quality. Killed: run it again. Needs
 requirements-render.txt.
 """
 

@@ -1,0 +1,100 @@
+"""Rendered people: the same photos however they are made, and labels that tell the truth."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import files_of
+
+from rendering.person import stream
+from rendering.photo import Photographer, draw_setting, quality_of
+from scripts import render_faces
+from utils.face_set import FaceSet
+
+PLAIN = {
+    "pitch": 0, "roll": 0, "yaw": 0, "expression": {}, "gaze": [0, 0], "distance": 1.0, "glasses": False, "warmth": 0,
+    "light_azimuth": 0, "light_elevation": 30, "light_hardness": 0.5, "exposure": 1.0, "occluded": False, "blur": 0,
+    "resolution": 1, "noise": 0, "jpeg": 95,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photographer():
+    return Photographer(*render_faces.studio(), 0, 3)
+
+
+def shoot(photographer, **setting):
+    return photographer.shoot(PLAIN | setting, stream(0, 3, 9))
+
+
+def render(folder, *words):
+    render_faces.main([*map(str, words), "--output", str(folder)])
+
+
+def test_any_number_of_workers_and_interruptions_give_the_same_files(tmp_path):
+    render(tmp_path / "one", "--identities", 3, "--images", 2, "--workers", 1)
+    render(tmp_path / "parts", "--identities", 2, "--images", 2, "--workers", 2)
+    (tmp_path / "parts" / ".000002").mkdir()  # what a kill leaves
+    render(tmp_path / "parts", "--identities", 3, "--images", 2, "--workers", 2)
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "parts")
+    lines = [json.loads(line) for line in (tmp_path / "one" / "labels.jsonl").read_text().splitlines()]
+    assert [line["file"] for line in lines] == [f"{i:06d}/{j:03d}.jpg" for i in range(3) for j in range(2)]
+    assert all(-90 <= line["yaw"] <= 90 and 0 < line["quality"] <= 1 for line in lines)
+    render(tmp_path / "x.lmdb", "--identities", 3, "--images", 2)
+    faces = FaceSet(tmp_path / "x.lmdb")
+    assert [faces.read(i) for i in range(6)] == [(tmp_path / "one" / line["file"]).read_bytes() for line in lines]
+    assert (tmp_path / "x.jsonl").read_text() == (tmp_path / "one" / "labels.jsonl").read_text()
+
+
+def test_other_settings_are_refused(tmp_path, capsys):
+    (tmp_path / "settings.json").write_text(json.dumps({"seed": 0, "images": 3}))
+    with pytest.raises(SystemExit):
+        render(tmp_path, "--identities", 1, "--images", 2)
+    assert "was begun with" in capsys.readouterr().err
+
+
+def test_positive_yaw_turns_the_nose_to_the_right(photographer):
+    """The picture of a turned head is mirrored by the opposite turn, nearly, and has more face on the far side."""
+    figure = photographer.figure
+    for yaw, side in ((40, 1), (-40, -1)):
+        from rendering.person import rotation
+
+        turned = figure.rest @ rotation(np.deg2rad(yaw), 0, 0).T
+        assert np.sign(turned[figure.landmarks["nose"], 0]) == side
+    up = figure.rest @ rotation(0, np.deg2rad(20), 0).T
+    assert up[figure.landmarks["nose"], 2] > figure.rest[figure.landmarks["nose"], 2]
+
+
+def test_the_face_is_on_the_template(photographer):
+    """Dark pupils where ArcFace expects the eyes, at any distance."""
+    for distance in (0.6, 1.6):
+        picture = shoot(photographer, distance=distance).astype(float).mean(2)
+        for x in (38, 74):
+            eye = picture[44:60, x - 8 : x + 8]
+            assert eye.min() < 0.6 * picture[60:90, 45:67].mean()
+
+
+def test_a_person_is_the_same_on_all_photos_and_others_are_others(photographer, encoder):
+    from utils.verification import features_of, pair_similarities
+
+    other = Photographer(*render_faces.studio(), 0, 4)
+    views = [shoot(one, yaw=yaw, light_azimuth=yaw * 3) for one in (photographer, other) for yaw in (-15, 15)]
+    assert not np.array_equal(views[0], views[2])
+    assert np.array_equal(shoot(photographer, yaw=10), shoot(photographer, yaw=10))
+    assert np.isfinite(pair_similarities(features_of(encoder, views))).all()
+
+
+def test_quality_falls_with_what_spoils_a_photo(photographer):
+    best = quality_of(PLAIN)
+    assert best == 1
+    for worse in ({"blur": 1.5}, {"resolution": 0.4}, {"noise": 8}, {"occluded": True}, {"exposure": 0.6}):
+        assert quality_of(PLAIN | worse) < best
+    sharp, blurred = (shoot(photographer, blur=blur).astype(float) for blur in (0, 2))
+    assert np.abs(np.diff(blurred, axis=1)).mean() < 0.8 * np.abs(np.diff(sharp, axis=1)).mean()
+
+
+def test_settings_come_from_their_stream():
+    assert draw_setting(stream(1, 2, 2, 3), 0.5) == draw_setting(stream(1, 2, 2, 3), 0.5)
+    yaws = [abs(draw_setting(stream(0, 0, 2, i), 0)["yaw"]) for i in range(2000)]
+    assert np.median(yaws) < 20
+    assert max(yaws) > 80
