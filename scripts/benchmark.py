@@ -33,6 +33,7 @@ from models.sixdrepnet import SixDRepNet
 from models.vec2face import PRESETS, TokenMask, Vec2Face, load_vec2face
 from utils.cli import command, make_parser, positive
 from utils.device import PRECISIONS, cpu_has_bf16, keep_freed_memory, resolve_device
+from utils.identity_sampling import GaussianSampler, sample_apart, similarity_of_pairs
 from utils.sampling import MaskRatios, identity_stream
 
 CONV_SHAPES = ((128, 112), (256, 56), (256, 28), (512, 14))  # channels and side of the generator's convolutions
@@ -53,6 +54,7 @@ def main(argv=None):
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--repeats", type=positive, default=5, help="timed runs of each job; the fastest counts")
+    parser.add_argument("--identities", type=positive, default=20_000, help="identity vectors to sample")
     parser.add_argument("--output", default="benchmark.json", help="JSON file to write")
     args = parser.parse_args(argv)
     device = resolve_device(args.device)
@@ -74,8 +76,13 @@ def main(argv=None):
         f"AttrOP on the demo models, {precisions[0]}: {runs['refilled']:.0f} accepted images a minute, "
         f"{runs['refilled'] / runs['in_lockstep']:.2f} times those of batches that wait for their slowest row"
     )
+    sampling = alone(sampling_speed, str(device), args.identities)
+    print(
+        f"{args.identities} identity vectors sampled and checked in {sampling['seconds']:.1f} s, "
+        f"{sampling['share_of_floor']:.0%} of the floor (every pair multiplied once)"
+    )
     content = {"machine": machine_name(device), "torch": torch.__version__, "model": args.model}
-    content |= {"batch_size": args.batch_size, "rows": rows, "accepted_per_minute": runs}
+    content |= {"batch_size": args.batch_size, "rows": rows, "accepted_per_minute": runs, "sampling": sampling}
     Path(args.output).write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -235,6 +242,22 @@ def accepted_per_minute(device, precision, batch_size):
     waiting = rows()
     lockstep = per_minute(list(islice(waiting, batch_size)) for _ in range(6))
     return {"refilled": per_minute([rows()]), "in_lockstep": lockstep}
+
+
+def sampling_speed(device, count):
+    """Seconds to sample ``count`` identity vectors that lie apart and to check all pairs, and the share of the floor.
+
+    The floor is each pair's product once, count² x 512 FLOPs (a multiplication and an addition for half of the pairs),
+    at the peak of such products.
+    """
+    block, others = torch.randn(2048, 512, device=device), torch.randn(512, 16384, device=device)
+    product = fastest(lambda: block @ others, torch.device(device), 3)
+    peak = 2 * block.shape[0] * block.shape[1] * others.shape[1] / product
+    start = time.perf_counter()
+    vectors = np.concatenate([v for _, v in sample_apart(GaussianSampler(), count, 0.3, 0, device=device)])
+    similarity_of_pairs(vectors, device)
+    seconds = time.perf_counter() - start
+    return {"count": count, "seconds": seconds, "share_of_floor": count**2 * 512 / peak / seconds}
 
 
 def peak_memory(device):

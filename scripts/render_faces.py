@@ -4,7 +4,7 @@
     python scripts/render_faces.py --identities 1000 --first_identity 100000 --images 20 --output unseen.lmdb
     python scripts/render_faces.py --grid 7 --output person7.jpg
 
-Every photo comes from (seed, identity, image) alone, whatever the number of workers. Writes OUTPUT/<identity>/<image>.jpg,
+Every photo comes from (seed, identity, image) alone, on any number of workers. Writes OUTPUT/<identity>/<image>.jpg,
 or an LMDB for FR training, and labels.jsonl: who, yaw, pitch and roll in degrees (positive yaw turns the nose to the
 image's right), expression, light, what spoils the photo, and its quality. Killed: run it again. Needs
 requirements-render.txt.

@@ -35,6 +35,8 @@ def test_benchmark_measures_and_writes(tmp_path, capsys):
         "1",
         "--device",
         "cpu",
+        "--identities",
+        "500",
         "--output",
     ]
     benchmark.main([*flags, str(tmp_path / "b.json")])
@@ -44,6 +46,7 @@ def test_benchmark_measures_and_writes(tmp_path, capsys):
         assert row["images_per_second"] > 0
         assert 0 < row["share_of_floor"] < 2
         assert row["memory_gb"] > 0.1
+    assert content["sampling"]["share_of_floor"] > 0
     assert all(number > 0 for number in content["accepted_per_minute"].values())
     assert "| decode | fp32 |" in capsys.readouterr().out
 
