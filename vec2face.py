@@ -24,6 +24,7 @@ from models.vec2face import PRESETS, TokenMask
 from utils.cli import (
     WITHOUT_EFFECT,
     add_flags_without_effect,
+    add_training_run_flags,
     command,
     make_parser,
     note_flags_without_effect,
@@ -90,13 +91,7 @@ def training_parser():
     recipe.add_argument("--use_amp", action=Boolean, default=True, help="16-bit arithmetic; on a CPU bfloat16 or none")
     recipe.add_argument("--amp_dtype", choices=["float16", "bfloat16"], default="float16", help="16-bit type on a GPU")
 
-    run = parser.add_argument_group("run")
-    run.add_argument("--output_dir", default="./output_dir", help="checkpoints, log.jsonl and pictures")
-    run.add_argument("--log_dir", help="TensorBoard (default: the output folder)")
-    run.add_argument("--log_every", type=positive, default=20, help="steps between log lines")
-    run.add_argument("--save_every", type=positive, help="also save every so many steps (default: every epoch)")
-    run.add_argument("--resume", help="checkpoint, or the folder of an earlier run")
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_training_run_flags(parser, "./output_dir")
     add_flags_without_effect(parser.add_argument_group("without effect"), TRAINING_WITHOUT_EFFECT)
     return parser
 

@@ -16,18 +16,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import shutil
 
-import msgpack
 import numpy as np
 from tqdm import tqdm
 
 from utils.cli import command, make_parser, writing
-from utils.dataset_lmdb import GrowingLmdb
+from utils.dataset_lmdb import write_fr_lmdb
 from utils.errors import UserError
 from utils.face_set import FaceSet
 from utils.identity_sources import parse_slice
 from utils.images import decode_image, encode_jpeg
 
-RECORDS_PER_TRANSACTION = 2000
 JPEG_START = b"\xff\xd8"
 
 
@@ -47,7 +45,7 @@ def main(argv=None):
         sets = [FaceSet(source, args.mask) for source in args.sources]
         chosen = parse_slice(args.people, sum(len(faces.people) for faces in sets))
         unfinished = target.with_name(target.name + ".unfinished")
-        write = write_lmdb if target.suffix == ".lmdb" else write_folder
+        write = write_fr_lmdb if target.suffix == ".lmdb" else write_folder
         remove(unfinished)
         count = write(unfinished, photos(sets, chosen), len(chosen))
         unfinished.rename(target)
@@ -70,21 +68,6 @@ def photos(sets, chosen):
         first += len(faces.people)
         faces.close()
     bar.close()
-
-
-def write_lmdb(path, records, people):
-    """The FR-training LMDB; how many photos."""
-    target, number, pending = GrowingLmdb(path), 0, []
-    for person, photo in records:
-        pending.append((str(number).encode(), msgpack.packb((photo, person))))
-        number += 1
-        if len(pending) >= RECORDS_PER_TRANSACTION:
-            target.put(pending)
-            pending = []
-    pending.append((b"__keys__", msgpack.packb([str(i).encode() for i in range(number)])))
-    target.put([*pending, (b"__len__", msgpack.packb(number)), (b"__classnum__", msgpack.packb(people))])
-    target.close()
-    return number
 
 
 def write_folder(path, records, people):

@@ -21,11 +21,10 @@ import os
 import shutil
 from functools import cache
 
-import msgpack
 from tqdm import tqdm
 
 from utils.cli import command, make_parser, not_negative, positive, writing
-from utils.dataset_lmdb import GrowingLmdb
+from utils.dataset_lmdb import write_fr_lmdb
 from utils.errors import UserError
 from utils.images import contact_sheet, encode_jpeg
 
@@ -53,7 +52,7 @@ def main(argv=None):
         elif target.suffix == ".lmdb":
             folder = target.with_name(target.name + ".photos")
             render(args, folder)
-            count = to_lmdb(folder, target, args.images)
+            count = to_lmdb(folder, target)
             shutil.rmtree(folder)
             print(f"{target}: {count} photos of {args.identities} people; labels: {target.with_suffix('.jsonl')}")
         else:
@@ -117,23 +116,14 @@ def render_person(work):
     unfinished.rename(folder / f"{person:06d}")
 
 
-def to_lmdb(folder, target, images):
+def to_lmdb(folder, target):
     """The FR-training LMDB and its labels beside it; how many photos."""
     lines = [json.loads(line) for line in (folder / LABELS).read_text().splitlines()]
     people = {person: number for number, person in enumerate(sorted({line["identity"] for line in lines}))}
     unfinished = target.with_name(target.name + ".unfinished")
     unfinished.unlink(missing_ok=True)
-    lmdb = GrowingLmdb(unfinished)
-    for start in range(0, len(lines), 2000):
-        block = lines[start : start + 2000]
-        lmdb.put(
-            (str(start + i).encode(), msgpack.packb(((folder / line["file"]).read_bytes(), people[line["identity"]])))
-            for i, line in enumerate(block)
-        )
-    keys = msgpack.packb([str(i).encode() for i in range(len(lines))])
-    counts = [(b"__len__", msgpack.packb(len(lines))), (b"__classnum__", msgpack.packb(len(people)))]
-    lmdb.put([(b"__keys__", keys), *counts])
-    lmdb.close()
+    photos = ((people[line["identity"]], (folder / line["file"]).read_bytes()) for line in lines)
+    write_fr_lmdb(unfinished, photos, len(people))
     (folder / LABELS).replace(target.with_suffix(".jsonl"))
     unfinished.replace(target)
     return len(lines)

@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from models.heads import HEADS, make_head
 from models.iresnet import DEPTHS, IResNet
 from utils.checkpoint import fit, load_file, save_file
-from utils.cli import command, make_parser, positive
+from utils.cli import add_training_run_flags, command, make_parser, positive
 from utils.device import amp_dtype, keep_freed_memory, resolve_device
 from utils.distributed import join_world
 from utils.errors import UserError
@@ -89,15 +89,9 @@ def fr_parser():
     recipe.add_argument("--use_amp", action=Boolean, default=True, help="16-bit arithmetic; on a CPU bfloat16 or none")
     recipe.add_argument("--amp_dtype", choices=["float16", "bfloat16"], default="bfloat16", help="16-bit type on a GPU")
 
-    run = parser.add_argument_group("run")
+    run = add_training_run_flags(parser, "./fr")
     run.add_argument("--sets", nargs="*", default=[], help="verification sets to test on every epoch, see test_fr.py")
     run.add_argument("--data_dir", default="test_sets", help="folder of the verification sets")
-    run.add_argument("--output_dir", default="./fr", help="checkpoints, log.jsonl and model.pth")
-    run.add_argument("--log_dir", help="TensorBoard (default: the output folder)")
-    run.add_argument("--log_every", type=positive, default=20, help="steps between log lines")
-    run.add_argument("--save_every", type=positive, help="also save every so many steps (default: every epoch)")
-    run.add_argument("--resume", help="checkpoint, or the folder of an earlier run")
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser
 
 

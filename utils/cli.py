@@ -127,6 +127,18 @@ def add_model_flags(parser):
     group.add_argument("--id_weights", default="weights/arcface-r100-glint360k.pth", help="face encoder")
 
 
+def add_training_run_flags(parser, output_dir):
+    """Where a training writes, how often, and how it goes on; the group they are in."""
+    run = parser.add_argument_group("run")
+    run.add_argument("--output_dir", default=output_dir, help="checkpoints and log.jsonl")
+    run.add_argument("--log_dir", help="TensorBoard (default: the output folder)")
+    run.add_argument("--log_every", type=positive, default=20, help="steps between log lines")
+    run.add_argument("--save_every", type=positive, help="also save every so many steps (default: every epoch)")
+    run.add_argument("--resume", help="checkpoint, or the folder of an earlier run")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    return run
+
+
 @contextmanager
 def writing(target):
     """Make the folder of ``target`` and hand it on as a Path; a failure to write becomes a UserError that names it."""

@@ -42,6 +42,30 @@ class GrowingLmdb:
         self.env.close()
 
 
+def write_fr_lmdb(path, records, people):
+    """Write (label, encoded image) pairs as an FR-training LMDB of ``people`` people; how many images."""
+    number, pending = 0, []
+    with closing(GrowingLmdb(path)) as target:
+        for label, image in records:
+            pending.append((str(number).encode(), msgpack.packb((image, label))))
+            number += 1
+            if len(pending) >= RECORDS_PER_TRANSACTION:
+                target.put(pending)
+                pending = []
+        target.put(pending + closing_records(number, people))
+    return number
+
+
+def closing_records(count, people):
+    """What stands beside the numbered records."""
+    keys = [str(i).encode() for i in range(count)]
+    return [
+        (b"__keys__", msgpack.packb(keys)),
+        (b"__len__", msgpack.packb(count)),
+        (b"__classnum__", msgpack.packb(people)),
+    ]
+
+
 @contextmanager
 def reading(path):
     """A read transaction on an LMDB file or folder."""
@@ -118,11 +142,7 @@ class LmdbStore:
                 if len(pending) >= RECORDS_PER_TRANSACTION:
                     merged.put(pending)
                     pending = []
-            keys = [str(i).encode() for i in range(number)]
-            pending.append((b"__keys__", msgpack.packb(keys)))
-            pending.append((b"__len__", msgpack.packb(number)))
-            pending.append((b"__classnum__", msgpack.packb(label)))
-            merged.put(pending)
+            merged.put(pending + closing_records(number, label))
         next_file.replace(LmdbStore.path(root))
         next_manifest.replace(root / MANIFEST)
         remove_parts(parts)
