@@ -73,6 +73,9 @@ class IResNet(nn.Module):
 
     def __init__(self, blocks=DEPTHS[100], widths=(64, 128, 256, 512), feature_size=512, se=False):
         super().__init__()
+        self.feature_norms = (
+            None  # {"5%", "50%", "95%"} of photos, where the weight file says so: what quality to expect
+        )
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.prelu = nn.PReLU(widths[0])
@@ -135,7 +138,8 @@ def load_face_encoder(path, device="cpu", dtype=torch.float32):
     Depth and widths are read off the file. Frozen, in eval mode, BatchNorms folded into the
     convolutions; gradients reach the images. Raises UserError when the file holds no IResNet.
     """
-    state = state_dict_of(load_file(path), path)
+    content = load_file(path)
+    state = state_dict_of(content, path)
     try:
         encoder = IResNet(**architecture_of(state))
     except (KeyError, IndexError) as error:
@@ -144,6 +148,7 @@ def load_face_encoder(path, device="cpu", dtype=torch.float32):
             f"its first keys are {first_few(list(state))}."
         ) from error
     fit(encoder, state, path, "an IResNet face encoder")
+    encoder.feature_norms = content.get("feature_norms")
     return encoder.for_inference(device, dtype)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from rendering.head import SIDE
 from rendering.paint import GREY, HAIR, IRIS, ramp
-from rendering.tracer import vertex_normals
 
 WIDTH = SIDE + 128  # of the texture: the head's own, then a column of blocks
 EYES, HAIR_BLOCK, FLAT = 0, 128, 256  # rows of the blocks
@@ -136,14 +135,17 @@ class Figure:
     def __init__(self, model, painter, person, rng):
         head = model.head
         scalp = painter.scalp(person.look, position=head.vertices) * (1 - painter.vertex_ears)  # (V,)
-        normals = vertex_normals(person.vertices, head.faces)
-        lumps = 1 + 0.25 * np.sin(head.vertices @ rng.normal(0, 120, (3, 3)) + rng.uniform(0, 6, 3)).mean(1)
+        scalp = spread_over(scalp, head.faces, len(head.vertices), rounds=4)
+        middle = np.float32([0, person.vertices[:, 1].mean(), head.eyes[0, 2]])
+        outward = person.vertices - middle
+        outward /= np.linalg.norm(outward, axis=1, keepdims=True)  # (V, 3)
+        lumps = 1 + 0.12 * np.sin(head.vertices @ rng.normal(0, 120, (3, 3)) + rng.uniform(0, 6, 3)).mean(1)
         volume = person.look["thickness"] * scalp * lumps
         self.head_count = len(person.vertices)
         self.expressions, self.names = head.expressions, head.expression_names
         self.eyes = self._eyes(person.vertices, head)
         self.landmarks = head.landmarks
-        pieces = [(person.vertices + normals * volume[:, None], head.faces, self._head_uv(person.vertices, head))]
+        pieces = [(person.vertices + outward * volume[:, None], head.faces, self._head_uv(person.vertices, head))]
         if person.look["length"] > -0.5:
             pieces.append(self._long_hair(person, rng))
         self.glasses = slice(sum(len(v) for v, *_ in pieces), None)
@@ -245,6 +247,18 @@ class Figure:
         if not glasses:
             vertices[self.glasses] = self.eyes.mean(0) + np.float32([0, 0.05, 0])  # folded up inside the head
         return vertices
+
+
+def spread_over(values, faces, count, rounds):
+    """Values of vertices (V,), evened out between neighbours."""
+    for _ in range(rounds):
+        means = values[faces].mean(1)  # (F,)
+        total, weight = np.zeros(count), np.zeros(count)
+        for corner in range(3):
+            total += np.bincount(faces[:, corner], means, minlength=count)
+            weight += np.bincount(faces[:, corner], minlength=count)
+        values = total / weight.clip(1)
+    return values
 
 
 def in_block(row, place):

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_training_data import write_lmdb
 
+import image_generation
 from models.heads import HEADS, SCALE, make_head
 from models.iresnet import IResNet, load_face_encoder
 from scripts import test_fr as tester
@@ -122,6 +123,16 @@ def test_what_training_writes(trained):
     assert encoder(torch.zeros(1, 3, 112, 112)).shape == (1, 512)
     assert torch.load(trained / "model.pth", weights_only=True)["feature_norms"]["50%"] > 0
     load_face_encoder(trained / "checkpoint-last.pth")
+
+
+def test_generation_tells_a_quality_the_model_never_gives(trained, demo, tmp_path, capsys):
+    """The quality model that training wrote knows the norms of its photos."""
+    words = ["--center_feature", demo.vectors, "--quality_weights", trained / "model.pth", "--start_end", "0:1"]
+    words += ["--example", 1, "--batch_size", 1, "--max_iters", 1, "--output_dir", tmp_path, *demo.models]
+    for quality, told in ((1000, True), (1, False)):
+        name = f"quality{quality}"
+        image_generation.main([str(word) for word in [*words, "--image_quality", quality, "--name", name]])
+        assert ("more than 95 % of the photos" in capsys.readouterr().out) == told
 
 
 def test_no_weight_decay_on_batch_norm():

@@ -166,7 +166,7 @@ def run_generation(mode, args):
     source = make_source(mode, args, models)
     root = Path(args.output_dir) / (f"{args.name}-{args.pose:g}" if mode == "pose" else args.name)
     if world.is_main:
-        for warning in source.warnings + encoder_warnings(args, models):
+        for warning in source.warnings + encoder_warnings(args, models) + quality_warnings(mode, args, models):
             print(f"warning: {warning}")
         settings = describe(mode, args, recipe, precision, source, models)
         prepare_dataset(root, settings, describe_environment(device), args.overwrite)
@@ -235,6 +235,18 @@ def encoder_warnings(args, models):
     return [
         f"{args.model_weights} was trained on the features of another face encoder than {args.id_weights} "
         "(--id_weights): vectors of one mean nothing to the other."
+    ]
+
+
+def quality_warnings(mode, args, models):
+    """Lines to print when the wanted quality is above what the quality model gives to photos."""
+    norms = models["quality"].feature_norms if "quality" in models else None
+    wanted = args.min_quality if mode == "reference" else max(args.image_quality, args.min_quality or 0)
+    if not norms or wanted <= norms["95%"]:
+        return []
+    return [
+        f"quality {wanted:g} is more than 95 % of the photos have that {args.quality_weights} was trained on "
+        f"({norms['95%']:.1f}); half of them have {norms['50%']:.1f}."
     ]
 
 
