@@ -19,8 +19,10 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from functools import cache
 
+import torch
 from tqdm import tqdm
 
 from utils.cli import command, make_parser, not_negative, positive, writing
@@ -69,9 +71,12 @@ def render(args, folder):
     missing = [person for person in people if not (folder / f"{person:06d}").exists()]
     work = [(folder, args.seed, person, args.images) for person in missing]
     studio()  # loaded before the workers are made, which share it
-    with multiprocessing.get_context("fork").Pool(args.workers) as pool, tqdm(total=len(work), unit="id") as bar:
+    fork = multiprocessing.get_context("fork")
+    with fork.Pool(args.workers, begin_worker) as pool, tqdm(total=len(work), unit="id") as bar:
         for _ in pool.imap_unordered(render_person, work):
             bar.update()
+        pool.close()
+        pool.join()
     with open(folder / (LABELS + ".next"), "w") as file:
         for person in people:
             file.write((folder / f"{person:06d}" / LABELS).read_text())
@@ -87,6 +92,13 @@ def check_settings(path, settings):
         if there != settings:
             raise UserError(f"{path.parent}: was begun with {there}, now it is {settings}; choose another --output.")
     path.write_text(json.dumps(settings) + "\n")
+
+
+def begin_worker():
+    """Signals are the parent's to answer, and threads of a forked process must not wait for the parent's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
 
 
 @cache
