@@ -1,5 +1,6 @@
 """Everything a training run must remember, and its checkpoints."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -117,8 +118,9 @@ def check_writable(folder):
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
+        probe = folder / f".writable-{os.getpid()}"  # every process of a run looks
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise UserError(f"{folder}: cannot write here: {error.strerror}.") from error
 
