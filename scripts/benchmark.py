@@ -87,8 +87,9 @@ def main(argv=None):
 
 
 def alone(function, *arguments):
-    """Run a function in a fresh process."""
-    context = multiprocessing.get_context("spawn")
+    """Run a function in a fresh process, forked from one that has imported all and computed nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["scripts.benchmark"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
 
