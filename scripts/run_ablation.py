@@ -41,7 +41,7 @@ def ablation_parser():
     parser.add_argument("--photos", required=True, help="folder of person/photo, or LMDB")
     parser.add_argument("--unseen", required=True, help="photos of other people, for the test")
     size = parser.add_argument_group("size")
-    size.add_argument("--people", type=positive, default=300, help="people of a dataset")
+    size.add_argument("--people", type=positive, default=200, help="people of a dataset")
     size.add_argument("--images", type=positive, default=10, help="images of each")
     size.add_argument("--seeds", type=positive, default=1, help="repetitions, for mean ± standard deviation")
     size.add_argument("--pairs", type=positive, default=6000, help="test pairs")
@@ -53,7 +53,7 @@ def ablation_parser():
     models.add_argument("--image_quality", default="23", help="quality AttrOP goes for")
     models.add_argument(
         "--recogniser",
-        default="--network 18 --width 16 --no-se --batch_size 64 --epochs 16 --milestones 11 15 --random_erasing 0",
+        default="--network 18 --width 16 --no-se --batch_size 32 --epochs 10 --milestones 7 10 --random_erasing 0",
         help="flags of train_fr.py",
     )
     parser.add_argument("--output", default="ablations", help="folder of everything")
