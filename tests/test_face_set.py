@@ -1,0 +1,61 @@
+"""Folders and LMDBs of people, good and bad."""
+
+import msgpack
+import numpy as np
+import pytest
+from conftest import PHOTOS
+from hypothesis import given
+from hypothesis import strategies as st
+from test_training_data import write_lmdb
+
+from utils.errors import UserError
+from utils.face_set import FaceSet, label_of
+
+
+def fr_lmdb(path, labels, classes=None, image=None):
+    image = image or (PHOTOS / "person1" / "0.jpg").read_bytes()
+    records = {str(i).encode(): msgpack.packb((image, label)) for i, label in enumerate(labels)}
+    count = max(labels) + 1 if classes is None else classes
+    return write_lmdb(path, records | {b"__len__": msgpack.packb(len(labels)), b"__classnum__": msgpack.packb(count)})
+
+
+def test_folder_and_lmdb_are_the_same_set(tmp_path):
+    folder = FaceSet(PHOTOS)
+    records = {str(i).encode(): msgpack.packb((folder.read(i), int(folder.labels[i]))) for i in range(len(folder))}
+    path = write_lmdb(tmp_path / "x.lmdb", records | {b"__len__": msgpack.packb(9), b"__classnum__": msgpack.packb(3)})
+    for source in (path, tmp_path):  # a generated dataset has its LMDB inside
+        faces = FaceSet(source)
+        assert np.array_equal(faces.labels, folder.labels)
+        assert all(faces.read(i) == folder.read(i) for i in range(9))
+        faces.close()
+
+
+@given(st.binary(max_size=70_000), st.integers(0, 2**31), st.booleans())
+def test_labels_are_read_without_the_image(image, label, with_feature):
+    record = (image, b"feature", label) if with_feature else (image, label)
+    assert label_of(memoryview(msgpack.packb(record))) == label
+
+
+def test_a_mask_leaves_people_out(tmp_path):
+    np.save(tmp_path / "mask.npy", np.array([0, 1, 7, 8]))
+    faces = FaceSet(PHOTOS, tmp_path / "mask.npy")
+    assert faces.labels.tolist() == [0, 0, 1, 1]
+    assert faces.people == ["person1", "person4"]
+
+
+def test_bad_face_sets(tmp_path):
+    np.save(tmp_path / "far.npy", np.array([0, 99]))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.lmdb").write_text("nothing")
+    for path, mask, message in (
+        (fr_lmdb(tmp_path / "gap.lmdb", [0, 2]), None, "no image of person 1"),
+        (fr_lmdb(tmp_path / "from1.lmdb", [1, 2]), None, "no image of person 0"),
+        (fr_lmdb(tmp_path / "none.lmdb", [0, 1], classes=3), None, "no image of person 2"),
+        (fr_lmdb(tmp_path / "more.lmdb", [0, 1, 2], classes=2), None, "labels must be 0 to C-1"),
+        (PHOTOS, tmp_path / "far.npy", "positions 0 to 99"),
+        (tmp_path / "empty", None, "no photos"),
+        (tmp_path / "nowhere", None, "no such folder"),
+        (tmp_path / "text.lmdb", None, "not an LMDB"),
+    ):
+        with pytest.raises(UserError, match=message):
+            FaceSet(path, mask)
