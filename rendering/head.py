@@ -14,7 +14,6 @@ from utils.errors import UserError
 CUT = 0.54  # height of the cut through the neck
 SIDE = 512  # texels of the head's texture
 ISLAND = (0.63, 0.11, 1.0, 0.88)  # where the head lies in the body's texture: u, v (from above), u, v
-PHENOTYPES = ("gender", "age", "muscle", "weight", "height", "proportions", "african", "asian", "caucasian")
 FACE_PARTS = ("cheek", "chin", "ear", "eyebrows", "eye", "forehead", "head", "mouth", "nose", "neck")
 
 

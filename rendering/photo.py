@@ -8,7 +8,6 @@ from rendering.tracer import Tracer
 from utils.images import SIDE, TEMPLATE
 
 SAMPLES = 2  # rays along each edge of a pixel
-SMILES = ["mouthSmileLeft", "mouthSmileRight"]
 EXPRESSIONS = [  # {unit: strength} that faces make
     {},
     {"mouthSmileLeft": 0.6, "mouthSmileRight": 0.6, "cheekSquintLeft": 0.4, "cheekSquintRight": 0.4},
