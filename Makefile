@@ -1,22 +1,25 @@
-# make demo    ten people who do not exist, in generated_images/demo
+# make demo    ten people who do not exist, a pose sheet, a quality sheet and a report, in generated_images
 # make test    the test suite
 # make lint    ruff
 # make train-demo   a small generator from 900 of 1,000 rendered people, scored on the others; PHOTOS=folder: on yours
 # make pipeline   vectors, images, report, recogniser, test: the whole chain at toy scale with the demo models
 # make table-noise  a table of the paper on rendered people; also -attrop, -similarity, -people, -real
+# make world   everything from nothing: people, face encoder, head pose, generator, figures; WORLD=folder PEOPLE=10000
 # make bench   speed of this machine, as shares of its own peak
 #
 # Each makes .venv from the requirements when it is missing. PYTHON=python3.12 picks the interpreter.
 
 PYTHON ?= python3
-PY := .venv/bin/python
+PY ?= .venv/bin/python
 DEMO := weights/demo
+DEMO_QUALITIES := 18 20 22 24
 TRAINING ?= training
 PHOTOS ?= rendered/people
 UNSEEN ?= rendered/unseen
 PIPELINE ?= pipeline
 
 .PHONY: demo train-demo pipeline test lint bench clean
+include world.mk
 
 .venv/.installed: requirements.txt
 	test -x $(PY) || $(PYTHON) -m venv .venv
@@ -27,10 +30,18 @@ PIPELINE ?= pipeline
 	$(PY) -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
+DEMO_MODELS := --model_weights $(DEMO)/vec2face_generator.pth --id_weights $(DEMO)/face_encoder.pth \
+	--quality_weights $(DEMO)/face_encoder.pth --center_feature $(DEMO)/identity_vectors.npy
+DEMO_OUTPUT := generated_images/demo
+
 demo: .venv/.installed
-	$(PY) image_generation.py --name demo --start_end 0:10 --example 10 --batch_size 10 --image_quality 23 \
-		--center_feature $(DEMO)/identity_vectors.npy --model_weights $(DEMO)/vec2face_generator.pth \
-		--id_weights $(DEMO)/face_encoder.pth --quality_weights $(DEMO)/face_encoder.pth
+	$(PY) image_generation.py --name demo --start_end 0:10 --example 10 --batch_size 10 $(DEMO_MODELS)
+	$(PY) scripts/attribute_sheet.py --attribute yaw --values -60 -30 0 30 60 --count 5 --max_iters 40 $(DEMO_MODELS) \
+		--pose_weights $(DEMO)/head_pose.pth --output $(DEMO_OUTPUT)-yaw
+	$(PY) scripts/attribute_sheet.py --attribute quality --values $(DEMO_QUALITIES) --count 5 --max_iters 40 $(DEMO_MODELS) \
+		--output $(DEMO_OUTPUT)-quality
+	$(PY) scripts/measure_dataset.py $(DEMO_OUTPUT) --id_weights $(DEMO)/face_encoder.pth \
+		--quality_weights $(DEMO)/face_encoder.pth --pose_weights $(DEMO)/head_pose.pth --output $(DEMO_OUTPUT)-report
 
 .venv/.installed-render: requirements-render.txt .venv/.installed
 	$(PY) -m pip install --quiet -r requirements-render.txt

@@ -30,6 +30,7 @@ from utils.cli import (
     note_flags_without_effect,
     positive,
 )
+from utils.demo_weights import use_demo_weights
 from utils.device import amp_dtype, keep_freed_memory, resolve_device
 from utils.distributed import join_world
 from utils.errors import UserError
@@ -68,6 +69,7 @@ def training_parser():
     model.add_argument(
         "--lpips_weights", default="weights/vgg16.pth", help="torchvision's VGG16, or `none` to train without"
     )
+    model.add_argument("--start_from", help="generator to begin with (default: from nothing)")
     for name, default in (("min", 0.5), ("max", 1.0), ("mu", 0.75), ("std", 0.25)):
         model.add_argument(
             f"--mask_ratio_{name}", type=float, default=default, help="of the mask rate's truncated normal"
@@ -81,6 +83,7 @@ def training_parser():
     recipe.add_argument("--epochs", type=positive, default=400, help="passes over the data")
     recipe.add_argument("--max_steps", type=positive, help="stop after this many batches (default: after --epochs)")
     recipe.add_argument("--disc_start", type=int, default=100, help="epochs before the GAN phase")
+    recipe.add_argument("--disc_weight", type=float, default=1.0, help="of the GAN term in the generator's loss")
     recipe.add_argument("--lr", type=float, help="learning rate (default: blr * batch * accum * processes / 112)")
     recipe.add_argument("--blr", type=float, default=1e-3, help="base learning rate")
     recipe.add_argument("--min_lr", type=float, default=0.0, help="learning rate at the end of the half-cosine")
@@ -99,6 +102,7 @@ def training_parser():
 @command
 def main(argv=None):
     args = training_parser().parse_args(argv)
+    use_demo_weights(args)
     note_flags_without_effect(args, TRAINING_WITHOUT_EFFECT)
     on_gpu = torch.cuda.is_available() and args.device != "cpu"
     world = join_world("nccl" if on_gpu else "gloo")
@@ -124,10 +128,12 @@ def train(args, data, world, device, amp):
     held_out = held_out_data(args, data) if args.held_out else None
     encoder = load_face_encoder(args.id_weights, device, amp or torch.float32)
     perceptual = None if args.lpips_weights == "none" else load_lpips(args.lpips_weights).to(device)
-    criterion = GeneratorLoss(encoder, perceptual)
+    criterion = GeneratorLoss(encoder, perceptual, args.disc_weight)
 
     torch.manual_seed(args.seed)
     state = TrainingState(args, device, amp == torch.float16, data.feature_norms())
+    if args.start_from:
+        state.start_from(args.start_from)
     if args.resume:
         state.resume(find_checkpoint(args.resume))
     generator, discriminator = parallel(state.generator, world, device), parallel(state.discriminator, world, device)

@@ -73,11 +73,12 @@ class GeneratorLoss(nn.Module):
     """The generator's loss, term by term.
 
     ``encoder``: the frozen face encoder whose features are the vectors. ``perceptual``: LPIPS or None.
+    ``disc_weight``: of the adversarial term.
     """
 
-    def __init__(self, encoder, perceptual=None):
+    def __init__(self, encoder, perceptual=None, disc_weight=1.0):
         super().__init__()
-        self.encoder, self.perceptual = encoder, perceptual
+        self.encoder, self.perceptual, self.disc_weight = encoder, perceptual, disc_weight
 
     def forward(self, output, real, vectors, discriminator=None):
         """{name: scalar}, ``total`` last, of a batch: Output, images (N, 3, 112, 112) in [-1, 1], vectors (N, 512).
@@ -97,7 +98,7 @@ class GeneratorLoss(nn.Module):
             total = total + LPIPS_WEIGHT * terms["lpips"]
         if discriminator is not None:
             terms["adversarial"] = -discriminator(fake).float().mean()
-            total = total + terms["adversarial"]
+            total = total + self.disc_weight * terms["adversarial"]
         return terms | {"total": total}
 
 

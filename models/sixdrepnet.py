@@ -3,11 +3,13 @@
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from utils.checkpoint import fit, frozen, load_file, state_dict_of
 
 STAGES = ((4, 128), (6, 256), (16, 512), (1, 2048))  # blocks and width of each stage
 STEM_WIDTH = 64
+SMALL = {"stages": ((2, 32), (4, 64), (4, 128), (1, 256)), "stem_width": 24}  # what scripts/train_pose.py trains
 
 
 class RepVGGBlock(nn.Module):
@@ -48,9 +50,26 @@ class SixDRepNet(nn.Module):
     def rotation(self, images):
         """(N, 3, H, W) RGB in [-1, 1] -> (N, 3, 3) rotation matrices. The network itself sees BGR in [0, 1]."""
         x = (images.flip(1) + 1) / 2
-        x = x.to(self.layer0.rbr_reparam.weight.dtype)
+        x = x.to(next(self.parameters()).dtype)
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.layer0(x)))))  # (N, C, H / 32, W / 32)
         return rotation_from_6d(self.linear_reg(x.float().mean(dim=(2, 3))))  # (N, 6) -> (N, 3, 3), in float32
+
+    def for_training(self):
+        """A BatchNorm after each convolution, which learns without one badly; ``fuse`` takes them out."""
+        for block in self._blocks():
+            conv = block.rbr_reparam
+            conv.bias = None
+            block.rbr_reparam = nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels))
+        return self
+
+    def fuse(self):
+        """The network as it is stored: BatchNorms folded into their convolutions; in eval mode."""
+        for block in self.eval()._blocks():
+            block.rbr_reparam = fuse_conv_bn_eval(*block.rbr_reparam)
+        return self
+
+    def _blocks(self):
+        return [module for module in self.modules() if isinstance(module, RepVGGBlock)]
 
 
 def rotation_from_6d(six):
@@ -77,8 +96,22 @@ def euler_angles(rotation):
 def load_pose_estimator(path, device="cpu", dtype=torch.float32):
     """The 6DRepNet in a weight file: images in [-1, 1] RGB -> (N, 3) degrees: pitch, yaw, roll.
 
-    Frozen, in eval mode; gradients reach the images. Raises UserError when the file holds no 6DRepNet.
+    Its size is read off the file. Frozen, in eval mode; gradients reach the images. Raises UserError when the file
+    holds no 6DRepNet.
     """
-    estimator = SixDRepNet()
-    fit(estimator, state_dict_of(load_file(path), path), path, "a 6DRepNet pose estimator")
+    state = state_dict_of(load_file(path), path)
+    estimator = SixDRepNet(**architecture_of(state))
+    fit(estimator, state, path, "a 6DRepNet pose estimator")
     return estimator.for_inference(device, dtype)
+
+
+def architecture_of(state):
+    """The keyword arguments of SixDRepNet that fit a state dict; the released ones when it is not one."""
+    try:
+        stages = []
+        for stage in range(1, 5):
+            count = len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")})
+            stages.append((count, state[f"layer{stage}.0.rbr_reparam.weight"].shape[0]))
+        return {"stages": tuple(stages), "stem_width": state["layer0.rbr_reparam.weight"].shape[0]}
+    except (KeyError, IndexError):
+        return {}

@@ -169,7 +169,7 @@ class Painter:
         radius, angle = np.hypot(*np.meshgrid(ramp_, ramp_)), np.arctan2(*np.meshgrid(ramp_, ramp_))
         rays = 1 + 0.18 * np.sin(angle * 23 + 3 * np.sin(angle * 5)) * smooth(radius, 0.1, 0.3)
         iris = look["iris"] * rays[..., None] * (1.15 - 0.6 * smooth(radius, 0.30, 0.43))[..., None]
-        white = np.float32([0.62, 0.58, 0.55]) * (1 - 0.35 * smooth(radius, 0.5, 1.0))[..., None]
+        white = np.float32([0.50, 0.46, 0.43]) * (1 - 0.35 * smooth(radius, 0.5, 1.0))[..., None]
         block = white + (iris - white) * (1 - smooth(radius, 0.42, 0.46))[..., None]
         block = block * (smooth(radius, 0.15, 0.19) * 0.97 + 0.03)[..., None]
         return np.concatenate([block, np.full((EYE_BLOCK, EYE_BLOCK, 1), 0.9)], -1).astype(np.float32)

@@ -7,7 +7,7 @@ from rendering.person import Figure, make_person, make_texture, rotation, stream
 from rendering.tracer import Tracer
 from utils.images import SIDE, TEMPLATE
 
-SAMPLES = 2  # rays along each edge of a pixel
+SAMPLES = 2  # along each edge of a pixel
 EXPRESSIONS = [  # {unit: strength} that faces make
     {},
     {"mouthSmileLeft": 0.6, "mouthSmileRight": 0.6, "cheekSquintLeft": 0.4, "cheekSquintRight": 0.4},
@@ -72,9 +72,7 @@ class Photographer:
         self.person = make_person(model, seed, identity)
         rng = stream(seed, identity, 1)
         self.figure = Figure(model, painter, self.person, rng)
-        self.tracer = Tracer(
-            self.figure.rest, self.figure.faces, self.figure.uv, make_texture(painter, self.person, rng)
-        )
+        self.tracer = Tracer(self.figure.faces, self.figure.uv, make_texture(painter, self.person, rng))
 
     def take(self, image):
         """((112, 112, 3) uint8 RGB, label) of one of the person's photos."""

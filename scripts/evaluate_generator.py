@@ -3,8 +3,10 @@
     python scripts/evaluate_generator.py --model_weights weights/demo/vec2face_generator.pth \\
         --id_weights weights/demo/face_encoder.pth --data lmdb_dataset/unseen.lmdb
 
-PSNR and SSIM of image against photo, and the similarity of the image's FR feature to the photo's (the FR model of
---id_weights; one the generator was not trained with is the stricter judge). Writes photos over reconstructions.
+PSNR and SSIM of image against photo, sharpness, and the similarity of the image's FR feature to the photo's: by the FR
+model of --id_weights, whose features the generator reads, and by the stricter one of --judge_weights, which no loss
+has seen; with its --threshold (of test_fr.py) also the share of noisy images it recognises. Writes photos over
+reconstructions.
 """
 
 import sys
@@ -19,8 +21,9 @@ import numpy as np
 
 from models.iresnet import load_face_encoder
 from models.vec2face import load_vec2face
-from utils.cli import add_device_flags, command, make_parser, positive, writing
+from utils.cli import add_device_flags, command, finite, make_parser, positive, writing
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
+from utils.errors import UserError
 from utils.evaluation import reconstruct
 from utils.images import contact_sheet, encode_jpeg
 from utils.training_data import TrainingData
@@ -31,21 +34,28 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("--data", required=True, help="training LMDB of photos the generator did not see")
     parser.add_argument("--model_weights", required=True, help="generator")
-    parser.add_argument("--id_weights", required=True, help="face encoder that judges")
+    parser.add_argument("--id_weights", required=True, help="face encoder whose features the generator reads")
+    parser.add_argument("--judge_weights", help="another face encoder, to judge")
+    parser.add_argument("--threshold", type=finite, help="similarity from which on the judge says: the same person")
     parser.add_argument("--count", type=positive, help="photos to use, spread over the data (default: all)")
     parser.add_argument("--batch_size", type=positive, default=32, help="photos at a time")
     parser.add_argument("--seed", type=int, default=0, help="of the masks")
     parser.add_argument("--output", default="evaluation", help="NAME.json and NAME.jpg are written")
     add_device_flags(parser)
     args = parser.parse_args(argv)
+    if args.threshold is not None and not args.judge_weights:
+        raise UserError("--threshold is that of --judge_weights: give both.")
     device = resolve_device(args.device)
     keep_freed_memory()
     dtype = PRECISIONS[resolve_precision(args.precision, device)]
     generator = load_vec2face(args.model_weights, device, dtype)
     encoder = load_face_encoder(args.id_weights, device, dtype)
+    judge = load_face_encoder(args.judge_weights, device, dtype) if args.judge_weights else None
     with closing(TrainingData(args.data)) as data:
         positions = np.linspace(0, len(data) - 1, min(args.count or len(data), len(data))).astype(int)
-        scores, pairs = reconstruct(generator, encoder, data, positions, args.batch_size, args.seed)
+        scores, pairs = reconstruct(
+            generator, encoder, data, positions, args.batch_size, args.seed, judge, args.threshold
+        )
     with writing(f"{args.output}.json") as target:
         target.write_text(json.dumps(scores, indent=2) + "\n")
     with writing(f"{args.output}.jpg") as target:

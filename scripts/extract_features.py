@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from models.iresnet import load_face_encoder
 from utils.cli import add_device_flags, command, make_parser, positive
+from utils.demo_weights import use_demo_weights
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.identity_sources import PhotoSource
@@ -34,7 +35,7 @@ def main(argv=None):
     parser.add_argument("--dest", "-d", required=True, help="folder to write into")
     add_device_flags(parser)
     args = parser.parse_args(argv)
-
+    use_demo_weights(args)
     device = resolve_device(args.device)
     keep_freed_memory()
     encoder = load_face_encoder(args.encoder, device, PRECISIONS[resolve_precision(args.precision, device)])

@@ -25,6 +25,7 @@ from models.sixdrepnet import load_pose_estimator
 from utils import dataset_metrics as metrics
 from utils.checkpoint import sha256
 from utils.cli import add_device_flags, command, make_parser, not_negative, positive, writing
+from utils.demo_weights import use_demo_weights
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.face_set import FaceSet
@@ -62,6 +63,7 @@ def measure_parser():
 @command
 def main(argv=None):
     args = measure_parser().parse_args(argv)
+    use_demo_weights(args)
     if args.extractor != "fr" and not args.extractor_weights:
         raise UserError(f"--extractor {args.extractor} needs --extractor_weights, torchvision's file.")
     device = resolve_device(args.device)

@@ -22,7 +22,7 @@ from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_
 from utils.errors import UserError
 from utils.face_set import FaceSet
 from utils.verification import FALSE_ACCEPT_RATES, features_of, pair_similarities, verify
-from utils.verification_set import PairSet, draw_pairs, find_set, load_pairs, save_pairs
+from utils.verification_set import STYLES, PairSet, draw_pairs, find_set, load_pairs, save_pairs
 
 SETS = ["lfw", "cfp_fp", "agedb_30", "calfw", "cplfw"]
 
@@ -35,6 +35,9 @@ def main(argv=None):
     parser.add_argument("--sets", nargs="+", default=SETS, help="names in --data_dir, or paths of files")
     parser.add_argument("--pairs", help="instead: random pairs of a folder of person/photo, or of an LMDB")
     parser.add_argument("--pair_count", type=positive, default=6000, help="of --pairs, half of them of one person")
+    parser.add_argument(
+        "--style", choices=STYLES, default="random", help="of --pairs; all but random need render_faces.py's labels"
+    )
     parser.add_argument("--seed", type=not_negative, default=0, help="of --pairs")
     parser.add_argument("--save_pairs", help="keep the pairs of --pairs as a verification set, NAME.npz")
     parser.add_argument("--batch_size", type=positive, default=64, help="photos at a time")
@@ -70,7 +73,7 @@ def test(args, sets):
 def pairs_of_faces(args):
     """A PairSet of random pairs; written, too, when asked."""
     faces = FaceSet(args.pairs)
-    numbers, same = draw_pairs(faces, args.pair_count, args.seed)
+    numbers, same = draw_pairs(faces, args.pair_count, args.seed, args.style)
     try:
         if args.save_pairs:
             with writing(args.save_pairs) as target:

@@ -2,6 +2,7 @@
 
     python scripts/train_fr.py --data generated_images/test --output_dir fr
     torchrun --nproc_per_node=4 scripts/train_fr.py --data hsface10k.lmdb --sets lfw cfp_fp agedb_30 --output_dir fr
+    python scripts/train_fr.py --data rendered --head magface --traces 6 3 --output_dir encoder
     python scripts/train_fr.py --data tests/photos --network 18 --width 16 --batch_size 4 --epochs 2 --output_dir fr
 
 The defaults are the published HSFace10K recipe (SE-IResNet-50, ArcFace). --data is a folder of person/photo or an LMDB.
@@ -26,11 +27,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.heads import HEADS, make_head
 from models.iresnet import DEPTHS, IResNet
-from utils.checkpoint import fit, load_file, save_file
+from models.traces import Traces
+from utils.checkpoint import fit, load_file, save_file, state_dict_of
 from utils.cli import add_training_run_flags, command, make_parser, positive
 from utils.device import amp_dtype, keep_freed_memory, resolve_device
 from utils.distributed import join_world
 from utils.errors import UserError
+from utils.face_labels import load_labels
 from utils.face_set import FaceSet
 from utils.fr_data import RecognitionData
 from utils.training_data import epoch_batches, make_loader
@@ -69,6 +72,15 @@ def fr_parser():
     model.add_argument("--width", type=width, default=64, help="channels of the first stage; 64 is IResNet")
     model.add_argument("--head", choices=HEADS, default="arcface", help="what it is trained with")
     model.add_argument("--margin", type=float, help="of the head (default: its paper's, ArcFace's in radians)")
+    model.add_argument("--backbone", help="start from this face encoder of the same size (default: from nothing)")
+    model.add_argument(
+        "--traces",
+        type=float,
+        nargs=2,
+        metavar=("IMAGE", "POSE"),
+        help="also read a thumbnail and the pose from the feature, with these weights; needs rendered --data. For a "
+        "generator's encoder: 6 3",
+    )
 
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--recipe", choices=["hsface10k"], default="hsface10k", help="where the defaults are from")
@@ -118,9 +130,11 @@ def make_data(args):
     mixed = FaceSet(args.mixed_data) if args.mixed_data else None
     labels = load_mixture_labels(args.mixed_labels) if args.mixed_labels else None
     real = FaceSet(args.real_data) if args.real_data else None
+    poses = [(label["yaw"], label["pitch"]) for label in load_labels(faces)] if args.traces else None
     return RecognitionData(
-        faces, args.seed, args.augmentation, args.random_erasing, mixed, labels, real, parse_range(args.domain_mixup)
-    )
+        faces, args.seed, args.augmentation, args.random_erasing, mixed, labels, real, parse_range(args.domain_mixup),
+        poses,
+    )  # fmt: skip
 
 
 def load_mixture_labels(path):
@@ -141,26 +155,32 @@ def parse_range(text):
 
 
 class Recogniser(nn.Module):
-    """Backbone and head in one module, so that one forward pass of DDP has both."""
+    """Backbone, head and perhaps Traces in one module, so that one forward pass of DDP has them all."""
 
-    def __init__(self, backbone, head):
+    def __init__(self, backbone, head, traces=None):
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone, self.head, self.traces = backbone, head, traces
 
-    def forward(self, images, first, second, share):
-        """Images (B, 3, 112, 112), labels (B,) twice, share of the first (B,) -> losses (B,), feature norms (B,)."""
+    def forward(self, images, first, second, share, poses):
+        """Images (B, 3, 112, 112), labels (B,) twice, share of the first (B,), poses (B, 2) -> losses, norms (B,)."""
         features = self.backbone(images)  # (B, 512) float32
         with torch.autocast(features.device.type, enabled=False):
             losses = share * self.head(features, first)
             if (share < 1).any():
                 losses = losses + (1 - share) * self.head(features, second)
+            if self.traces is not None:
+                losses = losses + self.traces(features, images, poses)
         return losses, features.detach().norm(dim=1)
 
 
 def make_model(args, classes):
     widths = tuple(args.width * multiplier for multiplier in (1, 2, 4, 8))
     backbone = IResNet(DEPTHS[args.network], widths, se=args.se).initialise()
-    return Recogniser(backbone, make_head(args.head, classes, margin=args.margin))
+    if args.backbone:
+        state = state_dict_of(load_file(args.backbone), args.backbone)
+        fit(backbone, state, args.backbone, "a face encoder of this --network, --width and --se")
+    traces = Traces(weights=args.traces) if args.traces else None
+    return Recogniser(backbone, make_head(args.head, classes, margin=args.margin), traces)
 
 
 def make_optimizer(model, args):
@@ -201,6 +221,7 @@ def train(args, data, world, device):
 
     def save():
         content = {"backbone": model.backbone.state_dict(), "head": model.head.state_dict(), "step": step}
+        content |= {"traces": model.traces.state_dict()} if model.traces else {}
         content |= {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "args": dict(vars(args))}
         save_file(content, Path(args.output_dir) / LAST)
 
@@ -208,18 +229,22 @@ def train(args, data, world, device):
         epoch = step // steps_per_epoch
         batches = epoch_batches(len(data), args.batch_size, args.seed, epoch, world.rank, world.size)
         batches = batches[step % steps_per_epoch : steps_per_epoch]
-        for images, first, second, share, errors in make_loader(data, batches, args.workers, device.type == "cuda"):
+        for images, first, second, share, poses, errors in make_loader(
+            data, batches, args.workers, device.type == "cuda"
+        ):
             bad = report_bad(errors, bad, args)
             good = torch.tensor([not error for error in errors])
             images = images[good].to(device, non_blocking=True, memory_format=torch.channels_last)  # (B, 3, 112, 112)
-            first, second, share = (x[good].to(device, non_blocking=True) for x in (first, second, share.float()))
+            first, second, share, poses = (
+                x[good].to(device, non_blocking=True) for x in (first, second, share.float(), poses)
+            )
             lr = learning_rate(step / steps_per_epoch, args)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             # All draws of a step come from (seed, step, rank): a resumed run needs no saved random state.
             torch.manual_seed(args.seed * 1_000_003 + step * world.size + world.rank)
             with half_precision():
-                losses, norms = parallel(images, first, second, share)
+                losses, norms = parallel(images, first, second, share, poses)
             loss = losses.mean()
             if not loss.isfinite():
                 raise UserError(f"step {step}: the loss is {float(loss.detach())}; try a lower --lr, or a warm-up.")
@@ -269,10 +294,11 @@ def write_model(args, data, model, half_precision):
     with half_precision():
         norms = np.linalg.norm(features_of(model.backbone, photos, flip=False), axis=1)
     model.train()
-    low, middle, high = (float(value) for value in np.percentile(norms, (5, 50, 95)))
-    content = {"state_dict": model.backbone.state_dict(), "head": args.head}
-    save_file(content | {"feature_norms": {"5%": low, "50%": middle, "95%": high}}, Path(args.output_dir) / MODEL)
-    print(f"{Path(args.output_dir) / MODEL}: feature norms {low:.1f} to {high:.1f}, median {middle:.1f}")
+    percentiles = {f"{share}%": float(np.percentile(norms, share)) for share in (5, 50, 75, 95)}
+    content = {"state_dict": model.backbone.state_dict(), "head": args.head, "feature_norms": percentiles}
+    save_file(content, Path(args.output_dir) / MODEL)
+    listed = ", ".join(f"{share} below {norm:.1f}" for share, norm in percentiles.items())
+    print(f"{Path(args.output_dir) / MODEL}: feature norms {listed}")
 
 
 def resume(args, model, optimizer, scaler):
@@ -281,12 +307,14 @@ def resume(args, model, optimizer, scaler):
     if path is None:
         return 0
     content = load_file(path)
-    parts = ("backbone", "head", "optimizer", "scaler", "step")
+    parts = ("backbone", "head", "optimizer", "scaler", "step") + (("traces",) if args.traces else ())
     missing = [key for key in parts if not isinstance(content, dict) or key not in content]
     if missing:
         raise UserError(f"{path}: not a checkpoint of this script: no {', '.join(missing)}.")
     fit(model.backbone, content["backbone"], path, "this --network, --width and --se")
     fit(model.head, content["head"], path, f"a {args.head} head for these people")
+    if args.traces:
+        fit(model.traces, content["traces"], path, "the read-out of --traces")
     optimizer.load_state_dict(content["optimizer"])
     scaler.load_state_dict(content["scaler"])
     print(f"resumed from {path}, step {content['step']}")

@@ -12,18 +12,20 @@ ERASED_AREA, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)  # Zhong et al., 2020
 
 
 def augment_face(image, rng, probability, erase):
-    """(H, W, 3) uint8 -> the same shape: flip; crop, low resolution and colours with ``probability`` each; erasing.
+    """(H, W, 3) uint8 -> the same shape, and whether it was mirrored.
 
+    Mirrored every other time; crop, low resolution and colours with ``probability`` each; then erasing.
     ``erase``: probability of a rectangle of noise.
     """
-    if rng.random() < 0.5:
+    mirrored = rng.random() < 0.5
+    if mirrored:
         image = image[:, ::-1]
     for change in (crop, lower_resolution, change_colours):
         if rng.random() < probability:
             image = change(image, rng)
     if rng.random() < erase:
         image = erase_rectangle(image, rng)
-    return np.ascontiguousarray(image)
+    return np.ascontiguousarray(image), mirrored
 
 
 def crop(image, rng):

@@ -8,23 +8,28 @@ from utils.augmentation import augment_face
 from utils.errors import UserError
 from utils.images import SIDE
 
+UNKNOWN_POSE = torch.full((2,), torch.nan)  # yaw and pitch
+MIRRORED_POSE = torch.tensor([-1.0, 1.0])  # what mirroring a photo makes of them
+NO_PHOTO = (torch.zeros(3, SIDE, SIDE), 0, 0, 1.0, UNKNOWN_POSE)
+
 
 class RecognitionData(Dataset):
-    """Item ``(epoch, index)`` -> image (3, 112, 112) in [-1, 1], first and second label, the first one's share, error.
+    """Item ``(epoch, index)`` -> image (3, 112, 112) in [-1, 1], two labels, share of the first, pose (2,), error.
 
-    The share is 1 for a photo of one person. ``faces``: a FaceSet. ``mixed``: another one whose person k is a mixture,
-    row k of ``mixture_labels`` (M, 3) says of whom: a, b, share of a (identity mixup). ``real``: a FaceSet whose
-    photos are blended in, with the share of the first image from ``domain_range`` (domain mixup); its people
+    The share is 1 for a photo of one person. The pose is yaw and pitch in degrees, from ``poses`` (N, 2) of the photos
+    of ``faces`` where they are known, else NaN. ``faces``: a FaceSet. ``mixed``: another one whose person k is a
+    mixture, row k of ``mixture_labels`` (M, 3) says of whom: a, b, share of a (identity mixup). ``real``: a FaceSet
+    whose photos are blended in, with the share of the first image from ``domain_range`` (domain mixup); its people
     are numbered after those of ``faces``. Both are SynFace's (Qiu et al., 2021). ``augmentation``: probability of each
     change, ``erase``: of erasing. Every draw comes from (seed, epoch, index). A broken photo gives an error text.
     """
 
     def __init__(
         self, faces, seed=0, augmentation=0.0, erase=0.0, mixed=None, mixture_labels=None, real=None,
-        domain_range=(0.6, 1.0),
+        domain_range=(0.6, 1.0), poses=None,
     ):  # fmt: skip
         self.faces, self.mixed, self.mixture_labels = faces, mixed, mixture_labels
-        self.real, self.domain_range = real, domain_range
+        self.real, self.domain_range, self.poses = real, domain_range, poses
         self.seed, self.augmentation, self.erase = seed, augmentation, erase
         if mixed is not None:
             self._check_mixture()
@@ -51,32 +56,36 @@ class RecognitionData(Dataset):
         epoch, index = item
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, index)))
         try:
-            image, first, second, share = self._photo(index, rng)
+            image, pose, first, second, share = self._photo(index, rng)
         except (ValueError, OSError) as error:
-            return torch.zeros(3, SIDE, SIDE), 0, 0, 1.0, f"{self._name(index)}: {error}"
+            return *NO_PHOTO, f"{self._name(index)}: {error}"
         image = torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1  # (H, W, 3) -> (3, H, W)
         if self.real is not None:
             share = float(rng.uniform(*self.domain_range))
             partner = int(rng.integers(len(self.real)))
             try:
-                other = augment_face(self.real.image(partner), rng, self.augmentation, self.erase)
+                other, _ = augment_face(self.real.image(partner), rng, self.augmentation, self.erase)
             except (ValueError, OSError) as error:
-                return torch.zeros(3, SIDE, SIDE), 0, 0, 1.0, f"{self.real.name(partner)}: {error}"
+                return *NO_PHOTO, f"{self.real.name(partner)}: {error}"
             other = torch.from_numpy(other).permute(2, 0, 1).float() / 127.5 - 1  # (3, H, W)
             image = share * image + (1 - share) * other
             second = len(self.faces.people) + int(self.real.labels[partner])
-        return image, first, second, share, ""
+        return image, first, second, share, pose, ""
 
     def _photo(self, index, rng):
-        """(augmented photo, first and second label, share of the first)."""
+        """(augmented photo, its pose, first and second label, share of the first)."""
+        pose = UNKNOWN_POSE
         if index < len(self.faces):
             label = int(self.faces.labels[index])
             who, photo = (label, label, 1.0), self.faces.image(index)
+            if self.poses is not None:
+                pose = torch.tensor(self.poses[index], dtype=torch.float32)  # (2,)
         else:
             index -= len(self.faces)
             first, second, share = self.mixture_rows[self.mixed.labels[index]]
             who, photo = (int(first), int(second), float(share)), self.mixed.image(index)
-        return augment_face(photo, rng, self.augmentation, self.erase), *who
+        image, mirrored = augment_face(photo, rng, self.augmentation, self.erase)
+        return image, pose * MIRRORED_POSE if mirrored else pose, *who
 
     def _name(self, index):
         return self.faces.name(index) if index < len(self.faces) else self.mixed.name(index - len(self.faces))

@@ -37,6 +37,7 @@ from utils.dataset_writer import (
     manifest_lines,
     prepare_dataset,
 )
+from utils.demo_weights import use_demo_weights
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.distributed import join_world
 from utils.errors import UserError
@@ -47,6 +48,7 @@ from utils.images import CONTACT_SHEET
 from utils.sampling import SIGMAS, MaskRatios
 
 QUALITY_WEIGHTS = "weights/magface-r100-glint360k.pth"
+RELEASED_QUALITY = 27.0  # of the released quality model, where AttrOP went
 REPORTED = 10  # people named in the summary
 FOLDERS = {"identity": "generated_images", "reference": "generated_images_ref", "pose": "generated_pose_images"}
 
@@ -93,9 +95,9 @@ def generation_parser(mode, description):
     what.add_argument("--mask_ratio_std", type=finite, default=ratios.std, help="its standard deviation")
 
     if mode == "identity":
-        add_attrop_flags(parser, image_quality=27)
+        add_attrop_flags(parser)
     elif mode == "pose":
-        group = add_attrop_flags(parser, image_quality=27)
+        group = add_attrop_flags(parser)
         group.add_argument(
             "--pose", type=finite, default=85, help="wanted yaw in degrees, to either side unless --signed_pose"
         )
@@ -130,13 +132,12 @@ def generation_parser(mode, description):
     return parser
 
 
-def add_attrop_flags(parser, image_quality):
+def add_attrop_flags(parser):
     group = parser.add_argument_group("AttrOP: what an image must be like")
     group.add_argument(
         "--image_quality",
         type=finite,
-        default=image_quality,
-        help="wanted quality, the norm of the quality model's feature",
+        help="wanted quality, the norm of the quality model's feature (default: what its file says, or 27)",
     )
     group.add_argument("--quality_weights", default=QUALITY_WEIGHTS, help="quality model")
     group.add_argument(
@@ -152,6 +153,7 @@ def add_attrop_flags(parser, image_quality):
 def run_generation(mode, args):
     """Make the dataset that the flags ask for, or what is missing of it; prints a summary. Raises UserError."""
     check_pose(mode, args)
+    use_demo_weights(args)
     note_flags_without_effect(args)
     started = time.monotonic()
     recipe = make_recipe(args)
@@ -163,6 +165,8 @@ def run_generation(mode, args):
     torch.backends.cudnn.deterministic = True
 
     models = load_models(mode, args, device, PRECISIONS[precision])
+    if mode != "reference" and args.image_quality is None:
+        args.image_quality = usual_quality(models.get("quality"))
     source = make_source(mode, args, models)
     root = Path(args.output_dir) / (f"{args.name}-{args.pose:g}" if mode == "pose" else args.name)
     if world.is_main:
@@ -225,6 +229,11 @@ def load_models(mode, args, device, dtype):
     if mode == "pose" and uses_attrop:
         models["pose"] = load_pose_estimator(args.pose_weights, device, dtype)
     return models
+
+
+def usual_quality(encoder):
+    """The quality to ask for: better than three quarters of the photos a quality model knows, or the released 27."""
+    return (getattr(encoder, "feature_norms", None) and encoder.feature_norms.get("75%")) or RELEASED_QUALITY
 
 
 def encoder_warnings(args, models):

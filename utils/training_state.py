@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from models.discriminator import Discriminator
+from models.released_weights import released_key
 from models.vec2face import PRESETS, Vec2Face, generator_state, preset_of
 from utils.checkpoint import fit, load_file, save_file, sha256
 from utils.errors import UserError
@@ -88,21 +89,32 @@ class TrainingState:
         }
         save_file(content, self.folder / name)
 
+    def start_from(self, path):
+        """Take a generator's weights, trained elsewhere. Raises UserError when it is not of --model."""
+        self._take_generator(load_file(path), path)
+        if self.ema is not None:
+            self.ema = self._averaged(self.generator.state_dict())
+        print(f"starting from {path}")
+
+    def _take_generator(self, content, path):
+        state, released = generator_state(content, path)
+        preset = preset_of(state, path)
+        if preset != self.model_name:
+            raise UserError(f"{path}: holds a {preset}; --model says {self.model_name}.")
+        name_of = released_key if released else str
+        fit(self.generator, state, path, f"a {preset} generator", name_of=name_of)
+
     def resume(self, path):
         """Take everything from a checkpoint; nothing when ``path`` is None. Raises UserError when it does not fit."""
         if path is None:
             return
         content = load_file(path)
-        state, _ = generator_state(content, path)
-        preset = preset_of(state, path)
-        if preset != self.model_name:
-            raise UserError(f"{path}: holds a {preset}; --model says {self.model_name}.")
         missing = [key for key in ("model_disc", "optimizer_vec2face", "optimizer_disc", "step") if key not in content]
         if missing:
             raise UserError(
                 f"{path}: a generator without its training state ({', '.join(missing)}): cannot be resumed."
             )
-        fit(self.generator, state, path, f"a {preset} generator")
+        self._take_generator(content, path)
         fit(self.discriminator, content["model_disc"], path, "the discriminator")
         self.optimizer.load_state_dict(content["optimizer_vec2face"])
         self.optimizer_disc.load_state_dict(content["optimizer_disc"])

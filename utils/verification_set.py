@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError
+from utils.face_labels import load_labels
 from utils.face_set import FaceSet
 from utils.images import decode_image, resize
 
@@ -129,12 +130,23 @@ def as_image(image):
     return resize(np.ascontiguousarray(image))
 
 
-def draw_pairs(source, count, seed):
+STYLES = {  # of pairs: what a label says of the one photo, and of the other
+    "random": None,  # LFW
+    "frontal_profile": (lambda one: abs(one["yaw"]) < 15, lambda one: abs(one["yaw"]) > 55),  # CFP-FP
+    "light": (lambda one: one["light_azimuth"] < -30, lambda one: one["light_azimuth"] > 30),
+    "quality": (lambda one: one["quality"] > 0.8, lambda one: one["quality"] < 0.4),
+}
+
+
+def draw_pairs(source, count, seed, style="random"):
     """``count`` random pairs of a FaceSet, half of them of one person: ((2 count,) photo numbers, (count,) same).
 
-    No pair twice. Raises UserError when there are too few people or photos.
+    ``style``: a key of STYLES; all but random need the labels of render_faces.py. No pair twice. Raises UserError
+    when there are too few people or photos.
     """
     faces = source if isinstance(source, FaceSet) else FaceSet(source)
+    if style != "random":
+        return draw_styled_pairs(faces, count, seed, *STYLES[style])
     rng = np.random.default_rng(seed)
     photos = [np.flatnonzero(faces.labels == label) for label in range(len(faces.people))]
     several = [own for own in photos if len(own) > 1]
@@ -154,6 +166,31 @@ def draw_pairs(source, count, seed):
     order = rng.permutation(count)
     numbers, same = np.array(list(pairs))[order], np.array(list(pairs.values()))[order]
     return numbers.reshape(-1), same
+
+
+def draw_styled_pairs(faces, count, seed, is_first, is_second):
+    """Pairs of a photo that ``is_first`` and one that ``is_second``, by their labels; the rest as ``draw_pairs``."""
+    rng, labels = np.random.default_rng(seed), load_labels(faces)
+    firsts, seconds = (of_each_person(faces, [fits(line) for line in labels]) for fits in (is_first, is_second))
+    both = [person for person in range(len(faces.people)) if len(firsts[person]) and len(seconds[person])]
+    possible = sum(len(firsts[person]) * len(seconds[person]) for person in both)
+    if len(both) < 2 or possible < count - count // 2 or possible * (len(both) - 1) < count:
+        raise UserError(f"{faces.path}: too few photos of this kind for {count} different pairs.")
+    pairs = {}
+    while len(pairs) < count:
+        same = len(pairs) < count - count // 2
+        a = both[rng.integers(len(both))]
+        b = a if same else both[rng.integers(len(both))]
+        if same or a != b:
+            pairs[int(rng.choice(firsts[a])), int(rng.choice(seconds[b]))] = same
+    order = rng.permutation(count)
+    numbers, same = np.array(list(pairs))[order], np.array(list(pairs.values()))[order]
+    return numbers.reshape(-1), same
+
+
+def of_each_person(faces, chosen):
+    """The numbers of the chosen photos (N,) bool, a list a person."""
+    return [np.flatnonzero((faces.labels == person) & chosen) for person in range(len(faces.people))]
 
 
 def save_pairs(path, encoded, same):

@@ -1,0 +1,116 @@
+"""How well AttrOP reaches an attribute: people in rows, wanted values in columns.
+
+    python scripts/attribute_sheet.py --attribute yaw --values -60 -30 0 30 60 --count 6 --output sheet
+    python scripts/attribute_sheet.py --attribute quality --values 20 22 24 26 --output sheet
+
+Writes OUTPUT.jpg, the images, and OUTPUT.json: for every value, the share of vectors that reached it while the image
+was still the same person by the face encoder, the values reached, and id similarity.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import json
+
+import numpy as np
+from tqdm import tqdm
+
+from models.attrop import AttrOP, Row, pitch_target, quality_target, yaw_target
+from models.iresnet import load_face_encoder
+from models.sixdrepnet import load_pose_estimator
+from models.vec2face import load_vec2face
+from utils.cli import add_device_flags, add_model_flags, command, finite, make_parser, not_negative, positive, writing
+from utils.demo_weights import use_demo_weights
+from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
+from utils.generation import to_pixels
+from utils.generation_run import QUALITY_WEIGHTS
+from utils.identity_sources import VectorSource
+from utils.images import contact_sheet, encode_jpeg
+from utils.sampling import MaskRatios, identity_stream
+
+SHOWN = 12  # people of the sheet
+
+
+@command
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("--center_feature", default="center_feature_examples.npy", help=".npy of identity vectors")
+    parser.add_argument("--count", type=positive, default=6, help="vectors to use, the first ones")
+    parser.add_argument("--attribute", choices=["yaw", "pitch", "quality"], default="yaw", help="what to change")
+    parser.add_argument("--values", type=finite, nargs="+", default=[-60, -30, 0, 30, 60], help="degrees, or norms")
+    parser.add_argument("--min_quality", type=finite, help="with yaw or pitch: also a quality of at least this")
+    parser.add_argument("--max_iters", type=positive, default=100, help="iterations an image has")
+    parser.add_argument("--seed", type=not_negative, default=0, help="of the masks")
+    parser.add_argument("--batch_size", type=positive, default=32, help="images at a time")
+    parser.add_argument("--output", default="attribute_sheet", help="OUTPUT.jpg and OUTPUT.json are written")
+    add_model_flags(parser)
+    parser.add_argument("--quality_weights", default=QUALITY_WEIGHTS, help="quality model")
+    parser.add_argument("--pose_weights", default="weights/6DRepNet_300W_LP_AFLW2000.pth", help="head pose model")
+    add_device_flags(parser)
+    args = parser.parse_args(argv)
+    use_demo_weights(args)
+    device = resolve_device(args.device)
+    keep_freed_memory()
+    dtype = PRECISIONS[resolve_precision(args.precision, device)]
+    generator = load_vec2face(args.model_weights, device, dtype, args.model)
+    encoder = load_face_encoder(args.id_weights, device, dtype)
+    source = VectorSource(args.center_feature, f"0:{args.count}", 0)
+    people = list(source.identities(source.slice))
+    targets_for = target_maker(args, device, dtype)
+    options = {"batch_size": min(args.batch_size, len(people)), "max_iters": args.max_iters}
+    sheet, figures = [[] for _ in people], {}
+    for value in tqdm(args.values, desc=args.attribute):
+        attrop = AttrOP(generator, encoder, targets_for(value), **options)
+        results = sorted(attrop.run(rows(people, args.seed)), key=lambda result: result.key)
+        figures[f"{value:g}"] = summary(results, args.attribute)
+        for line, result in zip(sheet, results, strict=True):
+            line.append(to_pixels(result.image[None])[0].numpy())
+    with writing(f"{args.output}.jpg") as target:
+        target.write_bytes(encode_jpeg(contact_sheet(sheet[:SHOWN]), 92))
+    with writing(f"{args.output}.json") as target:
+        target.write_text(json.dumps({"vectors": len(people)} | figures, indent=2) + "\n")
+    for value, figure in figures.items():
+        print(
+            f"{args.attribute} {value}: {figure['accepted']:.0%} of {len(people)} accepted, reached "
+            f"{figure['mean']:.1f} ± {figure['std']:.1f}, id similarity {figure['id_similarity']:.2f}"
+        )
+    print(f"sheet: {args.output}.jpg")
+
+
+def target_maker(args, device, dtype):
+    """A function from a wanted value to AttrOP's targets."""
+    if args.attribute == "quality":
+        quality = load_face_encoder(args.quality_weights, device, dtype)
+        return lambda value: [quality_target(quality, value)]
+    pose = load_pose_estimator(args.pose_weights, device, dtype)
+    others = []
+    if args.min_quality is not None:
+        others = [quality_target(load_face_encoder(args.quality_weights, device, dtype), args.min_quality)]
+    if args.attribute == "yaw":
+        return lambda value: [yaw_target(pose, value, signed=True), *others]
+    return lambda value: [pitch_target(pose, value), *others]
+
+
+def rows(people, seed):
+    masks = MaskRatios()
+    for person in people:
+        stream = identity_stream(seed, person.number)
+        yield Row(person.number, person.vector, person.vector, lambda stream=stream: masks.draw(stream))
+
+
+def summary(results, attribute):
+    """{"accepted": share, "mean", "std" of the values reached, "id_similarity", "iterations": means}."""
+    reached = [result.values[attribute] for result in results]
+    return {
+        "accepted": round(float(np.mean([result.accepted for result in results])), 4),
+        "mean": round(float(np.mean(reached)), 2),
+        "std": round(float(np.std(reached)), 2),
+        "id_similarity": round(float(np.mean([result.id_similarity for result in results])), 4),
+        "iterations": round(float(np.mean([result.iterations for result in results])), 1),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Make a trained model small enough to hand on: 16-bit numbers, and nothing that only training needs.
+
+    python scripts/shrink_weights.py workspace/checkpoint-last.pth weights/mine/vec2face_generator.pth --ema
+    python scripts/shrink_weights.py fr/model.pth weights/mine/face_encoder.pth
+
+For generators, face encoders and pose estimators of this project's own training. Every script reads the result, and
+computes in 32 bit with it unless told otherwise.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from scripts.convert_weights import averaged
+from utils.checkpoint import load_file, save_file
+from utils.cli import command, make_parser, writing
+from utils.errors import UserError
+
+WEIGHTS = ("model_vec2face", "state_dict")  # of generators; of encoders and pose estimators
+KNOWN = ("model", "architecture", "trained_on", "head", "feature_norms")  # about them
+
+
+@command
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("source", help="checkpoint of vec2face.py, or model.pth of train_fr.py or train_pose.py")
+    parser.add_argument("target", help="file to write")
+    parser.add_argument("--ema", action="store_true", help="the averaged weights of a checkpoint trained with --ema")
+    args = parser.parse_args(argv)
+    content = load_file(args.source)
+    if args.ema:
+        content = averaged(content, args.source)
+    found = [key for key in WEIGHTS if isinstance(content, dict) and isinstance(content.get(key), dict)]
+    if not found:
+        raise UserError(f"{args.source}: no weights of this project's training in it ({' or '.join(WEIGHTS)}).")
+    small = {key: value for key, value in content.items() if key in KNOWN}
+    small[found[0]] = {key: halved(value) for key, value in content[found[0]].items()}
+    with writing(args.target) as target:
+        save_file(small, target)
+        print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, was {Path(args.source).stat().st_size / 1e6:.1f}")
+
+
+def halved(tensor):
+    """In 16 bit, unless it holds whole numbers or some that 16 bit cannot."""
+    half = tensor.to(torch.float16)
+    return half.contiguous() if tensor.is_floating_point() and half.isfinite().all() else tensor.contiguous()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Train a head pose estimator on faces with exact labels, such as scripts/render_faces.py writes.
+
+    python scripts/train_pose.py --data rendered/people --test rendered/unseen --output_dir pose
+
+A small 6DRepNet (Hempel et al., 2022): two axes of the head's rotation, geodesic loss. Angles in degrees, in the
+labels' sense: positive yaw turns the nose to the image's right, positive pitch up. Writes OUTPUT_DIR/model.pth,
+which --pose_weights reads. Stopped: the same command with --resume OUTPUT_DIR goes on.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import json
+import math
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from models.sixdrepnet import SMALL, SixDRepNet, euler_angles, load_pose_estimator
+from utils.augmentation import augment_face
+from utils.checkpoint import fit, load_file, save_file
+from utils.cli import add_training_run_flags, command, make_parser, positive
+from utils.device import keep_freed_memory, resolve_device
+from utils.distributed import World
+from utils.errors import UserError
+from utils.face_labels import load_labels
+from utils.face_set import FaceSet
+from utils.images import SIDE
+from utils.training_data import epoch_batches, make_loader
+from utils.training_log import Log, StopSignal
+from utils.training_state import LAST, check_writable, find_checkpoint
+
+MODEL, SCORES = "model.pth", "scores.json"
+ANGLES = ("pitch", "yaw", "roll")
+MIRRORED = torch.tensor([1.0, -1.0, -1.0])  # what mirroring a photo makes of them
+COSINE_LIMIT = 1 - 1e-6  # acos has a finite slope within
+
+
+def pose_parser():
+    parser = make_parser(__doc__)
+    parser.add_argument("--data", required=True, help="labelled photos: folder or LMDB of render_faces.py")
+    parser.add_argument("--test", help="labelled photos of other people, to score the result on")
+    parser.add_argument("--batch_size", type=positive, default=64, help="photos at a time")
+    parser.add_argument("--epochs", type=positive, default=6, help="passes over the data")
+    parser.add_argument("--max_steps", type=positive, help="stop after this many batches (default: after --epochs)")
+    parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate of AdamW, then a half-cosine")
+    parser.add_argument("--weight_decay", type=float, default=0.01, help="of AdamW")
+    parser.add_argument("--warmup_steps", type=int, default=100, help="steps of linear warm-up from 0")
+    parser.add_argument("--augmentation", type=float, default=0.2, help="probability of crop, low resolution, colours")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read, decode and augment")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+    add_training_run_flags(parser, "./pose")
+    return parser
+
+
+class PoseData(Dataset):
+    """Item ``(epoch, index)`` -> image (3, 112, 112) in [-1, 1], (pitch, yaw, roll) in degrees (3,), error text.
+
+    ``faces``: a FaceSet with labels. ``augmentation``: probability of each change, None: the photos as they are.
+    """
+
+    def __init__(self, faces, seed=0, augmentation=None):
+        self.faces, self.seed, self.augmentation = faces, seed, augmentation
+        self.angles = torch.tensor([[line[name] for name in ANGLES] for line in load_labels(faces)])  # (N, 3)
+
+    def __len__(self):
+        return len(self.faces)
+
+    def __getitem__(self, item):
+        epoch, index = item
+        try:
+            image, angles = self.faces.image(index), self.angles[index]
+        except (ValueError, OSError) as error:
+            return torch.zeros(3, SIDE, SIDE), torch.zeros(3), f"{self.faces.name(index)}: {error}"
+        if self.augmentation is not None:
+            rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, index)))
+            image, mirrored = augment_face(image, rng, self.augmentation, erase=0)
+            angles = angles * MIRRORED if mirrored else angles
+        return torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1, angles, ""  # (H, W, 3) -> (3, H, W)
+
+
+def rotation_of(angles):
+    """(N, 3) degrees: pitch, yaw, roll -> (N, 3, 3) rotation, the inverse of ``euler_angles``."""
+    (cp, cy, cr), (sp, sy, sr) = torch.deg2rad(angles).cos().T, torch.deg2rad(angles).sin().T
+    rows = [
+        [cr * cy, cr * sy * sp - sr * cp, cr * sy * cp + sr * sp],
+        [sr * cy, sr * sy * sp + cr * cp, sr * sy * cp - cr * sp],
+        [-sy, cy * sp, cy * cp],
+    ]
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)  # (N, 3, 3)
+
+
+def geodesic_loss(a, b):
+    """Angle between rotations (N, 3, 3) in radians, (N,) (Hempel et al., 2022, equation 3)."""
+    trace = (a * b).sum((1, 2))  # of a^T b
+    return ((trace - 1) / 2).clamp(-COSINE_LIMIT, COSINE_LIMIT).acos()
+
+
+@command
+def main(argv=None):
+    args = pose_parser().parse_args(argv)
+    device = resolve_device(args.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    data = PoseData(FaceSet(args.data), args.seed, args.augmentation)
+    test = PoseData(FaceSet(args.test)) if args.test else None
+    if train(args, data, device) and test:
+        path = Path(args.output_dir) / MODEL
+        scores = score(load_pose_estimator(path, device), test, args.batch_size, device)
+        (path.parent / SCORES).write_text(json.dumps(scores, indent=2) + "\n")
+        print("on {photos} photos, mean error in degrees: yaw {yaw}, pitch {pitch}, roll {roll}".format(**scores))
+
+
+def train(args, data, device):
+    """The training loop; whether it came to its end."""
+    steps_per_epoch = len(data) // args.batch_size
+    if steps_per_epoch == 0:
+        raise UserError(f"{args.data}: {len(data)} photos are fewer than --batch_size {args.batch_size}.")
+    check_writable(args.output_dir)
+    torch.manual_seed(args.seed)
+    model = SixDRepNet(**SMALL).for_training().to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=args.weight_decay)
+    step = resume(args, model, optimizer) if args.resume else 0
+    last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
+    world = World()
+    log, stop = Log(args, world, device, step, last_step, shown=("loss", "yaw_error")), StopSignal(world)
+    folder = Path(args.output_dir)
+
+    def save():
+        save_file({"pose": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, folder / LAST)
+
+    while step < last_step and not stop.seen:
+        epoch = step // steps_per_epoch
+        batches = epoch_batches(len(data), args.batch_size, args.seed, epoch, 0, 1)
+        batches = batches[step % steps_per_epoch : steps_per_epoch]
+        for images, angles, errors in make_loader(data, batches, args.workers, device.type == "cuda"):
+            if broken := next(filter(None, errors), None):
+                raise UserError(f"{broken}; render it again, or remove it and its label.")
+            images = images.to(device, memory_format=torch.channels_last)  # (B, 3, 112, 112)
+            angles = angles.to(device)  # (B, 3)
+            lr = learning_rate(step, args.epochs * steps_per_epoch, args)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            rotation = model.rotation(images)  # (B, 3, 3)
+            loss = geodesic_loss(rotation, rotation_of(angles)).mean()
+            if not loss.isfinite():
+                raise UserError(f"step {step}: the loss is {float(loss.detach())}; try a lower --lr.")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            step += 1
+            yaw_error = (torch.rad2deg(euler_angles(rotation.detach()))[:, 1] - angles[:, 1]).abs().mean()
+            log.add({"loss": loss, "yaw_error": yaw_error}, len(images))
+            if step % args.log_every == 0 or step == last_step:
+                log.write(step, epoch, lr)
+            if stop.asked() or step == last_step:
+                break
+            if args.save_every and step % args.save_every == 0:
+                save()
+        save()
+    if stop.seen:
+        log.say("stopped as asked; the checkpoint is complete. Go on with --resume.")
+    else:
+        save_file({"state_dict": model.fuse().state_dict()}, folder / MODEL)
+        log.say(f"pose estimator: {folder / MODEL}")
+    log.close()
+    return not stop.seen
+
+
+def learning_rate(step, steps, args):
+    """Linear from 0 over the warm-up, then a half-cosine to 0."""
+    if step < args.warmup_steps:
+        return args.lr * (step + 1) / args.warmup_steps
+    return args.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def resume(args, model, optimizer):
+    """Take everything from a checkpoint; the steps it has done. Raises UserError when it does not fit."""
+    path = find_checkpoint(args.resume)
+    if path is None:
+        return 0
+    content = load_file(path)
+    if not isinstance(content, dict) or not {"pose", "optimizer", "step"} <= content.keys():
+        raise UserError(f"{path}: not a checkpoint of this script.")
+    fit(model, content["pose"], path, "this pose estimator")
+    optimizer.load_state_dict(content["optimizer"])
+    print(f"resumed from {path}, step {content['step']}")
+    return content["step"]
+
+
+@torch.inference_mode()
+def score(estimator, data, batch_size, device):
+    """{angle: mean absolute error in degrees} on PoseData, "photos", and the error of yaw by |yaw| ("yaw_at")."""
+    found, wanted = [], []
+    items = [(0, index) for index in range(len(data))]
+    batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+    for images, angles, errors in tqdm(make_loader(data, batches, 0, False), desc="test", unit="batch", leave=False):
+        good = torch.tensor([not error for error in errors])
+        found.append(estimator(images[good].to(device)).cpu())
+        wanted.append(angles[good])
+    wanted = torch.cat(wanted)  # (N, 3)
+    errors = (torch.cat(found) - wanted).abs().numpy()  # (N, 3)
+    scores = {"photos": len(errors)} | dict(zip(ANGLES, errors.mean(0).round(2).tolist(), strict=True))
+    far = wanted[:, 1].abs().numpy()
+    parts = {f"{low}-{low + 30}": errors[(far >= low) & (far < low + 30), 1] for low in (0, 30, 60)}
+    return scores | {"yaw_at": {name: round(float(part.mean()), 2) for name, part in parts.items() if len(part)}}
+
+
+if __name__ == "__main__":
+    main()

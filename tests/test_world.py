@@ -1,0 +1,193 @@
+"""From rendered people to a generator of them: every stage of `make world`, at toy size."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from models.sixdrepnet import SMALL, SixDRepNet, euler_angles, load_pose_estimator
+from models.traces import Traces
+from scripts import attribute_sheet, render_faces, shrink_weights, train_fr, train_pose
+from scripts import test_fr as tester
+from scripts.train_pose import geodesic_loss, rotation_of
+from utils import demo_weights
+from utils.errors import UserError
+from utils.evaluation import high_frequency_share
+from utils.face_labels import load_labels
+from utils.face_set import FaceSet
+from utils.verification_set import STYLES, draw_pairs
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rendered") / "people"
+    render_faces.main(["--identities", "5", "--images", "12", "--output", str(folder)])
+    return folder
+
+
+def test_make_world_goes_through_every_stage(tmp_path):
+    """The whole chain by its one command, and nothing to do the second time."""
+    sizes = {
+        "WORLD": tmp_path / "world", "PY": sys.executable, "PEOPLE": 6, "UNSEEN_PEOPLE": 4, "PAIRS": 6, "VECTORS": 3,
+        "WORLD_FR": "--network 18 --width 16 --batch_size 8 --max_steps 2 --workers 0",
+        "WORLD_POSE": "--batch_size 8 --max_steps 2 --workers 0",
+        "WORLD_GENERATOR": "--batch_size 4 --max_steps 2 --disc_start 0 --warmup_epochs 0 --workers 0",
+        "WORLD_ATTROP": "--max_iters 2 --batch_size 4", "IMAGES": 16,
+    }  # fmt: skip
+    command = ["make", "-o", ".venv/.installed-render", "world", *(f"{name}={value}" for name, value in sizes.items())]
+    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
+    world = tmp_path / "world"
+    for name in ("fr", "judge", "quality", "pose/scores", "generator", "yaw"):
+        assert json.loads((world / f"{name}.json").read_text())
+    scores = json.loads((world / "generator.json").read_text())
+    assert {"judge_similarity_mean", "recognised_with_noise", "sharpness"} <= scores.keys()
+    assert sum(path.stat().st_size for path in (world / "weights").iterdir()) < 45e6
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0
+    assert "python" not in again.stdout.replace(str(world), "")
+
+
+def test_labels_belong_to_their_photos(rendered, tmp_path):
+    faces = FaceSet(rendered)
+    labels = load_labels(faces)
+    assert [label["identity"] for label in labels] == faces.labels.tolist()
+    np.save(tmp_path / "some.npy", [3, 20, 59])
+    some = load_labels(FaceSet(rendered, tmp_path / "some.npy"))
+    assert some == [labels[3], labels[20], labels[59]]
+    with pytest.raises(UserError, match="no labels"):
+        load_labels(FaceSet(ROOT / "tests" / "photos"))
+
+
+def test_styles_of_pairs(rendered):
+    faces = FaceSet(rendered)
+    labels = load_labels(faces)
+    is_first, is_second = STYLES["light"]
+    numbers, same = draw_pairs(faces, 8, 0, "light")
+    for (a, b), alike in zip(numbers.reshape(-1, 2), same, strict=True):
+        assert is_first(labels[a])
+        assert is_second(labels[b])
+        assert (faces.labels[a] == faces.labels[b]) == alike
+    with pytest.raises(UserError, match="too few photos of this kind"):
+        draw_pairs(faces, 6000, 0, "frontal_profile")
+
+
+def test_an_encoder_with_traces_resumes_to_the_same_weights(rendered, tmp_path):
+    words = ["--data", rendered, "--network", 18, "--width", 16, "--no-se", "--head", "magface", "--traces", 6, 3]
+    words += ["--batch_size", 8, "--workers", 0, "--no-use_amp", "--random_erasing", 0]
+    run = lambda folder, *more: train_fr.main([*map(str, words), "--output_dir", str(folder), *map(str, more)])  # noqa: E731
+    run(tmp_path / "whole", "--max_steps", 3)
+    run(tmp_path / "parts", "--max_steps", 2)
+    run(tmp_path / "parts", "--max_steps", 3, "--resume", tmp_path / "parts")
+    whole, parts = (torch.load(tmp_path / name / "model.pth", weights_only=True) for name in ("whole", "parts"))
+    assert all(torch.equal(whole["state_dict"][key], parts["state_dict"][key]) for key in whole["state_dict"])
+    assert whole["feature_norms"]["50%"] <= whole["feature_norms"]["75%"]
+    run(tmp_path / "on", "--max_steps", 1, "--lr", 0, "--backbone", tmp_path / "whole" / "model.pth")
+    on = torch.load(tmp_path / "on" / "model.pth", weights_only=True)["state_dict"]
+    assert torch.equal(on["fc.weight"], whole["state_dict"]["fc.weight"])
+
+
+def test_traces_ask_for_thumbnail_and_pose():
+    torch.manual_seed(0)
+    traces, features = Traces(8), torch.randn(4, 8)
+    images, poses = torch.rand(4, 3, 112, 112), torch.tensor([[10.0, 5.0], [-10.0, 5.0], [0.0, torch.nan], [60.0, 0.0]])
+    losses = traces(features, images, poses)
+    assert losses.shape == (4,)
+    assert losses.isfinite().all()
+    far = traces(features, images, poses * 10)
+    assert (far[[0, 1, 3]] > losses[[0, 1, 3]]).all()
+    losses.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in traces.parameters())
+
+
+def test_rotations_and_angles_are_inverse():
+    angles = torch.tensor([[0.0, 0, 0], [10, 60, -5], [-20, -85, 30]])
+    assert torch.allclose(torch.rad2deg(euler_angles(rotation_of(angles))), angles, atol=1e-3)
+    turned = rotation_of(torch.tensor([[0.0, 40, 0]]))
+    assert torch.rad2deg(geodesic_loss(rotation_of(torch.zeros(1, 3)), turned)).item() == pytest.approx(40, abs=0.01)
+
+
+def test_a_pose_estimator_learns_resumes_and_is_read(rendered, tmp_path):
+    words = ["--data", rendered, "--test", rendered, "--batch_size", 16, "--workers", 0, "--warmup_steps", 2]
+    run = lambda folder, *more: train_pose.main([*map(str, words), "--output_dir", str(folder), *map(str, more)])  # noqa: E731
+    run(tmp_path / "whole", "--epochs", 8)
+    run(tmp_path / "parts", "--epochs", 8, "--max_steps", 10)
+    run(tmp_path / "parts", "--epochs", 8, "--resume", tmp_path / "parts")
+    whole, parts = (load_pose_estimator(tmp_path / name / "model.pth") for name in ("whole", "parts"))
+    images = torch.rand(2, 3, 112, 112)
+    assert torch.equal(whole(images), parts(images))
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < 0.8
+    scores = json.loads((tmp_path / "whole" / "scores.json").read_text())
+    assert scores["photos"] == 60
+    run(tmp_path / "whole", "--epochs", 8, "--resume", tmp_path / "whole")  # nothing left to do
+    assert json.loads((tmp_path / "whole" / "scores.json").read_text()) == scores
+
+
+def test_fusing_changes_nothing():
+    torch.manual_seed(0)
+    model = SixDRepNet(**SMALL).for_training()
+    model(torch.rand(8, 3, 112, 112))  # moves the running statistics
+    images = torch.rand(2, 3, 112, 112)
+    before = model.eval()(images)
+    assert torch.allclose(model.fuse()(images), before, atol=1e-3)
+
+
+def test_small_files_are_read_like_the_large_ones(demo, tmp_path, capsys):
+    shrink_weights.main([str(demo.encoder), str(tmp_path / "small.pth")])
+    assert "MB" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        shrink_weights.main([str(demo.vectors), str(tmp_path / "x.pth")])
+    assert not (tmp_path / "x.pth").exists()
+
+
+def test_high_frequencies():
+    x = torch.arange(112) / 112 * 2 * torch.pi
+    coarse, fine = (torch.sin(x * cycles).expand(1, 3, 112, 112) for cycles in (3, 40))
+    assert high_frequency_share(coarse).item() < 0.01
+    assert high_frequency_share(fine).item() > 0.99
+    assert high_frequency_share(torch.zeros(1, 3, 112, 112)).item() == 0
+
+
+class Flags:
+    def __init__(self, **values):
+        vars(self).update(values)
+
+
+def test_demo_weights_stand_in_for_all_or_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    released = {"model_weights": "weights/vec2face_generator.pth", "id_weights": "weights/arcface-r100-glint360k.pth"}
+    flags = Flags(**released, quality_weights="mine.pth")
+    demo_weights.use_demo_weights(flags)
+    assert flags.model_weights == str(demo_weights.DEMO / "vec2face_generator.pth")
+    assert flags.quality_weights == "mine.pth"
+    assert "demo models" in capsys.readouterr().out
+    (tmp_path / "weights").mkdir()
+    (tmp_path / released["id_weights"]).touch()
+    flags = Flags(**released)
+    demo_weights.use_demo_weights(flags)
+    assert vars(flags) == released
+    assert not capsys.readouterr().out
+    assert all((demo_weights.DEMO / name).exists() for name in demo_weights.STAND_INS.values())
+
+
+def test_attribute_sheet(demo, tmp_path, capsys):
+    attribute_sheet.main(
+        ["--attribute", "quality", "--values", "15", "1000", "--count", "2", "--max_iters", "2", *demo.models,
+         "--quality_weights", str(demo.encoder), "--center_feature", str(demo.vectors), "--output", str(tmp_path / "s")]
+    )  # fmt: skip
+    figures = json.loads((tmp_path / "s.json").read_text())
+    assert figures["vectors"] == 2
+    assert figures["1000"]["accepted"] == 0
+    assert figures["15"]["mean"] <= figures["1000"]["mean"] + 5
+    assert "id similarity" in capsys.readouterr().out
+
+
+def test_pairs_of_a_style_need_labels(capsys):
+    with pytest.raises(SystemExit):
+        tester.main(["--pairs", str(ROOT / "tests" / "photos"), "--style", "light", "--save_pairs", "/dev/null"])
+    assert "labels" in capsys.readouterr().err

@@ -1,0 +1,97 @@
+# make world: from nothing to the demo models, and what they achieve. Every stage is a file, made once; a stage that was
+# stopped goes on where it was. At the sizes below it takes days on two cores: for a first look,
+#     make world PEOPLE=200 UNSEEN_PEOPLE=50 WORLD_FR="--epochs 2" WORLD_POSE="--epochs 2" WORLD_GENERATOR="--epochs 4 --disc_start 3"
+
+WORLD ?= world
+PEOPLE ?= 10000
+UNSEEN_PEOPLE ?= 1000
+IMAGES ?= 20
+VECTORS ?= 100
+PAIRS ?= 6000
+WORLD_FR ?= --epochs 12 --milestones 8 11
+WORLD_POSE ?= --epochs 6
+WORLD_GENERATOR ?= --epochs 30 --disc_start 20 --warmup_epochs 1
+WORLD_ATTROP ?= --max_iters 100
+WORLD_WEIGHTS := $(WORLD)/weights
+STYLES := random frontal_profile light quality
+SETS := $(STYLES:%=$(WORLD)/sets/%.npz)
+
+.PHONY: world
+world: $(WORLD)/fr.json $(WORLD)/judge.json $(WORLD)/quality.json $(WORLD)/pose/scores.json $(WORLD)/generator.json \
+		$(WORLD)/yaw.json $(WORLD)/dataset/report.html
+	@echo "models: $(WORLD_WEIGHTS); figures: $^"
+
+# People, and others whom no model is trained on.
+$(WORLD)/people: | .venv/.installed-render
+	$(PY) scripts/render_faces.py --identities $(PEOPLE) --images $(IMAGES) --output $@.unfinished
+	mv $@.unfinished $@
+
+$(WORLD)/unseen: | .venv/.installed-render
+	$(PY) scripts/render_faces.py --identities $(UNSEEN_PEOPLE) --first_identity 100000 --images $(IMAGES) --output $@.unfinished
+	mv $@.unfinished $@
+
+$(WORLD)/sets/%.npz: $(WORLD)/unseen
+	$(PY) scripts/test_fr.py --pairs $(WORLD)/unseen --style $* --pair_count $(PAIRS) --save_pairs $@
+
+# One network for identity and quality, which keeps traces of pose and light; and another one, to judge.
+$(WORLD_WEIGHTS)/face_encoder.pth: $(WORLD)/people
+	$(PY) scripts/train_fr.py --data $(WORLD)/people --network 18 --width 32 --no-se --head magface --traces 6 3 \
+		--random_erasing 0 --batch_size 64 --lr 0.05 --warmup_epochs 0.5 $(WORLD_FR) --workers 2 \
+		--output_dir $(WORLD)/encoder --resume $(WORLD)/encoder
+	$(PY) scripts/shrink_weights.py $(WORLD)/encoder/model.pth $@
+
+$(WORLD)/judge/model.pth: $(WORLD)/people
+	$(PY) scripts/train_fr.py --data $(WORLD)/people --network 34 --width 16 --head cosface --seed 7 \
+		--random_erasing 0 --batch_size 64 --lr 0.05 --warmup_epochs 0.5 $(WORLD_FR) --workers 2 \
+		--output_dir $(WORLD)/judge --resume $(WORLD)/judge
+
+$(WORLD_WEIGHTS)/head_pose.pth $(WORLD)/pose/scores.json &: $(WORLD)/people $(WORLD)/unseen
+	$(PY) scripts/train_pose.py --data $(WORLD)/people --test $(WORLD)/unseen $(WORLD_POSE) --output_dir $(WORLD)/pose \
+		--resume $(WORLD)/pose
+	$(PY) scripts/shrink_weights.py $(WORLD)/pose/model.pth $(WORLD_WEIGHTS)/head_pose.pth
+
+# The generator.
+$(WORLD)/people.lmdb $(WORLD)/unseen.lmdb: $(WORLD)/%.lmdb: $(WORLD)/% $(WORLD_WEIGHTS)/face_encoder.pth
+	$(PY) scripts/prepare_training_set.py --images $(WORLD)/$* --encoder $(WORLD_WEIGHTS)/face_encoder.pth \
+		-d $(WORLD)/unfinished -n $*
+	mv $(WORLD)/unfinished/$*.lmdb $@
+
+$(WORLD_WEIGHTS)/vec2face_generator.pth: $(WORLD)/people.lmdb
+	$(PY) vec2face.py --train_source $< --model vec2face_vit_tiny --id_weights $(WORLD_WEIGHTS)/face_encoder.pth \
+		--lpips_weights none --batch_size 16 --blr 2.8e-3 --disc_weight 0.05 --ema 0.999 --workers 1 $(WORLD_GENERATOR) \
+		--save_every 500 --output_dir $(WORLD)/generator --resume $(WORLD)/generator
+	$(PY) scripts/shrink_weights.py $(WORLD)/generator/checkpoint-last.pth $@ --ema
+
+$(WORLD_WEIGHTS)/identity_vectors.npy: $(WORLD)/people $(WORLD_WEIGHTS)/face_encoder.pth
+	$(PY) scripts/extract_features.py --images $(WORLD)/people --encoder $(WORLD_WEIGHTS)/face_encoder.pth -d $(WORLD)/features
+	$(PY) scripts/center_features.py -feat $(WORLD)/features -dataset people -dest $(WORLD)
+	$(PY) scripts/sample_identities.py --features $(WORLD)/people_center_feature.npy --avoid $(WORLD)/people_center_feature.npy \
+		--count $(VECTORS) --max_similarity 0.4 --output $@
+
+# What they achieve, on people that none of them saw.
+$(WORLD)/fr.json: $(WORLD_WEIGHTS)/face_encoder.pth $(SETS)
+	$(PY) scripts/test_fr.py --weights $< --sets $(SETS) --output $@
+
+$(WORLD)/judge.json: $(WORLD)/judge/model.pth $(SETS)
+	$(PY) scripts/test_fr.py --weights $< --sets $(SETS) --output $@
+
+$(WORLD)/quality.json: $(WORLD_WEIGHTS)/face_encoder.pth $(WORLD)/unseen
+	$(PY) scripts/quality_curve.py --quality_weights $< --photos $(WORLD)/unseen --output $(WORLD)/quality
+
+$(WORLD)/generator.json: $(WORLD_WEIGHTS)/vec2face_generator.pth $(WORLD)/unseen.lmdb $(WORLD)/judge.json
+	$(PY) scripts/evaluate_generator.py --data $(WORLD)/unseen.lmdb --model_weights $< \
+		--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --judge_weights $(WORLD)/judge/model.pth \
+		--threshold $$($(PY) -c "import json; print(json.load(open('$(WORLD)/judge.json'))['random']['threshold'])") \
+		--count 1000 --output $(WORLD)/generator
+
+WORLD_MODELS = --model_weights $(WORLD_WEIGHTS)/vec2face_generator.pth --id_weights $(WORLD_WEIGHTS)/face_encoder.pth \
+	--quality_weights $(WORLD_WEIGHTS)/face_encoder.pth
+$(WORLD)/yaw.json: $(WORLD_WEIGHTS)/vec2face_generator.pth $(WORLD_WEIGHTS)/head_pose.pth $(WORLD_WEIGHTS)/identity_vectors.npy
+	$(PY) scripts/attribute_sheet.py --attribute yaw --values -60 -30 0 30 60 --count $(VECTORS) $(WORLD_MODELS) \
+		--center_feature $(WORLD_WEIGHTS)/identity_vectors.npy --pose_weights $(WORLD_WEIGHTS)/head_pose.pth $(WORLD_ATTROP) --output $(WORLD)/yaw
+
+$(WORLD)/dataset/report.html: $(WORLD_WEIGHTS)/vec2face_generator.pth $(WORLD_WEIGHTS)/identity_vectors.npy
+	$(PY) image_generation.py --center_feature $(WORLD_WEIGHTS)/identity_vectors.npy --example 20 $(WORLD_ATTROP) $(WORLD_MODELS) \
+		--output_dir $(WORLD) --name images
+	$(PY) scripts/measure_dataset.py $(WORLD)/images --id_weights $(WORLD)/judge/model.pth --reference $(WORLD)/people \
+		--output $(WORLD)/dataset
