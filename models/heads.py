@@ -40,6 +40,11 @@ class EachImage(nn.Module):
     def forward(self, features, labels):
         return self.loss(features, labels)["loss"]["losses"]
 
+    @torch.no_grad()
+    def begin_at(self, centres):
+        """Let each class's direction be its centre (classes, D)."""
+        self.loss.W.copy_(centres.T)
+
 
 class CosineClassifier(nn.Module):
     """One direction a class. ``cosines(features)`` -> (N, classes)."""
@@ -47,6 +52,11 @@ class CosineClassifier(nn.Module):
     def __init__(self, classes, width):
         super().__init__()
         self.directions = nn.Parameter(torch.randn(classes, width) * 0.01)
+
+    @torch.no_grad()
+    def begin_at(self, centres):
+        """Let each class's direction be its centre (classes, D)."""
+        self.directions.copy_(centres)
 
     def cosines(self, features):
         cosines = F.normalize(features) @ F.normalize(self.directions).T  # (N, classes)

@@ -3,8 +3,11 @@
     python scripts/shrink_weights.py workspace/checkpoint-last.pth weights/mine/vec2face_generator.pth --ema
     python scripts/shrink_weights.py fr/model.pth weights/mine/face_encoder.pth
 
+    python scripts/shrink_weights.py quality.pth weights/mine/quality.pth --norms_of rendered/people
+
 For generators, face encoders and pose estimators of this project's own training. Every script reads the result, and
-computes in 32 bit with it unless told otherwise.
+computes in 32 bit with it unless told otherwise. --norms_of writes down what the feature norms of good photos are, from
+which generation takes the quality to ask for (train_fr.py does so by itself).
 """
 
 import sys
@@ -12,13 +15,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 import torch
 
+from models.iresnet import load_face_encoder
 from scripts.convert_weights import averaged
-from utils.checkpoint import load_file, save_file
+from utils.checkpoint import load_file, save_file, state_dict_of
 from utils.cli import command, make_parser, writing
 from utils.errors import UserError
+from utils.face_set import FaceSet
+from utils.verification import norm_percentiles
 
+PHOTOS = 1024  # whose norms are looked at
 WEIGHTS = ("model_vec2face", "state_dict")  # of generators; of encoders and pose estimators
 KNOWN = ("model", "architecture", "trained_on", "head", "feature_norms")  # about them
 
@@ -29,10 +37,13 @@ def main(argv=None):
     parser.add_argument("source", help="checkpoint of vec2face.py, or model.pth of train_fr.py or train_pose.py")
     parser.add_argument("target", help="file to write")
     parser.add_argument("--ema", action="store_true", help="the averaged weights of a checkpoint trained with --ema")
+    parser.add_argument("--norms_of", help="of a face encoder: photos, a folder or LMDB, whose feature norms to keep")
     args = parser.parse_args(argv)
     content = load_file(args.source)
     if args.ema:
         content = averaged(content, args.source)
+    if args.norms_of:
+        content = {"state_dict": state_dict_of(content, args.source), "feature_norms": norms_of(args)}
     found = [key for key in WEIGHTS if isinstance(content, dict) and isinstance(content.get(key), dict)]
     if not found:
         raise UserError(f"{args.source}: no weights of this project's training in it ({' or '.join(WEIGHTS)}).")
@@ -41,6 +52,12 @@ def main(argv=None):
     with writing(args.target) as target:
         save_file(small, target)
         print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, was {Path(args.source).stat().st_size / 1e6:.1f}")
+
+
+def norms_of(args):
+    faces, encoder = FaceSet(args.norms_of), load_face_encoder(args.source)
+    chosen = np.linspace(0, len(faces) - 1, min(PHOTOS, len(faces))).astype(int)
+    return norm_percentiles(encoder, [faces.image(int(index)) for index in chosen])
 
 
 def halved(tensor):

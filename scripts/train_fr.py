@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from models.heads import HEADS, make_head
 from models.iresnet import DEPTHS, IResNet
@@ -39,11 +40,12 @@ from utils.fr_data import RecognitionData
 from utils.training_data import epoch_batches, make_loader
 from utils.training_log import Log, StopSignal
 from utils.training_state import LAST, check_writable, find_checkpoint
-from utils.verification import features_of, pair_similarities, verify
+from utils.verification import features_of, norm_percentiles, pair_similarities, verify
 from utils.verification_set import find_set, load_pairs
 
 DECAY_FACTOR = 0.1  # of the learning rate at each milestone
 MODEL = "model.pth"
+CENTRE_PHOTOS = 4  # of each person, where a head begins with what a backbone knows
 NORMS_FROM = 1024  # photos whose feature norms are written down
 
 
@@ -183,6 +185,23 @@ def make_model(args, classes):
     return Recogniser(backbone, make_head(args.head, classes, margin=args.margin), traces)
 
 
+def begin_at_centres(model, data, half_precision):
+    """Begin the head with what the backbone knows of the people: a head begun at random would undo that first."""
+    faces = data.faces
+    order = np.argsort(faces.labels, kind="stable")
+    starts = np.searchsorted(faces.labels[order], np.arange(len(faces.people) + 1))
+    centres = []
+    model.eval()
+    for person in tqdm(range(len(faces.people)), desc="centres", unit="id", leave=False):
+        own = order[starts[person] : starts[person + 1]][:CENTRE_PHOTOS]
+        with half_precision():
+            features = features_of(model.backbone, [faces.image(int(index)) for index in own], flip=False)
+        centres.append((features / np.linalg.norm(features, axis=1, keepdims=True)).mean(0))
+    model.train()
+    if len(centres) == data.class_count:  # domain mixup has more people, unknown to the backbone
+        model.head.begin_at(torch.from_numpy(np.stack(centres)))
+
+
 def make_optimizer(model, args):
     """SGD, without weight decay on BatchNorm."""
     norms = (m for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)))
@@ -211,6 +230,8 @@ def train(args, data, world, device):
     optimizer = make_optimizer(model, args)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
     step = resume(args, model, optimizer, scaler) if args.resume else 0
+    if args.backbone and step == 0:
+        begin_at_centres(model, data, half_precision)
     parallel = model
     if world.size > 1:
         parallel = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
@@ -292,9 +313,8 @@ def write_model(args, data, model, half_precision):
             photos.append(data.faces.image(int(index)))
     model.eval()
     with half_precision():
-        norms = np.linalg.norm(features_of(model.backbone, photos, flip=False), axis=1)
+        percentiles = norm_percentiles(model.backbone, photos)
     model.train()
-    percentiles = {f"{share}%": float(np.percentile(norms, share)) for share in (5, 50, 75, 95)}
     content = {"state_dict": model.backbone.state_dict(), "head": args.head, "feature_norms": percentiles}
     save_file(content, Path(args.output_dir) / MODEL)
     listed = ", ".join(f"{share} below {norm:.1f}" for share, norm in percentiles.items())

@@ -160,7 +160,8 @@ def test_domain_mixup_blends_a_real_photo_in():
     faces, real = FaceSet(PHOTOS), FaceSet(PHOTOS)
     data = RecognitionData(faces, seed=1, real=real, domain_range=(0.6, 0.9))
     assert data.class_count == 6
-    image, first, second, share, _ = data[3, 4]
+    image, first, second, share, pose, _ = data[3, 4]
+    assert pose.isnan().all()
     assert first == faces.labels[4]
     assert 3 <= second < 6
     assert 0.6 <= share <= 0.9

@@ -281,7 +281,7 @@ def test_published_commands_parse_with_published_defaults():
         "center_feature_examples.npy",
     ]
     args = parse("identity", *shared, *slice_)
-    assert (args.image_quality, args.output_dir, args.start_class_id) == (27, "generated_images", 0)
+    assert (args.image_quality, args.output_dir, args.start_class_id) == (None, "generated_images", 0)
     assert (args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std) == (0.1, 1, 0.15, 0.25)
     args = parse("pose", *shared, *slice_, "--pose", "45", "--image_quality", "25")
     assert (args.pose, args.image_quality, args.output_dir) == (45, 25, "generated_pose_images")

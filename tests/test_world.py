@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from models.heads import HEADS, make_head
 from models.sixdrepnet import SMALL, SixDRepNet, euler_angles, load_pose_estimator
 from models.traces import Traces
 from scripts import attribute_sheet, render_faces, shrink_weights, train_fr, train_pose
@@ -19,6 +20,8 @@ from utils.errors import UserError
 from utils.evaluation import high_frequency_share
 from utils.face_labels import load_labels
 from utils.face_set import FaceSet
+from utils.fr_data import RecognitionData
+from utils.generation_run import usual_quality
 from utils.verification_set import STYLES, draw_pairs
 
 
@@ -102,6 +105,37 @@ def test_traces_ask_for_thumbnail_and_pose():
     assert (far[[0, 1, 3]] > losses[[0, 1, 3]]).all()
     losses.sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in traces.parameters())
+
+
+def test_poses_turn_with_mirrored_photos(rendered):
+    faces = FaceSet(rendered)
+    poses = [(label["yaw"], label["pitch"]) for label in load_labels(faces)]
+    data = RecognitionData(faces, poses=poses)
+    for index in range(8):
+        image, *_, pose, _ = data[0, index]
+        photo = torch.from_numpy(faces.image(index)).permute(2, 0, 1) / 127.5 - 1
+        yaw, pitch = poses[index]
+        wanted = (yaw, pitch) if torch.equal(image, photo) else (-yaw, pitch)
+        assert torch.equal(pose, torch.tensor(wanted))
+        assert torch.equal(image, photo if wanted[0] == yaw else photo.flip(2))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_begins_where_the_people_are(head):
+    torch.manual_seed(0)
+    centres = torch.nn.functional.normalize(torch.randn(5, 16))
+    module = make_head(head, 5, 16)
+    labels = torch.arange(5)
+    before = module(20 * centres, labels).mean()
+    module.begin_at(centres)
+    assert module(20 * centres, labels).mean() < 0.5 * before
+
+
+def test_the_usual_quality_comes_from_the_file():
+    assert usual_quality(None) == 27
+    assert usual_quality(Flags(feature_norms=None)) == 27
+    assert usual_quality(Flags(feature_norms={"50%": 20.0})) == 27
+    assert usual_quality(Flags(feature_norms={"50%": 20.0, "75%": 21.5})) == 21.5
 
 
 def test_rotations_and_angles_are_inverse():

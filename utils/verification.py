@@ -28,6 +28,12 @@ def features_of(encoder, images, batch_size=64, flip=True, show=None):
     return np.concatenate(features)
 
 
+def norm_percentiles(encoder, images):
+    """{"5%", "50%", "75%", "95%"} of the feature norms of images, a sequence of (112, 112, 3) uint8."""
+    norms = np.linalg.norm(features_of(encoder, images, flip=False), axis=1)
+    return {f"{share}%": float(np.percentile(norms, share)) for share in (5, 50, 75, 95)}
+
+
 def pair_similarities(features):
     """(2P, D) -> cosine of each pair, (P,)."""
     unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)  # (2P, D)
