@@ -24,6 +24,7 @@ from models.vec2face import load_vec2face
 from utils.cli import add_device_flags, add_model_flags, command, finite, make_parser, not_negative, positive, writing
 from utils.demo_weights import use_demo_weights
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
+from utils.errors import UserError
 from utils.generation import to_pixels
 from utils.generation_run import QUALITY_WEIGHTS
 from utils.identity_sources import VectorSource
@@ -50,7 +51,7 @@ def main(argv=None):
     parser.add_argument("--pose_weights", default="weights/6DRepNet_300W_LP_AFLW2000.pth", help="head pose model")
     add_device_flags(parser)
     args = parser.parse_args(argv)
-    use_demo_weights(args)
+    use_demo_weights(args, unused=["pose_weights"] if args.attribute == "quality" else [])
     device = resolve_device(args.device)
     keep_freed_memory()
     dtype = PRECISIONS[resolve_precision(args.precision, device)]
@@ -66,6 +67,8 @@ def main(argv=None):
         results = sorted(attrop.run(rows(people, args.seed)), key=lambda result: result.key)
         figures[f"{value:g}"] = summary(results, args.attribute)
         for line, result in zip(sheet, results, strict=True):
+            if result.image is None:
+                raise UserError(f"{args.center_feature}: vector {result.key}: {result.reason}.")
             line.append(to_pixels(result.image[None])[0].numpy())
     with writing(f"{args.output}.jpg") as target:
         target.write_bytes(encode_jpeg(contact_sheet(sheet[:SHOWN]), 92))

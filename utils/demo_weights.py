@@ -13,12 +13,13 @@ STAND_INS = {  # released file, as flags name it by default: demo file
 }
 
 
-def use_demo_weights(args):
+def use_demo_weights(args, unused=()):
     """Point flags that name released files at the demo ones, and say so, when not one of those files is here.
 
-    ``args``: parsed flags, changed in place. All or none: a released generator means nothing to a demo encoder.
+    ``args``: parsed flags, changed in place; ``unused``: names of flags this run does not read. All or none: a released
+    generator means nothing to a demo encoder.
     """
-    named = {flag: value for flag, value in vars(args).items() if isinstance(value, str) and value in STAND_INS}
+    named = {flag: value for flag, value in vars(args).items() if flag not in unused and value in list(STAND_INS)}
     if not named or any(Path(value).exists() for value in named.values()):
         return
     for flag, value in named.items():
@@ -27,6 +28,6 @@ def use_demo_weights(args):
         return
     files = ", ".join(dict.fromkeys(Path(value).name for value in named.values()))
     print(
-        f"note: the released {files} are not here: using the small demo models of {DEMO}. "
+        f"note: released files that are not here: {files}. Using the small demo models of {DEMO}. "
         "`python download_vec2face_weights.py` fetches the released ones."
     )
