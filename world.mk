@@ -11,6 +11,8 @@ PAIRS ?= 6000
 WORLD_FR ?= --epochs 12 --milestones 8 11
 WORLD_POSE ?= --epochs 6
 WORLD_GENERATOR ?= --epochs 30 --disc_start 20 --warmup_epochs 1
+WORLD_SIMILARITY ?= --max_similarity 0.4
+WORLD_DATASET ?= --example 20
 WORLD_ATTROP ?= --max_iters 100
 WORLD_WEIGHTS := $(WORLD)/weights
 STYLES := random frontal_profile light quality
@@ -66,7 +68,7 @@ $(WORLD_WEIGHTS)/identity_vectors.npy: $(WORLD)/people $(WORLD_WEIGHTS)/face_enc
 	$(PY) scripts/extract_features.py --images $(WORLD)/people --encoder $(WORLD_WEIGHTS)/face_encoder.pth -d $(WORLD)/features
 	$(PY) scripts/center_features.py -feat $(WORLD)/features -dataset people -dest $(WORLD)
 	$(PY) scripts/sample_identities.py --features $(WORLD)/people_center_feature.npy --avoid $(WORLD)/people_center_feature.npy \
-		--count $(VECTORS) --max_similarity 0.4 --output $@
+		--count $(VECTORS) $(WORLD_SIMILARITY) --output $@
 
 # What they achieve, on people that none of them saw.
 $(WORLD)/fr.json: $(WORLD_WEIGHTS)/face_encoder.pth $(SETS)
@@ -81,8 +83,7 @@ $(WORLD)/quality.json: $(WORLD_WEIGHTS)/face_encoder.pth $(WORLD)/unseen
 $(WORLD)/generator.json: $(WORLD_WEIGHTS)/vec2face_generator.pth $(WORLD)/unseen.lmdb $(WORLD)/judge.json
 	$(PY) scripts/evaluate_generator.py --data $(WORLD)/unseen.lmdb --model_weights $< \
 		--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --judge_weights $(WORLD)/judge/model.pth \
-		--threshold $$($(PY) -c "import json; print(json.load(open('$(WORLD)/judge.json'))['random']['threshold'])") \
-		--count 1000 --output $(WORLD)/generator
+		--threshold $(WORLD)/judge.json --count 1000 --output $(WORLD)/generator
 
 WORLD_MODELS = --model_weights $(WORLD_WEIGHTS)/vec2face_generator.pth --id_weights $(WORLD_WEIGHTS)/face_encoder.pth \
 	--quality_weights $(WORLD_WEIGHTS)/face_encoder.pth
@@ -91,7 +92,7 @@ $(WORLD)/yaw.json: $(WORLD_WEIGHTS)/vec2face_generator.pth $(WORLD_WEIGHTS)/head
 		--center_feature $(WORLD_WEIGHTS)/identity_vectors.npy --pose_weights $(WORLD_WEIGHTS)/head_pose.pth $(WORLD_ATTROP) --output $(WORLD)/yaw
 
 $(WORLD)/dataset/report.html: $(WORLD_WEIGHTS)/vec2face_generator.pth $(WORLD_WEIGHTS)/identity_vectors.npy
-	$(PY) image_generation.py --center_feature $(WORLD_WEIGHTS)/identity_vectors.npy --example 20 $(WORLD_ATTROP) $(WORLD_MODELS) \
+	$(PY) image_generation.py --center_feature $(WORLD_WEIGHTS)/identity_vectors.npy $(WORLD_DATASET) $(WORLD_ATTROP) $(WORLD_MODELS) \
 		--output_dir $(WORLD) --name images
 	$(PY) scripts/measure_dataset.py $(WORLD)/images --id_weights $(WORLD)/judge/model.pth --reference $(WORLD)/people \
 		--output $(WORLD)/dataset

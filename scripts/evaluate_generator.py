@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import argparse
 import json
 from contextlib import closing
 
@@ -29,6 +30,16 @@ from utils.images import contact_sheet, encode_jpeg
 from utils.training_data import TrainingData
 
 
+def threshold(text):
+    """argparse type: a number, or the figures that test_fr.py --output wrote, of which the first set's counts."""
+    if not text.endswith(".json"):
+        return finite(text)
+    try:
+        return finite(next(iter(json.loads(Path(text).read_text()).values()))["threshold"])
+    except (OSError, ValueError, StopIteration, KeyError, TypeError, AttributeError) as error:
+        raise argparse.ArgumentTypeError(f"{text} holds no figures of test_fr.py") from error
+
+
 @command
 def main(argv=None):
     parser = make_parser(__doc__)
@@ -36,7 +47,11 @@ def main(argv=None):
     parser.add_argument("--model_weights", required=True, help="generator")
     parser.add_argument("--id_weights", required=True, help="face encoder whose features the generator reads")
     parser.add_argument("--judge_weights", help="another face encoder, to judge")
-    parser.add_argument("--threshold", type=finite, help="similarity from which on the judge says: the same person")
+    parser.add_argument(
+        "--threshold",
+        type=threshold,
+        help="similarity from which on the judge says: the same person; or test_fr's .json",
+    )
     parser.add_argument("--count", type=positive, help="photos to use, spread over the data (default: all)")
     parser.add_argument("--batch_size", type=positive, default=32, help="photos at a time")
     parser.add_argument("--seed", type=int, default=0, help="of the masks")

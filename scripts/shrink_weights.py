@@ -22,7 +22,6 @@ from models.iresnet import load_face_encoder
 from scripts.convert_weights import averaged
 from utils.checkpoint import load_file, save_file, state_dict_of
 from utils.cli import command, make_parser, writing
-from utils.errors import UserError
 from utils.face_set import FaceSet
 from utils.verification import norm_percentiles
 
@@ -42,13 +41,13 @@ def main(argv=None):
     content = load_file(args.source)
     if args.ema:
         content = averaged(content, args.source)
+    if not isinstance(content, dict) or "model_vec2face" not in content:
+        content = (content if isinstance(content, dict) else {}) | {"state_dict": state_dict_of(content, args.source)}
     if args.norms_of:
-        content = {"state_dict": state_dict_of(content, args.source), "feature_norms": norms_of(args)}
-    found = [key for key in WEIGHTS if isinstance(content, dict) and isinstance(content.get(key), dict)]
-    if not found:
-        raise UserError(f"{args.source}: no weights of this project's training in it ({' or '.join(WEIGHTS)}).")
+        content["feature_norms"] = norms_of(args)
     small = {key: value for key, value in content.items() if key in KNOWN}
-    small[found[0]] = {key: halved(value) for key, value in content[found[0]].items()}
+    kind = next(key for key in WEIGHTS if key in content)
+    small[kind] = {key: halved(value) for key, value in content[kind].items()}
     with writing(args.target) as target:
         save_file(small, target)
         print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, was {Path(args.source).stat().st_size / 1e6:.1f}")
