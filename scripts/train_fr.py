@@ -163,8 +163,11 @@ class Recogniser(nn.Module):
         super().__init__()
         self.backbone, self.head, self.traces = backbone, head, traces
 
-    def forward(self, images, first, second, share, poses):
-        """Images (B, 3, 112, 112), labels (B,) twice, share of the first (B,), poses (B, 2) -> losses, norms (B,)."""
+    def forward(self, images, first, second, share, poses=None):
+        """Images (B, 3, 112, 112), labels (B,) twice, share of the first (B,) -> losses (B,), feature norms (B,).
+
+        ``poses``: yaw and pitch (B, 2) in degrees, for Traces alone.
+        """
         features = self.backbone(images)  # (B, 512) float32
         with torch.autocast(features.device.type, enabled=False):
             losses = share * self.head(features, first)
