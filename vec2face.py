@@ -27,6 +27,7 @@ from utils.cli import (
     add_training_run_flags,
     command,
     make_parser,
+    multiple_of,
     note_flags_without_effect,
     positive,
 )
@@ -82,7 +83,8 @@ def training_parser():
     recipe.add_argument("--accum_iter", type=positive, default=1, help="batches per update")
     recipe.add_argument("--epochs", type=positive, default=400, help="passes over the data")
     recipe.add_argument("--max_steps", type=positive, help="stop after this many batches (default: after --epochs)")
-    recipe.add_argument("--disc_start", type=int, default=100, help="epochs before the GAN phase")
+    recipe.add_argument("--disc_start", type=float, default=100, help="epochs before the GAN phase")
+    recipe.add_argument("--disc_width", type=multiple_of(8), default=128, help="of the discriminator; released: 128")
     recipe.add_argument("--disc_weight", type=float, default=1.0, help="of the GAN term in the generator's loss")
     recipe.add_argument("--lr", type=float, help="learning rate (default: blr * batch * accum * processes / 112)")
     recipe.add_argument("--blr", type=float, default=1e-3, help="base learning rate")
@@ -149,7 +151,6 @@ def train(args, data, world, device, amp):
 
     while state.step < last_step:
         epoch = state.step // steps_per_epoch
-        gan = epoch >= args.disc_start
         batches = epoch_batches(len(data), args.batch_size, args.seed, epoch, world.rank, world.size)
         batches = batches[state.step % steps_per_epoch : steps_per_epoch]
         loader = make_loader(data, batches, args.workers, args.pin_memory and device.type == "cuda")
@@ -159,6 +160,7 @@ def train(args, data, world, device, amp):
             real = real[good].to(device, non_blocking=True, memory_format=torch.channels_last)  # (B, 3, 112, 112)
             vectors, positions = vectors[good].to(device, non_blocking=True), positions[good]  # (B, 512), (B,)
             update = (state.step + 1) % args.accum_iter == 0
+            gan = state.step >= args.disc_start * steps_per_epoch
             lr = learning_rate(state.step / steps_per_epoch, base_lr, args)
             # All draws of a step come from (seed, step, rank): a resumed run needs no saved random state.
             torch.manual_seed(args.seed * 1_000_003 + state.step * world.size + world.rank)

@@ -60,7 +60,7 @@ $(WORLD)/people.lmdb $(WORLD)/unseen.lmdb: $(WORLD)/%.lmdb: $(WORLD)/% $(WORLD_W
 
 $(WORLD_WEIGHTS)/vec2face_generator.pth: $(WORLD)/people.lmdb
 	$(PY) vec2face.py --train_source $< --model vec2face_vit_tiny --id_weights $(WORLD_WEIGHTS)/face_encoder.pth \
-		--lpips_weights none --batch_size 16 --blr 2.8e-3 --disc_weight 0.05 --ema 0.999 --workers 1 $(WORLD_GENERATOR) \
+		--lpips_weights none --batch_size 16 --blr 2.8e-3 --disc_width 32 --disc_weight 0.05 --ema 0.999 --workers 1 $(WORLD_GENERATOR) \
 		--save_every 500 --output_dir $(WORLD)/generator --resume $(WORLD)/generator
 	$(PY) scripts/shrink_weights.py $(WORLD)/generator/checkpoint-last.pth $@ --ema
 

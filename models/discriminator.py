@@ -6,8 +6,8 @@ Module names are the released ones, so that released files load.
 import torch
 import torch.nn as nn
 
-STEM = ((3, 32), (7, 16), (15, 16))  # kernel and channels of the parallel convolutions
-WIDTHS = (128, 256, 512)
+STEM = ((3, 4), (7, 8), (15, 8))  # kernels of the parallel convolutions, and what part of `width` each has
+STRIDED = 3  # layers that halve the side, each twice as wide as the one before
 GROUPS = 8
 
 
@@ -18,12 +18,14 @@ def leaky_relu():
 class ParallelConvs(nn.Module):
     """Convolutions of several kernel sizes side by side, their channels joined."""
 
-    def __init__(self, in_width):
+    def __init__(self, in_width, width):
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(in_width, width, kernel, padding=kernel // 2) for kernel, width in STEM)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(in_width, width // part, kernel, padding=kernel // 2) for kernel, part in STEM
+        )
 
     def forward(self, x):
-        return torch.cat([conv(x) for conv in self.convs], dim=1)  # (N, 64, H, W)
+        return torch.cat([conv(x) for conv in self.convs], dim=1)  # (N, width / 2, H, W)
 
 
 class Residual(nn.Module):
@@ -44,16 +46,19 @@ class Residual(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """(N, 3, 112, 112) images -> (N, 1, 11, 11) logits, one a patch; real ones should be 1."""
+    """(N, 3, 112, 112) images -> (N, 1, 11, 11) logits, one a patch; real ones should be 1.
 
-    def __init__(self):
+    ``width``: channels of the first strided layer, a multiple of 8; 128 is the released one.
+    """
+
+    def __init__(self, width=128):
         super().__init__()
-        in_width = sum(width for _, width in STEM)
-        layers = [nn.Sequential(ParallelConvs(3), leaky_relu())]
-        for width in WIDTHS:
+        in_width = width // 2
+        layers = [nn.Sequential(ParallelConvs(3, width), leaky_relu())]
+        for _ in range(STRIDED):
             conv = nn.Conv2d(in_width, width, 4, stride=2, padding=1)
             layers.append(nn.Sequential(conv, leaky_relu(), nn.GroupNorm(GROUPS, width), Residual(width)))
-            in_width = width
+            in_width, width = width, 2 * width
         self.layers = nn.ModuleList(layers)
         self.to_logits = nn.Sequential(nn.Conv2d(in_width, in_width, 1), leaky_relu(), nn.Conv2d(in_width, 1, 4))
 

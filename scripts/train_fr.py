@@ -14,7 +14,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import argparse
 import contextlib
 import math
 from argparse import BooleanOptionalAction as Boolean
@@ -24,13 +23,14 @@ import numpy as np
 import torch
 import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
 from models.heads import HEADS, make_head
 from models.iresnet import DEPTHS, IResNet
 from models.traces import Traces
 from utils.checkpoint import fit, load_file, save_file, state_dict_of
-from utils.cli import add_training_run_flags, command, make_parser, positive
+from utils.cli import add_training_run_flags, command, make_parser, multiple_of, positive
 from utils.device import amp_dtype, keep_freed_memory, resolve_device
 from utils.distributed import join_world
 from utils.errors import UserError
@@ -46,14 +46,8 @@ from utils.verification_set import find_set, load_pairs
 DECAY_FACTOR = 0.1  # of the learning rate at each milestone
 MODEL = "model.pth"
 CENTRE_PHOTOS = 4  # of each person, where a head begins with what a backbone knows
-NORMS_FROM = 1024  # photos whose feature norms are written down
-
-
-def width(text):
-    """argparse type: a multiple of 16, as squeeze-excitation needs (and some CPU convolutions)."""
-    if int(text) < 16 or int(text) % 16:
-        raise argparse.ArgumentTypeError(f"must be a multiple of 16, not {text}")
-    return int(text)
+NORMS_FROM = 1024  # photos whose statistics are taken: feature norms, BatchNorm
+NORM_BATCH = 64
 
 
 def fr_parser():
@@ -71,7 +65,7 @@ def fr_parser():
     model = parser.add_argument_group("model")
     model.add_argument("--network", type=int, choices=list(DEPTHS), default=50, help="IResNet's depth")
     model.add_argument("--se", action=Boolean, default=True, help="squeeze-excitation")
-    model.add_argument("--width", type=width, default=64, help="channels of the first stage; 64 is IResNet")
+    model.add_argument("--width", type=multiple_of(16), default=64, help="channels of the first stage; 64 is IResNet")
     model.add_argument("--head", choices=HEADS, default="arcface", help="what it is trained with")
     model.add_argument("--margin", type=float, help="of the head (default: its paper's, ArcFace's in radians)")
     model.add_argument("--backbone", help="start from this face encoder of the same size (default: from nothing)")
@@ -188,6 +182,14 @@ def make_model(args, classes):
     return Recogniser(backbone, make_head(args.head, classes, margin=args.margin), traces)
 
 
+def adapt_norms(model, data, device):
+    """BatchNorm's averages become those of these photos (AdaBN, Li et al., 2017): others would mislead the centres."""
+    chosen = np.linspace(0, len(data) - 1, min(NORMS_FROM, len(data))).astype(int)
+    batches = np.array_split(chosen, max(1, len(chosen) // NORM_BATCH))
+    images = (torch.stack([data[0, int(index)][0] for index in batch]) for batch in batches)  # (B, 3, 112, 112) each
+    update_bn(images, model.backbone, device)
+
+
 def begin_at_centres(model, data, half_precision):
     """Begin the head with what the backbone knows of the people: a head begun at random would undo that first."""
     faces = data.faces
@@ -234,6 +236,7 @@ def train(args, data, world, device):
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
     step = resume(args, model, optimizer, scaler) if args.resume else 0
     if args.backbone and step == 0:
+        adapt_norms(model, data, device)
         begin_at_centres(model, data, half_precision)
     parallel = model
     if world.size > 1:

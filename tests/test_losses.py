@@ -18,6 +18,11 @@ def discriminator():
     return model.requires_grad_(False)
 
 
+def test_narrower_discriminator_judges_the_same_patches():
+    logits = Discriminator(8)(torch.zeros(2, 3, 112, 112))
+    assert logits.shape == (2, 1, 11, 11)
+
+
 @pytest.fixture(scope="module")
 def perceptual():
     return LPIPS(filled(manifest("vgg16_features")))

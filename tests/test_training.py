@@ -31,7 +31,7 @@ def flags(demo, lmdb, output, *more):
     return [
         "--train_source", lmdb, "--id_weights", demo.encoder, "--lpips_weights", "none", "--model", "vec2face_vit_tiny",
         "--batch_size", 2, "--epochs", 2, "--disc_start", 1, "--warmup_epochs", 0.5, "--blr", 0.02, "--workers", 0,
-        "--device", "cpu", "--log_every", 2, "--no-use_amp", "--output_dir", output, *more,
+        "--device", "cpu", "--log_every", 2, "--no-use_amp", "--disc_width", 8, "--output_dir", output, *more,
     ]  # fmt: skip
 
 

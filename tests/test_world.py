@@ -11,19 +11,22 @@ import pytest
 import torch
 from conftest import ROOT
 
+from models import TokenMask, load_face_encoder, load_vec2face
 from models.heads import HEADS, make_head
 from models.sixdrepnet import SMALL, SixDRepNet, euler_angles, load_pose_estimator
 from models.traces import Traces
-from scripts import attribute_sheet, render_faces, shrink_weights, train_fr, train_pose
+from scripts import attribute_sheet, change_encoder, render_faces, shrink_weights, train_fr, train_pose
 from scripts import test_fr as tester
 from scripts.train_pose import geodesic_loss, rotation_of
 from utils import demo_weights
+from utils.checkpoint import load_file, sha256, state_dict_of
 from utils.errors import UserError
 from utils.evaluation import high_frequency_share
 from utils.face_labels import load_labels
 from utils.face_set import FaceSet
 from utils.fr_data import RecognitionData
 from utils.generation_run import usual_quality
+from utils.verification import features_of
 from utils.verification_set import STYLES, draw_pairs
 
 
@@ -41,7 +44,7 @@ def test_every_stage_of_make_world(tmp_path, capsys):
         "WORLD": world, "PY": "python", "PEOPLE": 5, "UNSEEN_PEOPLE": 4, "IMAGES": 10, "PAIRS": 4, "VECTORS": 2,
         "WORLD_FR": "--network 18 --width 16 --batch_size 8 --max_steps 2 --workers 0",
         "WORLD_POSE": "--batch_size 8 --max_steps 2 --workers 0", "WORLD_SIMILARITY": "--max_similarity 0.999",
-        "WORLD_GENERATOR": "--batch_size 2 --max_steps 2 --disc_start 0 --warmup_epochs 0 --workers 0",
+        "WORLD_GENERATOR": "--batch_size 2 --max_steps 2 --disc_start 0 --disc_width 8 --warmup_epochs 0 --workers 0",
         "WORLD_DATASET": "--example 3", "WORLD_ATTROP": "--max_iters 1 --batch_size 4",
     }  # fmt: skip
     listed = subprocess.run(
@@ -99,6 +102,50 @@ def test_an_encoder_with_traces_resumes_to_the_same_weights(rendered, tmp_path):
     run(tmp_path / "on", "--max_steps", 1, "--lr", 0, "--backbone", tmp_path / "whole" / "model.pth")
     on = torch.load(tmp_path / "on" / "model.pth", weights_only=True)["state_dict"]
     assert torch.equal(on["fc.weight"], whole["state_dict"]["fc.weight"])
+
+
+def test_traces_learn_under_sgd_from_features_that_are_alike():
+    torch.manual_seed(0)
+    traces = Traces()
+    optimizer = torch.optim.SGD(traces.parameters(), lr=0.1, momentum=0.9)
+    features = 0.8 * torch.randn(512) + 0.6 * torch.randn(32, 512)  # (32, 512), of unit variance
+    images, poses = 0.1 * torch.rand(32, 3, 112, 112), torch.randn(32, 2) * 30
+    losses = []
+    for _ in range(60):
+        losses.append(traces(features, images, poses).mean())
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_generator_reads_the_vectors_of_another_encoder(demo, rendered, tmp_path, capsys):
+    """The other encoder has the features of the demo one, but in another order."""
+    order = torch.randperm(512, generator=torch.Generator().manual_seed(0))
+    state = state_dict_of(load_file(demo.encoder), demo.encoder)
+    state |= {key: state[key][order] for key in state if key.startswith(("fc.", "features.")) and state[key].ndim}
+    torch.save(state, tmp_path / "other.pth")
+    words = [
+        demo.generator,
+        tmp_path / "mine.pth",
+        "--old_encoder",
+        demo.encoder,
+        "--new_encoder",
+        tmp_path / "other.pth",
+    ]
+    words += ["--photos", rendered, "--ridge", 1e-3]
+    change_encoder.main(list(map(str, words)))
+    assert "on photos left out" in capsys.readouterr().out
+
+    faces = FaceSet(rendered)
+    photos = [faces.image(index) for index in (1, 2)]  # every tenth is left out
+    vectors = torch.from_numpy(features_of(load_face_encoder(demo.encoder), photos, flip=False))  # (2, 512)
+    mask = TokenMask.from_noise(torch.rand(2, 49), 0.1, 0.7)
+    with torch.inference_mode():
+        wanted = load_vec2face(demo.generator)(vectors, mask).images
+        got = load_vec2face(tmp_path / "mine.pth")(vectors[:, order], mask).images
+    assert (wanted - got).abs().max() < 0.01
+    assert load_vec2face(tmp_path / "mine.pth").trained_on["encoder_sha256"] == sha256(tmp_path / "other.pth")
 
 
 def test_traces_ask_for_thumbnail_and_pose():

@@ -58,6 +58,17 @@ def note_flags_without_effect(args, flags=WITHOUT_EFFECT):
         print(f"note: {', '.join(used)}: without effect, as in the released model")
 
 
+def multiple_of(step):
+    """argparse type: a positive whole number that ``step`` divides."""
+
+    def whole_number(text):
+        if int(text) < step or int(text) % step:
+            raise argparse.ArgumentTypeError(f"must be a multiple of {step}, not {text}")
+        return int(text)
+
+    return whole_number
+
+
 def positive(text):
     """argparse type: a whole number of at least 1."""
     value = int(text)

@@ -153,7 +153,8 @@ def add_attrop_flags(parser):
 def run_generation(mode, args):
     """Make the dataset that the flags ask for, or what is missing of it; prints a summary. Raises UserError."""
     check_pose(mode, args)
-    use_demo_weights(args)
+    roles = roles_of(mode, args)
+    use_demo_weights(args, unused=[f"{role}_weights" for role in ("id", "quality", "pose") if role not in roles])
     note_flags_without_effect(args)
     started = time.monotonic()
     recipe = make_recipe(args)
@@ -164,7 +165,7 @@ def run_generation(mode, args):
         keep_freed_memory()
     torch.backends.cudnn.deterministic = True
 
-    models = load_models(mode, args, device, PRECISIONS[precision])
+    models = load_models(roles, args, device, PRECISIONS[precision])
     if mode != "reference" and args.image_quality is None:
         args.image_quality = usual_quality(models.get("quality"))
     source = make_source(mode, args, models)
@@ -216,17 +217,27 @@ def make_recipe(args):
     return Recipe(args.example, tuple(args.sigma), args.seed, masks)
 
 
-def load_models(mode, args, device, dtype):
+def roles_of(mode, args):
+    """The models a run needs beside the generator, of "id", "quality" and "pose"."""
+    uses_attrop = mode != "reference" and not args.skip_attrop
+    needed = {
+        "id": mode == "reference" or uses_attrop or args.min_id_similarity is not None,
+        "quality": uses_attrop or args.min_quality is not None,
+        "pose": mode == "pose" and uses_attrop,
+    }
+    return [role for role, is_needed in needed.items() if is_needed]
+
+
+def load_models(roles, args, device, dtype):
     """{role: model}; two roles with the same weight file share one model, and so its forward pass."""
     models = {"generator": load_vec2face(args.model_weights, device, dtype, args.model)}
-    uses_attrop = mode != "reference" and not args.skip_attrop
-    if mode == "reference" or uses_attrop or args.min_id_similarity is not None:
+    if "id" in roles:
         models["id"] = load_face_encoder(args.id_weights, device, dtype)
-    if uses_attrop or args.min_quality is not None:
+    if "quality" in roles:
         same = Path(args.quality_weights).resolve() == Path(args.id_weights).resolve()
-        shared = same and "id" in models
+        shared = same and "id" in roles
         models["quality"] = models["id"] if shared else load_face_encoder(args.quality_weights, device, dtype)
-    if mode == "pose" and uses_attrop:
+    if "pose" in roles:
         models["pose"] = load_pose_estimator(args.pose_weights, device, dtype)
     return models
 

@@ -32,7 +32,7 @@ class TrainingState:
         norm, spread = feature_norms
         self.trained_on = {"encoder_sha256": sha256(args.id_weights), "feature_norm": norm, "feature_norm_std": spread}
         self.generator = Vec2Face(PRESETS[args.model]).to(device, memory_format=torch.channels_last)
-        self.discriminator = Discriminator().to(device, memory_format=torch.channels_last)
+        self.discriminator = Discriminator(args.disc_width).to(device, memory_format=torch.channels_last)
         options = {"lr": 0.0, "betas": BETAS, "weight_decay": args.weight_decay, "fused": True}
         self.optimizer = torch.optim.AdamW(self.generator.parameters(), **options)
         self.optimizer_disc = torch.optim.AdamW(self.discriminator.parameters(), **options)
@@ -115,7 +115,7 @@ class TrainingState:
                 f"{path}: a generator without its training state ({', '.join(missing)}): cannot be resumed."
             )
         self._take_generator(content, path)
-        fit(self.discriminator, content["model_disc"], path, "the discriminator")
+        fit(self.discriminator, content["model_disc"], path, "the discriminator of this --disc_width")
         self.optimizer.load_state_dict(content["optimizer_vec2face"])
         self.optimizer_disc.load_state_dict(content["optimizer_disc"])
         self.scaler.load_state_dict(content["scaler"])
