@@ -3,9 +3,9 @@
     python scripts/run_ablation.py noise --photos PHOTOS --unseen UNSEEN --output ablations
 
 Tables: noise (sigma of the noise), attrop (AttrOP for quality on and off), similarity (average similarity of the
-identity vectors), people (how many), real (against photos of as many people). --photos are the known people: their
-centres are what identity vectors are sampled like, and the table `real` trains on them; --unseen are others, for the
-test. Writes OUTPUT/TABLE.md. Killed: run it again; what is finished is not done again.
+identity vectors), people (how many), real (against photos of as many people), mixup (SynFace's two). --photos are the
+known people: identity vectors are sampled like their centres, and real and mixup train on them; --unseen are others,
+for the test. Writes OUTPUT/TABLE.md. Killed: run it again; what is finished is not done again.
 """
 
 import sys
@@ -21,7 +21,14 @@ from utils.cli import command, make_parser, positive, writing
 from utils.errors import UserError
 from utils.face_set import FaceSet
 
-BASE = {"sigma": (0.3, 0.3, 0.5, 0.5, 0.7), "attrop": True, "similarity": None, "share": 1.0}
+BASE = {
+    "sigma": (0.3, 0.3, 0.5, 0.5, 0.7),
+    "attrop": True,
+    "similarity": None,
+    "share": 1.0,
+    "mixed": 0.0,
+    "blended": False,
+}
 TABLES = {  # name of a row: in what it differs from BASE
     "noise": {
         "noise .3": {"sigma": (0.3,)},
@@ -32,6 +39,11 @@ TABLES = {  # name of a row: in what it differs from BASE
     "similarity": {"as sampled": {}, "mean .2": {"similarity": 0.2}, "mean .4": {"similarity": 0.4}},
     "people": {"a quarter": {"share": 0.25}, "half": {"share": 0.5}, "all": {}},
     "real": {"real": None, "synthetic": {}},
+    "mixup": {  # as many images in each row, but for the real ones blended in
+        "synthetic": {},
+        "half of them of two people each": {"mixed": 0.5},
+        "blended with real photos": {"blended": True},
+    },
 }
 
 
@@ -50,7 +62,7 @@ def ablation_parser():
     models.add_argument("--generator", default="weights/demo/vec2face_generator.pth", help="makes the images")
     models.add_argument("--encoder", default="weights/demo/face_encoder.pth", help="its face encoder")
     models.add_argument("--quality", default="weights/demo/face_encoder.pth", help="quality model of AttrOP")
-    models.add_argument("--image_quality", default="23", help="quality AttrOP goes for")
+    models.add_argument("--image_quality", help="quality AttrOP goes for (default: what the quality model's file says)")
     models.add_argument(
         "--recogniser",
         default="--network 18 --width 16 --no-se --batch_size 32 --epochs 10 --milestones 7 10 --random_erasing 0",
@@ -96,7 +108,9 @@ def evaluate(args, output, changes, seed):
     else:
         recipe = BASE | changes
         name = name_of(recipe, seed)
-        source = ["--data", make_images(args, output, recipe, name, seed)]
+        source = make_images(args, output, recipe, name, seed)
+        if recipe["blended"]:
+            name, source = f"{name}_blended", [*source, "--real_data", args.photos]
     folder = output / "fr" / name
     figures = folder / "test.json"
     if not figures.exists():
@@ -107,25 +121,41 @@ def evaluate(args, output, changes, seed):
 
 def name_of(recipe, seed):
     sigma = "-".join(f"{s:g}" for s in recipe["sigma"])
-    return f"sigma{sigma}_attrop{int(recipe['attrop'])}_similarity{recipe['similarity']}_{recipe['share']:g}_{seed}"
+    mixed = f"mixed{recipe['mixed']:g}_" if recipe["mixed"] else ""
+    attrop, similarity = int(recipe["attrop"]), recipe["similarity"]
+    return f"{mixed}sigma{sigma}_attrop{attrop}_similarity{similarity}_{recipe['share']:g}_{seed}"
 
 
 def make_images(args, output, recipe, name, seed):
+    """The dataset of a row, and of mixtures of its people, where they are not there yet; train_fr.py's flags for it."""
     vectors = output / "vectors" / f"{recipe['similarity']}_{recipe['share']:g}_{seed}.npy"
     count = max(2, round(args.people * recipe["share"]))
     if not vectors.exists():
         pull = ["--average_similarity", recipe["similarity"]] if recipe["similarity"] is not None else []
         run(
             sample_identities, "--features", output / "known_center_feature.npy", "--count", count, "--seed", seed,
-            "--max_similarity", args.max_similarity, "--output", vectors, *pull,
+            "--max_similarity", args.max_similarity, "--output", vectors, "--mixup", count, *pull,
         )  # fmt: skip
-    attrop = ["--image_quality", args.image_quality] if recipe["attrop"] else ["--skip_attrop"]
-    run(
-        image_generation, "--center_feature", vectors, "--model_weights", args.generator, "--id_weights",
-        args.encoder, "--quality_weights", args.quality, "--example", args.images, "--sigma", *recipe["sigma"],
-        "--name", name, "--output_dir", output / "datasets", "--seed", seed, "--batch_size", 32, *attrop,
-    )  # fmt: skip
-    return output / "datasets" / name
+    attrop = ["--image_quality", args.image_quality] if args.image_quality else []
+    attrop = attrop if recipe["attrop"] else ["--skip_attrop"]
+    mixed = round(args.images * recipe["mixed"])
+    parts = {name: (vectors, args.images - mixed)}
+    flags = ["--data", output / "datasets" / name]
+    if mixed:
+        parts[f"{name}_mixup"] = (with_ending(vectors, "_mixup"), mixed)
+        flags += ["--mixed_data", output / "datasets" / f"{name}_mixup"]
+        flags += ["--mixed_labels", with_ending(vectors, "_mixup_labels")]
+    for part, (people, images) in parts.items():
+        run(
+            image_generation, "--center_feature", people, "--model_weights", args.generator, "--id_weights",
+            args.encoder, "--quality_weights", args.quality, "--example", images, "--sigma", *recipe["sigma"],
+            "--name", part, "--output_dir", output / "datasets", "--seed", seed, "--batch_size", 32, *attrop,
+        )  # fmt: skip
+    return flags
+
+
+def with_ending(path, ending):
+    return path.with_name(path.stem + ending + path.suffix)
 
 
 def write_mask(args, path, seed):

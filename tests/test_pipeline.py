@@ -52,3 +52,10 @@ def test_a_table_is_made_once(tmp_path, capfd):
     run(run_ablation.main, "real", *words)
     assert "train_fr.py" not in capfd.readouterr().out
     assert (tmp_path / "real.md").read_text().splitlines() == table
+
+    run(run_ablation.main, "mixup", *words)
+    assert len((tmp_path / "mixup.md").read_text().splitlines()) == 5
+    assert len(list((tmp_path / "datasets").glob("mixed*_mixup/*/*.jpg"))) == 2
+    log = capfd.readouterr().out
+    assert "--mixed_data" in log
+    assert "--real_data" in log
