@@ -343,7 +343,6 @@ def resume(args, model, optimizer, scaler):
         fit(model.traces, content["traces"], path, "the read-out of --traces")
     optimizer.load_state_dict(content["optimizer"])
     scaler.load_state_dict(content["scaler"])
-    print(f"resumed from {path}, step {content['step']}")
     return content["step"]
 
 

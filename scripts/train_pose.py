@@ -188,7 +188,6 @@ def resume(args, model, optimizer):
         raise UserError(f"{path}: not a checkpoint of this script.")
     fit(model, content["pose"], path, "this pose estimator")
     optimizer.load_state_dict(content["optimizer"])
-    print(f"resumed from {path}, step {content['step']}")
     return content["step"]
 
 

@@ -46,6 +46,8 @@ class Log:
             lines = self.path.read_text().splitlines()
             kept = [line for line in lines if json.loads(line)["step"] <= step] if step else []
             self.path.write_text("".join(line + "\n" for line in kept))
+        if step:
+            self.say(f"resumed at step {step} of {last_step}")
 
     def add(self, terms, images):
         for name, value in terms.items():

@@ -122,7 +122,6 @@ class TrainingState:
         if self.ema is not None and content["model_ema"] is not None:
             self.ema = {key: value.to(self.ema[key].device) for key, value in content["model_ema"].items()}
         self.step = content["step"]
-        print(f"resumed from {path}, step {self.step}")
 
 
 def check_writable(folder):
