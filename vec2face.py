@@ -19,7 +19,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from models.iresnet import load_face_encoder
-from models.losses import GeneratorLoss, discriminator_loss, load_lpips
+from models.losses import GeneratorLoss, discriminator_loss, load_perceptual
 from models.vec2face import PRESETS, TokenMask
 from utils.cli import (
     WITHOUT_EFFECT,
@@ -68,7 +68,9 @@ def training_parser():
         "--id_weights", default="weights/arcface-r100-glint360k.pth", help="face encoder that made the features"
     )
     model.add_argument(
-        "--lpips_weights", default="weights/vgg16.pth", help="torchvision's VGG16, or `none` to train without"
+        "--lpips_weights",
+        default="weights/vgg16.pth",
+        help="torchvision's VGG16; or `encoder`: maps of --id_weights in its place; or `none`",
     )
     model.add_argument("--start_from", help="generator to begin with (default: from nothing)")
     for name, default in (("min", 0.5), ("max", 1.0), ("mu", 0.75), ("std", 0.25)):
@@ -85,6 +87,7 @@ def training_parser():
     recipe.add_argument("--max_steps", type=positive, help="stop after this many batches (default: after --epochs)")
     recipe.add_argument("--disc_start", type=float, default=100, help="epochs before the GAN phase")
     recipe.add_argument("--disc_width", type=multiple_of(8), default=128, help="of the discriminator; released: 128")
+    recipe.add_argument("--pixel_weight", type=float, default=1.0, help="of the pixel term; the identity's is 1")
     recipe.add_argument("--disc_weight", type=float, default=1.0, help="of the GAN term in the generator's loss")
     recipe.add_argument("--lr", type=float, help="learning rate (default: blr * batch * accum * processes / 112)")
     recipe.add_argument("--blr", type=float, default=1e-3, help="base learning rate")
@@ -129,8 +132,8 @@ def train(args, data, world, device, amp):
         )
     held_out = held_out_data(args, data) if args.held_out else None
     encoder = load_face_encoder(args.id_weights, device, amp or torch.float32)
-    perceptual = None if args.lpips_weights == "none" else load_lpips(args.lpips_weights).to(device)
-    criterion = GeneratorLoss(encoder, perceptual, args.disc_weight)
+    perceptual = load_perceptual(args.lpips_weights, encoder)
+    criterion = GeneratorLoss(encoder, perceptual, args.pixel_weight, args.disc_weight).to(device)
 
     torch.manual_seed(args.seed)
     state = TrainingState(args, device, amp == torch.float16, data.feature_norms())
@@ -145,6 +148,8 @@ def train(args, data, world, device, amp):
     masks = mask_ratios(args)
     last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf) // args.accum_iter * args.accum_iter
     log = Log(args, world, device, state.step, last_step, shown=("total", "identity", "pixel"))
+    if args.start_from and state.step == 0:
+        log.say(f"starting from {args.start_from}")
     stop = StopSignal(world)
     half_precision = partial(torch.autocast, device.type, amp or torch.bfloat16, enabled=amp is not None)
     bad_records = 0

@@ -37,14 +37,14 @@ $(WORLD)/sets/%.npz: $(WORLD)/unseen
 
 # One network for identity and quality, which keeps traces of pose and light; and another one, to judge.
 $(WORLD_WEIGHTS)/face_encoder.pth: $(WORLD)/people
-	$(PY) scripts/train_fr.py --data $(WORLD)/people --network 18 --width 32 --no-se --head magface --traces 6 3 \
-		--random_erasing 0 --batch_size 64 --lr 0.05 --warmup_epochs 0.5 $(WORLD_FR) --workers 2 \
+	$(PY) scripts/train_fr.py --data $(WORLD)/people --network 18 --width 16 --no-se --head magface --traces 6 3 \
+		--random_erasing 0 --augmentation 0.1 --batch_size 64 --lr 0.05 --warmup_epochs 0.1 $(WORLD_FR) --workers 2 \
 		--output_dir $(WORLD)/encoder --resume $(WORLD)/encoder
 	$(PY) scripts/shrink_weights.py $(WORLD)/encoder/model.pth $@
 
 $(WORLD)/judge/model.pth: $(WORLD)/people
 	$(PY) scripts/train_fr.py --data $(WORLD)/people --network 34 --width 16 --head cosface --seed 7 \
-		--random_erasing 0 --batch_size 64 --lr 0.05 --warmup_epochs 0.5 $(WORLD_FR) --workers 2 \
+		--random_erasing 0 --augmentation 0.1 --batch_size 64 --lr 0.05 --warmup_epochs 0.1 $(WORLD_FR) --workers 2 \
 		--output_dir $(WORLD)/judge --resume $(WORLD)/judge
 
 $(WORLD_WEIGHTS)/head_pose.pth $(WORLD)/pose/scores.json &: $(WORLD)/people $(WORLD)/unseen
@@ -52,15 +52,17 @@ $(WORLD_WEIGHTS)/head_pose.pth $(WORLD)/pose/scores.json &: $(WORLD)/people $(WO
 		--resume $(WORLD)/pose
 	$(PY) scripts/shrink_weights.py $(WORLD)/pose/model.pth $(WORLD_WEIGHTS)/head_pose.pth
 
-# The generator.
+# The generator, of the better photos only: what spoils the others cannot be told from a vector.
 $(WORLD)/people.lmdb $(WORLD)/unseen.lmdb: $(WORLD)/%.lmdb: $(WORLD)/% $(WORLD_WEIGHTS)/face_encoder.pth
 	$(PY) scripts/prepare_training_set.py --images $(WORLD)/$* --encoder $(WORLD_WEIGHTS)/face_encoder.pth \
 		-d $(WORLD)/unfinished -n $*
 	mv $(WORLD)/unfinished/$*.lmdb $@
 
 $(WORLD_WEIGHTS)/vec2face_generator.pth: $(WORLD)/people.lmdb
-	$(PY) vec2face.py --train_source $< --model vec2face_vit_tiny --id_weights $(WORLD_WEIGHTS)/face_encoder.pth \
-		--lpips_weights none --batch_size 16 --blr 2.8e-3 --disc_width 32 --disc_weight 0.05 --ema 0.999 --workers 1 $(WORLD_GENERATOR) \
+	$(PY) scripts/small_portion_training_mask.py -im $(WORLD)/people --identities $(PEOPLE) --min_quality 0.6 -d $(WORLD)/good
+	$(PY) vec2face.py --train_source $< --mask $(WORLD)/good/*.npy --model vec2face_vit_tiny \
+		--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --lpips_weights encoder --pixel_weight 10 --batch_size 16 --blr 2.8e-3 \
+		--disc_width 32 --disc_weight 0.05 --ema 0.999 --workers 1 $(WORLD_GENERATOR) \
 		--save_every 500 --output_dir $(WORLD)/generator --resume $(WORLD)/generator
 	$(PY) scripts/shrink_weights.py $(WORLD)/generator/checkpoint-last.pth $@ --ema
 

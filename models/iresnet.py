@@ -91,9 +91,15 @@ class IResNet(nn.Module):
         self.features = nn.BatchNorm1d(feature_size)
         self.features.weight.requires_grad_(False)
 
-    def forward(self, images):
+    def maps(self, images):
+        """The map after each of the four stages, computed as it is asked for: (N, C, 56, 56) ... (N, C, 7, 7)."""
         x = self.prelu(self.bn1(self.conv1(images.to(self.conv1.weight.dtype))))  # (N, C, 112, 112)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (N, C, 7, 7)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)  # (N, 2C, H / 2, W / 2)
+            yield x
+
+    def forward(self, images):
+        *_, x = self.maps(images)  # (N, C, 7, 7)
         x = self.dropout(self.bn2(x).flatten(1))  # (N, 49 C)
         return self.features(self.fc(x).float())  # (N, feature_size), always in float32
 

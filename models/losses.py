@@ -1,5 +1,6 @@
 """What the generator and the discriminator are trained on (paper section 3.2)."""
 
+from itertools import islice
 from pathlib import Path
 
 import lpips
@@ -14,15 +15,49 @@ from utils.errors import UserError
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 LPIPS_WEIGHT = 0.1
 SSIM_WEIGHT = 0.1
+ENCODER_STAGES = 2  # of four, whose maps EncoderDistance compares
 SMALLEST_NORM = 1e-4  # channel norm below which LPIPS divides by this instead
 
 
-class LPIPS(nn.Module):
-    """Perceptual distance (Zhang et al., 2018), VGG16 with the v0.1 heads of the ``lpips`` package.
+class PerceptualDistance(nn.Module):
+    """How far apart the maps of two images are, place by place, with channels of unit length (Zhang et al., 2018).
 
-    ``forward(a, b)``: images (N, 3, H, W) in [-1, 1] -> (N,). Gradients reach ``a`` only, and are finite
-    where the package's own are not: at places where no channel answers.
+    ``forward(a, b)``: images (N, 3, H, W) in [-1, 1] -> (N,). Gradients reach ``a`` only, and are finite also at places
+    where no channel answers. ``maps(images)`` gives the maps; ``weighed(number, squares)`` sums a map's squared
+    differences (N, C, H, W) over its channels: (N, 1, H, W).
     """
+
+    def forward(self, a, b):
+        with torch.no_grad():
+            theirs = [unit_length(x) for x in self.maps(b)]
+        distance = 0
+        for number, (x, y) in enumerate(zip(self.maps(a), theirs, strict=True)):
+            distance = distance + self.weighed(number, (unit_length(x) - y) ** 2).mean((1, 2, 3))  # (N,)
+        return distance
+
+    def weighed(self, number, squares):
+        return squares.sum(1, keepdim=True)
+
+
+def unit_length(x):
+    """(N, C, H, W), the channels of every place divided by their norm."""
+    x = x.float()  # squares of 16-bit features overflow
+    return x / x.square().sum(1, keepdim=True).clamp(min=SMALLEST_NORM**2).sqrt()
+
+
+class EncoderDistance(PerceptualDistance):
+    """By the first maps of a face encoder, for where no VGG16 is at hand: edges and textures, no identity."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def maps(self, images):
+        return list(islice(self.encoder.maps(images), ENCODER_STAGES))
+
+
+class LPIPS(PerceptualDistance):
+    """Perceptual distance (Zhang et al., 2018), VGG16 with the v0.1 heads of the ``lpips`` package."""
 
     def __init__(self, vgg_state):
         super().__init__()
@@ -35,19 +70,18 @@ class LPIPS(nn.Module):
         """torchvision's names (``0.weight``) -> the package's (``slice1.0.weight``)."""
         return {key: state[key.split(".", 1)[1]] for key in self.features.state_dict()}
 
-    def forward(self, a, b):
-        with torch.no_grad():
-            theirs = [self._normalised(x) for x in self.features(self.scale(b))]
-        ours = self.features(self.scale(a))
-        distance = 0
-        for head, x, y in zip(self.heads, ours, theirs, strict=True):
-            distance = distance + head((self._normalised(x) - y) ** 2).mean((1, 2, 3))  # (N,)
-        return distance
+    def maps(self, images):
+        return self.features(self.scale(images))
 
-    @staticmethod
-    def _normalised(x):
-        x = x.float()  # squares of 16-bit features overflow
-        return x / x.square().sum(1, keepdim=True).clamp(min=SMALLEST_NORM**2).sqrt()  # (N, C, H, W)
+    def weighed(self, number, squares):
+        return self.heads[number](squares)
+
+
+def load_perceptual(name, encoder):
+    """The perceptual distance of --lpips_weights: a file for LPIPS, ``encoder``, or None for ``none``."""
+    if name == "none":
+        return None
+    return EncoderDistance(encoder) if name == "encoder" else load_lpips(name)
 
 
 def load_lpips(path):
@@ -55,7 +89,7 @@ def load_lpips(path):
     if not Path(path).is_file():
         raise UserError(
             f"{path}: no such weight file. LPIPS needs torchvision's VGG16: fetch {VGG16_URL} to {path}, or train "
-            "without: --lpips_weights none."
+            "without: --lpips_weights encoder, or none."
         )
     state = state_dict_of(load_file(path), path)
     state = {key.removeprefix("features."): value for key, value in state.items() if not key.startswith("classifier.")}
@@ -72,13 +106,14 @@ def vgg16_features():
 class GeneratorLoss(nn.Module):
     """The generator's loss, term by term.
 
-    ``encoder``: the frozen face encoder whose features are the vectors. ``perceptual``: LPIPS or None.
-    ``disc_weight``: of the adversarial term.
+    ``encoder``: the frozen face encoder whose features are the vectors. ``perceptual``: a PerceptualDistance
+    or None. ``pixel_weight``, ``disc_weight``: of the pixel and of the adversarial term.
     """
 
-    def __init__(self, encoder, perceptual=None, disc_weight=1.0):
+    def __init__(self, encoder, perceptual=None, pixel_weight=1.0, disc_weight=1.0):
         super().__init__()
-        self.encoder, self.perceptual, self.disc_weight = encoder, perceptual, disc_weight
+        self.encoder, self.perceptual = encoder, perceptual
+        self.pixel_weight, self.disc_weight = pixel_weight, disc_weight
 
     def forward(self, output, real, vectors, discriminator=None):
         """{name: scalar}, ``total`` last, of a batch: Output, images (N, 3, 112, 112) in [-1, 1], vectors (N, 512).
@@ -92,7 +127,7 @@ class GeneratorLoss(nn.Module):
             "token": F.mse_loss(output.predicted_map[:, 1:].float(), output.target_map[:, 1:].float()),
             "identity": (1 - F.cosine_similarity(self.encoder(fake), vectors)).mean(),
         }
-        total = terms["pixel"] + SSIM_WEIGHT * terms["ssim"] + terms["token"] + terms["identity"]
+        total = self.pixel_weight * terms["pixel"] + SSIM_WEIGHT * terms["ssim"] + terms["token"] + terms["identity"]
         if self.perceptual is not None:
             terms["lpips"] = 2 * self.perceptual(fake, real).mean()
             total = total + LPIPS_WEIGHT * terms["lpips"]

@@ -6,7 +6,7 @@ import torch
 from filled import PARITY, filled, manifest
 
 from models.discriminator import Discriminator
-from models.losses import LPIPS, GeneratorLoss, discriminator_loss, load_lpips
+from models.losses import LPIPS, EncoderDistance, GeneratorLoss, discriminator_loss, load_lpips
 from models.vec2face import Output
 from utils.errors import UserError
 
@@ -82,8 +82,11 @@ def test_lpips_gradient_is_finite_where_nothing_answers(perceptual):
     assert gradient.isfinite().all()
 
 
-def test_lpips_is_zero_for_equal_images_and_gets_gradients(perceptual):
+@pytest.mark.parametrize("name", ["vgg16", "encoder"])
+def test_perceptual_distance_is_zero_for_equal_images_and_gets_gradients(name, perceptual, encoder):
+    perceptual = perceptual if name == "vgg16" else EncoderDistance(encoder)
     a = torch.rand(2, 3, 64, 64) * 2 - 1
+    assert perceptual(a, a).shape == (2,)
     assert perceptual(a, a).abs().max() < 1e-6
     fake = (a + 0.1 * torch.randn_like(a)).requires_grad_()
     perceptual(fake, a).sum().backward()

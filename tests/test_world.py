@@ -4,6 +4,7 @@ import importlib
 import json
 import shlex
 import subprocess
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,7 @@ def test_every_stage_of_make_world(tmp_path, capsys):
     for line in listed.replace("\\\n", " ").splitlines():
         program, *words = shlex.split(line)
         if program == "python":
+            words = [match for word in words for match in (glob(word) if "*" in word else [word])]
             importlib.import_module(words[0].removesuffix(".py").replace("/", ".")).main(words[1:])
         elif program == "mv":
             Path(words[0]).rename(words[1])

@@ -94,7 +94,6 @@ class TrainingState:
         self._take_generator(load_file(path), path)
         if self.ema is not None:
             self.ema = self._averaged(self.generator.state_dict())
-        print(f"starting from {path}")
 
     def _take_generator(self, content, path):
         state, released = generator_state(content, path)
