@@ -87,7 +87,8 @@ def training_parser():
     recipe.add_argument("--max_steps", type=positive, help="stop after this many batches (default: after --epochs)")
     recipe.add_argument("--disc_start", type=float, default=100, help="epochs before the GAN phase")
     recipe.add_argument("--disc_width", type=multiple_of(8), default=128, help="of the discriminator; released: 128")
-    recipe.add_argument("--pixel_weight", type=float, default=1.0, help="of the pixel term; the identity's is 1")
+    recipe.add_argument("--pixel_weight", type=float, default=1.0, help="of the pixel term")
+    recipe.add_argument("--identity_weight", type=float, default=1.0, help="of the identity term")
     recipe.add_argument("--disc_weight", type=float, default=1.0, help="of the GAN term in the generator's loss")
     recipe.add_argument("--lr", type=float, help="learning rate (default: blr * batch * accum * processes / 112)")
     recipe.add_argument("--blr", type=float, default=1e-3, help="base learning rate")
@@ -133,7 +134,7 @@ def train(args, data, world, device, amp):
     held_out = held_out_data(args, data) if args.held_out else None
     encoder = load_face_encoder(args.id_weights, device, amp or torch.float32)
     perceptual = load_perceptual(args.lpips_weights, encoder)
-    criterion = GeneratorLoss(encoder, perceptual, args.pixel_weight, args.disc_weight).to(device)
+    criterion = GeneratorLoss(encoder, perceptual, args.pixel_weight, args.identity_weight, args.disc_weight).to(device)
 
     torch.manual_seed(args.seed)
     state = TrainingState(args, device, amp == torch.float16, data.feature_norms())
