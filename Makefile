@@ -84,7 +84,7 @@ table-%: .venv/.installed $(PHOTOS) $(UNSEEN)
 	$(PY) scripts/run_ablation.py $* --photos $(PHOTOS) --unseen $(UNSEEN)
 
 test: .venv/.installed-dev
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 lint: .venv/.installed-dev
 	$(PY) -m ruff check .

@@ -8,8 +8,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from pytorch_msssim import ssim
+from torchvision.models import vgg16
 
-from utils.checkpoint import fit, load_file, state_dict_of
+from utils.checkpoint import check_fit, load_file, state_dict_of
 from utils.errors import UserError
 
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
@@ -93,14 +94,10 @@ def load_lpips(path):
         )
     state = state_dict_of(load_file(path), path)
     state = {key.removeprefix("features."): value for key, value in state.items() if not key.startswith("classifier.")}
-    fit(vgg16_features(), state, path, "torchvision's VGG16")
+    with torch.device("meta"):
+        expected = vgg16().features
+    check_fit(expected, state, path, "torchvision's VGG16")
     return LPIPS(state)
-
-
-def vgg16_features():
-    from torchvision.models import vgg16
-
-    return vgg16(weights=None).features
 
 
 class GeneratorLoss(nn.Module):

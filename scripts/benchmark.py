@@ -25,10 +25,11 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torchvision.models import vgg16
 
 from models.attrop import AttrOP, Row, quality_target, yaw_target
 from models.iresnet import IResNet, load_face_encoder
-from models.losses import LPIPS, GeneratorLoss, vgg16_features
+from models.losses import LPIPS, GeneratorLoss
 from models.sixdrepnet import SixDRepNet
 from models.vec2face import PRESETS, TokenMask, Vec2Face, load_vec2face
 from utils.cli import command, make_parser, positive
@@ -168,7 +169,7 @@ def training_job(preset, device, dtype, batch_size):
     torch.manual_seed(0)
     generator = Vec2Face(PRESETS[preset]).to(device, memory_format=torch.channels_last)
     encoder = IResNet().for_inference(device, dtype)
-    perceptual = LPIPS(vgg16_features().state_dict()).to(device)
+    perceptual = LPIPS(vgg16().features.state_dict()).to(device)
     criterion = GeneratorLoss(encoder, perceptual)
     optimizer = torch.optim.AdamW(generator.parameters(), lr=1e-6, fused=True)
     vectors = torch.randn(batch_size, 512, device=device)

@@ -105,7 +105,10 @@ def test_interrupted_by_hand(demo, uninterrupted, tmp_path):
     """Ctrl-C: no traceback, and what is finished stays."""
     flags = [*command(demo), "--output_dir", tmp_path]
     arguments = [sys.executable, "image_generation.py", *map(str, flags)]
-    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
+    )  # fmt: skip
     while process.poll() is None and lines_written(tmp_path / "test") < 2:
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
