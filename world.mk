@@ -61,8 +61,8 @@ $(WORLD)/people.lmdb $(WORLD)/unseen.lmdb: $(WORLD)/%.lmdb: $(WORLD)/% $(WORLD_W
 $(WORLD_WEIGHTS)/vec2face_generator.pth: $(WORLD)/people.lmdb
 	$(PY) scripts/small_portion_training_mask.py -im $(WORLD)/people --identities $(PEOPLE) --min_quality 0.6 -d $(WORLD)/good
 	$(PY) vec2face.py --train_source $< --mask $(WORLD)/good/*.npy --model vec2face_vit_tiny \
-		--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --lpips_weights encoder --pixel_weight 10 --batch_size 16 --blr 2.8e-3 \
-		--disc_width 32 --disc_weight 0.05 --ema 0.999 --workers 1 $(WORLD_GENERATOR) \
+		--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --lpips_weights encoder --pixel_weight 5 --identity_weight 0.1 \
+		--batch_size 16 --blr 2.8e-3 --disc_width 32 --disc_weight 0.05 --ema 0.999 --workers 1 $(WORLD_GENERATOR) \
 		--save_every 500 --output_dir $(WORLD)/generator --resume $(WORLD)/generator
 	$(PY) scripts/shrink_weights.py $(WORLD)/generator/checkpoint-last.pth $@ --ema
 
