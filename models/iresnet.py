@@ -95,7 +95,7 @@ class IResNet(nn.Module):
         """The map after each of the four stages, computed as it is asked for: (N, C, 56, 56) ... (N, C, 7, 7)."""
         x = self.prelu(self.bn1(self.conv1(images.to(self.conv1.weight.dtype))))  # (N, C, 112, 112)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)  # (N, 2C, H / 2, W / 2)
+            x = stage(x)  # half the side
             yield x
 
     def forward(self, images):

@@ -55,7 +55,7 @@ def main(argv=None):
     fit, cosine = fit_linear(new, old, args.ridge)
     norms = np.linalg.norm(new, axis=1)
     content = {
-        "model_vec2face": through(state, fit),
+        "model_vec2face": with_fit_in_first_layer(state, fit),
         "model": preset,
         "architecture": asdict(PRESETS[preset]),
         "trained_on": {
@@ -96,7 +96,7 @@ def fit_linear(new, old, ridge):
     return fit, float(1 - paired_cosine_distances(fit.predict(new[unseen]), old[unseen]).mean())
 
 
-def through(state, fit):
+def with_fit_in_first_layer(state, fit):
     """The generator's weights with ``W (A x + a) + b`` in the place of ``W x + b`` as its first layer."""
     weight, bias = (state[FIRST_LAYER + part].double() for part in ("weight", "bias"))  # (D, 512), (D,)
     matrix, offset = torch.from_numpy(fit.coef_).double(), torch.from_numpy(fit.intercept_).double()

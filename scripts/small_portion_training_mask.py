@@ -47,7 +47,10 @@ def good_photos(args, total):
     if args.min_quality is None:
         return np.arange(total)
     labels = load_labels(FaceSet(args.image_path))
-    return np.flatnonzero([label["quality"] >= args.min_quality for label in labels])
+    good = np.flatnonzero([label["quality"] >= args.min_quality for label in labels])
+    if not good.size:
+        raise UserError(f"--min_quality {args.min_quality:g}: no photo of {args.image_path} is that good.")
+    return good
 
 
 def save(folder, identities, positions, total):

@@ -244,6 +244,12 @@ def test_sigterm_saves_and_exits_0(demo, training_lmdb, uninterrupted, tmp_path)
     assert_same_training(checkpoint(tmp_path), checkpoint(uninterrupted))
 
 
+def test_the_gan_begins_within_an_epoch(demo, training_lmdb, tmp_path):  # noqa: F811
+    run(*flags(demo, training_lmdb, tmp_path, "--disc_start", 0.5, "--max_steps", 3, "--log_every", 1))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert ["discriminator" in line for line in lines] == [False, False, True]
+
+
 def test_it_learns(demo, training_lmdb, tmp_path):  # noqa: F811
     words = flags(
         demo,
@@ -282,6 +288,7 @@ def test_accumulation_updates_every_second_batch(demo, training_lmdb, tmp_path):
         (["--rep_dim", "256"], "--rep_dim says 256"),
         (["--id_weights", "nowhere.pth"], "no such weight file"),
         (["--lpips_weights", "nowhere.pth"], "fetch https://download.pytorch.org/models/vgg16-397923af.pth"),
+        (["--disc_width", "12"], "must be a multiple of 8"),
         (["--resume", "nowhere.pth"], "no such file or folder"),
         (["--mask_ratio_min", "2"], "mask ratios"),
         (["--output_dir", "README.md"], "cannot write here"),

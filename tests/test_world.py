@@ -16,7 +16,15 @@ from models import TokenMask, load_face_encoder, load_vec2face
 from models.heads import HEADS, make_head
 from models.sixdrepnet import SMALL, SixDRepNet, euler_angles, load_pose_estimator
 from models.traces import Traces
-from scripts import attribute_sheet, change_encoder, render_faces, shrink_weights, train_fr, train_pose
+from scripts import (
+    attribute_sheet,
+    change_encoder,
+    render_faces,
+    shrink_weights,
+    small_portion_training_mask,
+    train_fr,
+    train_pose,
+)
 from scripts import test_fr as tester
 from scripts.train_pose import geodesic_loss, rotation_of
 from utils import demo_weights
@@ -148,6 +156,25 @@ def test_a_generator_reads_the_vectors_of_another_encoder(demo, rendered, tmp_pa
         got = load_vec2face(tmp_path / "mine.pth")(vectors[:, order], mask).images
     assert (wanted - got).abs().max() < 0.01
     assert load_vec2face(tmp_path / "mine.pth").trained_on["encoder_sha256"] == sha256(tmp_path / "other.pth")
+
+
+def test_what_change_encoder_refuses(demo, tmp_path, capsys):
+    words = [demo.generator, tmp_path / "mine.pth", "--old_encoder", demo.encoder, "--new_encoder", demo.encoder]
+    with pytest.raises(SystemExit):
+        change_encoder.main([*map(str, words), "--photos", str(ROOT / "tests" / "photos")])
+    assert "9 photos; a fit of 512 numbers needs thousands" in capsys.readouterr().err
+    assert not (tmp_path / "mine.pth").exists()
+
+
+def test_masks_of_good_photos(rendered, tmp_path, capsys):
+    words = ["-im", str(rendered), "-d", str(tmp_path), "--identities", "3", "--min_quality"]
+    small_portion_training_mask.main([*words, "0.5", "--rest"])
+    masks = [np.load(path) for path in tmp_path.glob("*.npy")]
+    good = [i for i, label in enumerate(load_labels(FaceSet(rendered))) if label["quality"] >= 0.5]
+    assert sorted(np.concatenate(masks)) == good
+    with pytest.raises(SystemExit):
+        small_portion_training_mask.main([*words, "2"])
+    assert "no photo of" in capsys.readouterr().err
 
 
 def test_traces_ask_for_thumbnail_and_pose():
