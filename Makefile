@@ -12,7 +12,7 @@
 PYTHON ?= python3
 PY ?= .venv/bin/python
 DEMO := weights/demo
-DEMO_QUALITIES := 18 20 22 24
+DEMO_QUALITIES := 24 26 28 30
 TRAINING ?= training
 PHOTOS ?= rendered/people
 UNSEEN ?= rendered/unseen
@@ -35,10 +35,10 @@ DEMO_MODELS := --model_weights $(DEMO)/vec2face_generator.pth --id_weights $(DEM
 DEMO_OUTPUT := generated_images/demo
 
 demo: .venv/.installed
-	$(PY) image_generation.py --name demo --start_end 0:10 --example 10 --batch_size 10 --image_quality 23 $(DEMO_MODELS)
+	$(PY) image_generation.py --name demo --start_end 0:10 --example 10 --batch_size 10 --image_quality 26 $(DEMO_MODELS)
 	$(PY) scripts/attribute_sheet.py --attribute yaw --values -60 -30 0 30 60 --count 5 --max_iters 40 $(DEMO_MODELS) \
 		--pose_weights $(DEMO)/head_pose.pth --output $(DEMO_OUTPUT)-yaw
-	$(PY) scripts/attribute_sheet.py --attribute quality --values $(DEMO_QUALITIES) --count 5 --max_iters 40 $(DEMO_MODELS) \
+	$(PY) scripts/attribute_sheet.py --attribute quality --values $(DEMO_QUALITIES) --count 4 --max_iters 40 $(DEMO_MODELS) \
 		--output $(DEMO_OUTPUT)-quality
 	$(PY) scripts/measure_dataset.py $(DEMO_OUTPUT) --id_weights $(DEMO)/face_encoder.pth \
 		--quality_weights $(DEMO)/face_encoder.pth --pose_weights $(DEMO)/head_pose.pth --output $(DEMO_OUTPUT)-report
@@ -56,22 +56,25 @@ rendered/unseen: | .venv/.installed-render
 	$(PY) scripts/render_faces.py --identities 200 --first_identity 1000 --images 10 --output rendered/unfinished-unseen
 	mv rendered/unfinished-unseen $@
 
-# Run it again to go on. First without, from the fifth epoch on with the GAN.
+# Run it again to go on. The recipe of world.mk: begin as a linear map, then train the image decoder.
 train-demo: .venv/.installed $(PHOTOS)
 	$(PY) scripts/prepare_training_set.py --images $(PHOTOS) --encoder $(DEMO)/face_encoder.pth -d $(TRAINING) -n people
 	$(PY) scripts/small_portion_training_mask.py -im $(PHOTOS) -d $(TRAINING)/train --identities 900
 	$(PY) scripts/small_portion_training_mask.py -im $(PHOTOS) -d $(TRAINING)/held_out --identities 900 --rest
 	rm $(TRAINING)/held_out/900_ids_*
+	$(PY) scripts/linear_start.py --train_source $(TRAINING)/people.lmdb --mask $(TRAINING)/train/*.npy \
+		--id_weights $(DEMO)/face_encoder.pth --output $(TRAINING)/start.pth
 	$(PY) vec2face.py --train_source $(TRAINING)/people.lmdb --mask $(TRAINING)/train/*.npy \
 		--held_out $(TRAINING)/held_out/*.npy --score_every 500 --model vec2face_vit_tiny \
-		--id_weights $(DEMO)/face_encoder.pth --lpips_weights none --batch_size 16 --blr 2.8e-3 --warmup_epochs 0.2 \
-		--epochs 6 --disc_start 4 --workers 1 --save_every 500 --log_every 50 \
+		--id_weights $(DEMO)/face_encoder.pth --start_from $(TRAINING)/start.pth --fmae_lr 0 --dropout 0 \
+		--lpips_weights encoder --pixel_weight 5 --token_weight 0 --identity_weight 0.1 --batch_size 8 \
+		--lr 1e-3 --min_lr 2e-5 --warmup_epochs 0.03 --epochs 2 --disc_start 2 --workers 1 --save_every 500 --log_every 50 \
 		--output_dir $(TRAINING)/run --resume $(TRAINING)/run
 
 pipeline: .venv/.installed
 	$(PY) scripts/sample_identities.py --features $(DEMO)/identity_vectors.npy --count 60 --max_similarity 0.4 \
 		--output $(PIPELINE)/people.npy
-	$(PY) image_generation.py --center_feature $(PIPELINE)/people.npy --example 10 --batch_size 32 --image_quality 23 \
+	$(PY) image_generation.py --center_feature $(PIPELINE)/people.npy --example 10 --batch_size 32 --image_quality 27 \
 		--min_id_similarity 0.5 --model_weights $(DEMO)/vec2face_generator.pth --id_weights $(DEMO)/face_encoder.pth \
 		--quality_weights $(DEMO)/face_encoder.pth --output_dir $(PIPELINE) --name dataset
 	$(PY) scripts/measure_dataset.py $(PIPELINE)/dataset --id_weights $(DEMO)/face_encoder.pth \

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.iresnet import load_face_encoder
 from models.losses import GeneratorLoss, discriminator_loss, load_perceptual
-from models.vec2face import PRESETS, TokenMask
+from models.vec2face import DROPOUT, PRESETS, TokenMask
 from utils.cli import (
     WITHOUT_EFFECT,
     add_flags_without_effect,
@@ -30,6 +30,7 @@ from utils.cli import (
     multiple_of,
     note_flags_without_effect,
     positive,
+    share,
 )
 from utils.demo_weights import use_demo_weights
 from utils.device import amp_dtype, keep_freed_memory, resolve_device
@@ -77,6 +78,7 @@ def training_parser():
         model.add_argument(
             f"--mask_ratio_{name}", type=float, default=default, help="of the mask rate's truncated normal"
         )
+    model.add_argument("--dropout", type=float, default=DROPOUT, help="in the transformer blocks")
     model.add_argument("--ema", type=float, default=0.0, metavar="DECAY", help="also keep averaged weights (0: do not)")
     model.add_argument("--compile", action="store_true", help="torch.compile the generator")
 
@@ -88,9 +90,13 @@ def training_parser():
     recipe.add_argument("--disc_start", type=float, default=100, help="epochs before the GAN phase")
     recipe.add_argument("--disc_width", type=multiple_of(8), default=128, help="of the discriminator; released: 128")
     recipe.add_argument("--pixel_weight", type=float, default=1.0, help="of the pixel term")
+    recipe.add_argument("--token_weight", type=float, default=1.0, help="of the feature map's term")
     recipe.add_argument("--identity_weight", type=float, default=1.0, help="of the identity term")
     recipe.add_argument("--disc_weight", type=float, default=1.0, help="of the GAN term in the generator's loss")
     recipe.add_argument("--lr", type=float, help="learning rate (default: blr * batch * accum * processes / 112)")
+    recipe.add_argument(
+        "--fmae_lr", type=share, default=1.0, metavar="SHARE", help="of --lr, before the image decoder; 0: frozen"
+    )
     recipe.add_argument("--blr", type=float, default=1e-3, help="base learning rate")
     recipe.add_argument("--min_lr", type=float, default=0.0, help="learning rate at the end of the half-cosine")
     recipe.add_argument("--warmup_epochs", type=float, default=40, help="epochs of linear warm-up from 0")
@@ -134,7 +140,8 @@ def train(args, data, world, device, amp):
     held_out = held_out_data(args, data) if args.held_out else None
     encoder = load_face_encoder(args.id_weights, device, amp or torch.float32)
     perceptual = load_perceptual(args.lpips_weights, encoder)
-    criterion = GeneratorLoss(encoder, perceptual, args.pixel_weight, args.identity_weight, args.disc_weight).to(device)
+    weights = args.pixel_weight, args.token_weight, args.identity_weight, args.disc_weight
+    criterion = GeneratorLoss(encoder, perceptual, *weights).to(device)
 
     torch.manual_seed(args.seed)
     state = TrainingState(args, device, amp == torch.float16, data.feature_norms())

@@ -12,10 +12,11 @@ MAP_CHANNELS = 256  # channels of the 7x7 map the fMAE hands over
 WIDTH_MULTIPLIERS = (4, 2, 2, 1, 1)  # one level each, from 7x7 to 112x112
 BLOCKS_PER_LEVEL = 2
 NARROW = 128  # channels
+GROUP_WIDTH = 4  # at least, of a GroupNorm: of one channel alone it would take the brightness away
 
 
 def norm_silu(width):
-    return GroupNormSiLU(32, width, eps=1e-6)
+    return GroupNormSiLU(min(32, width // GROUP_WIDTH), width, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):

@@ -104,13 +104,17 @@ class GeneratorLoss(nn.Module):
     """The generator's loss, term by term.
 
     ``encoder``: the frozen face encoder whose features are the vectors. ``perceptual``: a PerceptualDistance
-    or None. ``pixel_weight``, ``identity_weight``, ``disc_weight``: of the terms pixel, identity and adversarial.
+    or None. ``pixel_weight``, ``token_weight``, ``identity_weight``, ``disc_weight``: of the terms pixel, token,
+    identity and adversarial.
     """
 
-    def __init__(self, encoder, perceptual=None, pixel_weight=1.0, identity_weight=1.0, disc_weight=1.0):
+    def __init__(
+        self, encoder, perceptual=None, pixel_weight=1.0, token_weight=1.0, identity_weight=1.0, disc_weight=1.0
+    ):
         super().__init__()
         self.encoder, self.perceptual = encoder, perceptual
-        self.pixel_weight, self.identity_weight, self.disc_weight = pixel_weight, identity_weight, disc_weight
+        self.pixel_weight, self.token_weight = pixel_weight, token_weight
+        self.identity_weight, self.disc_weight = identity_weight, disc_weight
 
     def forward(self, output, real, vectors, discriminator=None):
         """{name: scalar}, ``total`` last, of a batch: Output, images (N, 3, 112, 112) in [-1, 1], vectors (N, 512).
@@ -125,7 +129,7 @@ class GeneratorLoss(nn.Module):
             "identity": (1 - F.cosine_similarity(self.encoder(fake), vectors)).mean(),
         }
         total = self.pixel_weight * terms["pixel"] + SSIM_WEIGHT * terms["ssim"]
-        total = total + terms["token"] + self.identity_weight * terms["identity"]
+        total = total + self.token_weight * terms["token"] + self.identity_weight * terms["identity"]
         if self.perceptual is not None:
             terms["lpips"] = 2 * self.perceptual(fake, real).mean()
             total = total + LPIPS_WEIGHT * terms["lpips"]

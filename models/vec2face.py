@@ -51,10 +51,10 @@ PRESETS = {
 layer_norm = partial(nn.LayerNorm, eps=1e-6)
 
 
-def transformer(width, depth, heads):
+def transformer(width, depth, heads, dropout):
     return nn.Sequential(
         *(
-            Block(width, heads, qkv_bias=True, proj_drop=DROPOUT, attn_drop=DROPOUT, norm_layer=layer_norm)
+            Block(width, heads, qkv_bias=True, proj_drop=dropout, attn_drop=dropout, norm_layer=layer_norm)
             for _ in range(depth)
         )
     )
@@ -120,12 +120,12 @@ class Expander(nn.Module):
 class Encoder(nn.Module):
     """Encodes the image feature and the kept rows: (N, 1 + 49, D) -> (N, 1 + K, D)."""
 
-    def __init__(self, width, depth, heads):
+    def __init__(self, width, depth, heads, dropout):
         super().__init__()
         self.positions = nn.Parameter(torch.empty(1 + ROWS, width))
         self.embed_norm = layer_norm(width)
-        self.dropout = nn.Dropout(DROPOUT)
-        self.blocks = transformer(width, depth, heads)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = transformer(width, depth, heads, dropout)
         self.norm = layer_norm(width)
 
     def forward(self, feature, rows, mask):
@@ -142,20 +142,23 @@ class Decoder(nn.Module):
     Every masked row starts from the encoded image feature (row 0).
     """
 
-    def __init__(self, encoder_width, width, depth, heads):
+    def __init__(self, encoder_width, width, depth, heads, dropout):
         super().__init__()
         self.embed = nn.Linear(encoder_width, width)
         self.positions = nn.Parameter(torch.empty(1, 1 + ROWS, width))
-        self.blocks = transformer(width, depth, heads)
+        self.blocks = transformer(width, depth, heads, dropout)
         self.norm = layer_norm(width)
 
     def forward(self, encoded, mask):
+        return self.norm(run_blocks(self.blocks, self.enter(encoded, mask)))  # (N, 50, D')
+
+    def enter(self, encoded, mask):
+        """The tokens of all rows, (N, 50, D'), that the first block takes."""
         encoded = self.embed(encoded)  # (N, 1 + K, D')
         slot = torch.zeros_like(mask.masked, dtype=torch.long)  # (N, 49): where each row stands in `encoded`
         slot.scatter_(1, mask.kept, torch.arange(1, 1 + mask.kept.shape[1], device=slot.device).expand_as(mask.kept))
         rows = torch.where(mask.masked[..., None], encoded[:, :1], take_rows(encoded, slot))  # (N, 49, D')
-        tokens = torch.cat([encoded[:, :1], rows], dim=1) + self.positions  # (N, 50, D')
-        return self.norm(run_blocks(self.blocks, tokens))  # (N, 50, D')
+        return torch.cat([encoded[:, :1], rows], dim=1) + self.positions  # (N, 50, D')
 
 
 def run_blocks(blocks, tokens):
@@ -184,13 +187,13 @@ class Output(NamedTuple):
 class Vec2Face(nn.Module):
     """The generator. ``forward(vectors (N, 512), mask)`` -> Output; ``mask`` is a TokenMask of N samples."""
 
-    def __init__(self, architecture):
+    def __init__(self, architecture, dropout=DROPOUT):
         super().__init__()
         a = self.architecture = architecture
         self.trained_on = None  # {encoder_sha256, feature_norm, feature_norm_std}, where the weight file says so
         self.expander = Expander(a.width)
-        self.encoder = Encoder(a.width, a.depth, a.heads)
-        self.decoder = Decoder(a.width, a.decoder_width, a.decoder_depth, a.decoder_heads)
+        self.encoder = Encoder(a.width, a.depth, a.heads, dropout)
+        self.decoder = Decoder(a.width, a.decoder_width, a.decoder_depth, a.decoder_heads, dropout)
         self.to_map = nn.Linear(a.decoder_width, MAP_CHANNELS)
         self.image_decoder = ImageDecoder(a.image_width)
         self.apply(initialise)

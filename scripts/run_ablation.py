@@ -62,7 +62,7 @@ def ablation_parser():
     models.add_argument("--generator", default="weights/demo/vec2face_generator.pth", help="makes the images")
     models.add_argument("--encoder", default="weights/demo/face_encoder.pth", help="its face encoder")
     models.add_argument("--quality", default="weights/demo/face_encoder.pth", help="quality model of AttrOP")
-    models.add_argument("--image_quality", default="23", help="quality AttrOP goes for; 23 suits the demo models")
+    models.add_argument("--image_quality", default="27", help="quality AttrOP goes for; 27 suits the demo models")
     models.add_argument(
         "--recogniser",
         default="--network 18 --width 16 --no-se --batch_size 32 --epochs 10 --milestones 7 10 --random_erasing 0",

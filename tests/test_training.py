@@ -250,6 +250,17 @@ def test_the_gan_begins_within_an_epoch(demo, training_lmdb, tmp_path):  # noqa:
     assert ["discriminator" in line for line in lines] == [False, False, True]
 
 
+def test_the_image_decoder_alone_can_be_trained_and_then_all(demo, training_lmdb, tmp_path):  # noqa: F811
+    begin = flags(demo, training_lmdb, tmp_path, "--start_from", demo.generator)
+    run(*begin, "--fmae_lr", 0, "--max_steps", 2)
+    start, halfway = load_vec2face(demo.generator).state_dict(), checkpoint(tmp_path)
+    for key, value in halfway["model_vec2face"].items():
+        assert torch.equal(value, start[key]) != key.startswith("image_decoder."), key
+    run(*begin, "--max_steps", 4, "--resume", tmp_path)
+    for key, value in checkpoint(tmp_path)["model_vec2face"].items():
+        assert not torch.equal(value, halfway["model_vec2face"][key]), key
+
+
 def test_it_learns(demo, training_lmdb, tmp_path):  # noqa: F811
     words = flags(
         demo,

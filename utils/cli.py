@@ -77,6 +77,14 @@ def positive(text):
     return value
 
 
+def share(text):
+    """argparse type: a number of 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
+    return value
+
+
 def not_negative(text):
     """argparse type: a whole number of at least 0."""
     value = int(text)

@@ -27,18 +27,28 @@ class TrainingState:
 
     def __init__(self, args, device, scaler_enabled, feature_norms):
         self.folder, self.model_name, self.ema_decay = Path(args.output_dir), args.model, args.ema
+        self.fmae_lr = args.fmae_lr
         check_writable(self.folder)
         self.args = dict(vars(args))
         norm, spread = feature_norms
         self.trained_on = {"encoder_sha256": sha256(args.id_weights), "feature_norm": norm, "feature_norm_std": spread}
-        self.generator = Vec2Face(PRESETS[args.model]).to(device, memory_format=torch.channels_last)
+        self.generator = Vec2Face(PRESETS[args.model], args.dropout).to(device, memory_format=torch.channels_last)
         self.discriminator = Discriminator(args.disc_width).to(device, memory_format=torch.channels_last)
         options = {"lr": 0.0, "betas": BETAS, "weight_decay": args.weight_decay, "fused": True}
-        self.optimizer = torch.optim.AdamW(self.generator.parameters(), **options)
+        self.optimizer = torch.optim.AdamW(self._parameter_groups(), **options)
         self.optimizer_disc = torch.optim.AdamW(self.discriminator.parameters(), **options)
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaler_enabled)
         self.ema = self._averaged(self.generator.state_dict()) if args.ema else None
         self.step = 0
+
+    def _parameter_groups(self):
+        """The weights before the image decoder, which take ``fmae_lr`` times the learning rate, and its own."""
+        image_decoder = list(self.generator.image_decoder.parameters())
+        own = {id(parameter) for parameter in image_decoder}
+        fmae = [parameter for parameter in self.generator.parameters() if id(parameter) not in own]
+        for parameter in fmae:
+            parameter.requires_grad_(self.fmae_lr > 0)
+        return [{"params": fmae}, {"params": image_decoder}]
 
     @staticmethod
     def _averaged(state):
@@ -46,17 +56,17 @@ class TrainingState:
 
     def update(self, lr, clip_grad, gan):
         """One optimiser step of the generator, and of the discriminator in the GAN phase; {name: gradient norm}."""
-        norms = {"gradient_norm": self._step(self.optimizer, self.generator, lr, clip_grad)}
+        norms = {"gradient_norm": self._step(self.optimizer, self.generator, (lr * self.fmae_lr, lr), clip_grad)}
         if gan:
-            norms["gradient_norm_disc"] = self._step(self.optimizer_disc, self.discriminator, lr, clip_grad)
+            norms["gradient_norm_disc"] = self._step(self.optimizer_disc, self.discriminator, (lr,), clip_grad)
         self.scaler.update()
         if self.ema is not None:
             current = self.generator.state_dict()
             torch._foreach_lerp_([self.ema[key] for key in current], list(current.values()), 1 - self.ema_decay)
         return norms
 
-    def _step(self, optimizer, model, lr, clip_grad):
-        for group in optimizer.param_groups:
+    def _step(self, optimizer, model, lrs, clip_grad):
+        for group, lr in zip(optimizer.param_groups, lrs, strict=True):
             group["lr"] = lr
         self.scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip_grad)

@@ -1,0 +1,77 @@
+"""A generator to begin training with that is a linear map already: for small machines.
+
+    python scripts/linear_start.py --train_source faces.lmdb --id_weights encoder.pth --output start.pth
+    python vec2face.py --start_from start.pth --dropout 0 --token_weight 0 ...
+
+The best linear map from vectors to coarse images is fitted on photos of a training LMDB and written into the weights in
+front of the image decoder, which training must still find. See models/linear_start.py.
+"""
+
+import sys
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from models.linear_start import linear_start
+from models.vec2face import PRESETS, VECTOR_SIZE, Vec2Face
+from utils.checkpoint import save_file, sha256
+from utils.cli import command, make_parser, positive, writing
+from utils.demo_weights import use_demo_weights
+from utils.device import keep_freed_memory
+from utils.errors import UserError
+from utils.training_data import TrainingData
+
+
+@command
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("--train_source", required=True, help="training LMDB, see scripts/prepare_training_set.py")
+    parser.add_argument("--mask", help=".npy of record positions to use (default: all)")
+    parser.add_argument("--model", choices=list(PRESETS), default="vec2face_vit_tiny", help="preset")
+    parser.add_argument(
+        "--id_weights", default="weights/arcface-r100-glint360k.pth", help="face encoder that made the features"
+    )
+    parser.add_argument("--sigma", type=float, default=0.3, help="noise on vectors that the map should bear")
+    parser.add_argument("--count", type=positive, default=4096, help="photos to fit, spread over all")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise and of the weights that are not fitted")
+    parser.add_argument("--output", required=True, help="file to write")
+    args = parser.parse_args(argv)
+    use_demo_weights(args)
+    keep_freed_memory()
+    torch.manual_seed(args.seed)
+    generator = Vec2Face(PRESETS[args.model]).eval()
+    with closing(TrainingData(args.train_source, args.mask)) as data:
+        vectors, images = read(data, args.count)
+        norm, spread = data.feature_norms()
+    explained = linear_start(generator, vectors, images, args.sigma, args.seed)
+    content = {
+        "model_vec2face": generator.state_dict(),
+        "model": args.model,
+        "architecture": asdict(PRESETS[args.model]),
+        "trained_on": {"encoder_sha256": sha256(args.id_weights), "feature_norm": norm, "feature_norm_std": spread},
+    }
+    with writing(args.output) as target:
+        save_file(content, target)
+    print(f"{args.output}: a linear map that explains {explained:.0%} of what the {len(vectors)} photos vary in")
+
+
+def read(data, count):
+    """(vectors (N, 512), images (N, 3, 112, 112)) of records spread over all; broken ones are left out."""
+    chosen = np.linspace(0, len(data) - 1, min(count, len(data))).astype(int)
+    items = [data[0, int(index)] for index in tqdm(chosen, desc="reading", unit="photo")]
+    good = [(vector, image) for image, vector, _, error in items if not error]
+    if not good:
+        raise UserError(f"{data.path}: none of {len(items)} records is usable. scripts/inspect_dataset.py says why.")
+    if len(good) < 2 * VECTOR_SIZE:
+        print(f"note: {len(good)} photos are few for a fit of {VECTOR_SIZE} numbers; it will not carry over to others.")
+    return torch.stack([vector for vector, _ in good]), torch.stack([image for _, image in good])
+
+
+if __name__ == "__main__":
+    main()
