@@ -12,11 +12,11 @@ MAP_CHANNELS = 256  # channels of the 7x7 map the fMAE hands over
 WIDTH_MULTIPLIERS = (4, 2, 2, 1, 1)  # one level each, from 7x7 to 112x112
 BLOCKS_PER_LEVEL = 2
 NARROW = 128  # channels
-GROUP_WIDTH = 4  # at least, of a GroupNorm: of one channel alone it would take the brightness away
+GROUPS = 32  # of every GroupNorm, unless they would be narrower than the `group_width` of the decoder
 
 
-def norm_silu(width):
-    return GroupNormSiLU(min(32, width // GROUP_WIDTH), width, eps=1e-6)
+def norm_silu(width, group_width):
+    return GroupNormSiLU(min(GROUPS, width // group_width), width, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
@@ -26,11 +26,11 @@ class ResidualBlock(nn.Module):
     the input: the released weights were trained so.
     """
 
-    def __init__(self, in_width, width):
+    def __init__(self, in_width, width, group_width=1):
         super().__init__()
-        self.norm1 = norm_silu(in_width)
+        self.norm1 = norm_silu(in_width, group_width)
         self.conv1 = nn.Conv2d(in_width, width, 3, padding=1, bias=False)
-        self.norm2 = norm_silu(width)
+        self.norm2 = norm_silu(width, group_width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.shortcut = nn.Conv2d(width, width, 1, bias=False) if in_width != width else None
 
@@ -77,10 +77,10 @@ class Upsample(nn.Conv2d):
 class Level(nn.Module):
     """Residual blocks at one resolution, then twice the resolution (except at the last level)."""
 
-    def __init__(self, in_width, width, upsample):
+    def __init__(self, in_width, width, group_width, upsample):
         super().__init__()
         widths = [in_width] + [width] * BLOCKS_PER_LEVEL
-        self.blocks = nn.Sequential(*(ResidualBlock(a, b) for a, b in pairwise(widths)))
+        self.blocks = nn.Sequential(*(ResidualBlock(a, b, group_width) for a, b in pairwise(widths)))
         self.upsample = Upsample(width) if upsample else None
 
     def forward(self, x):
@@ -91,17 +91,20 @@ class Level(nn.Module):
 class ImageDecoder(nn.Module):
     """(N, 256, 7, 7) feature map -> (N, 3, 112, 112) image, about [-1, 1], not clipped.
 
-    ``base_width`` is the width of the last level; 128 in the released presets.
+    ``base_width`` is the width of the last level; 128 in the released presets. ``group_width``: least channels of a
+    GroupNorm's group; a group of one channel alone, as 32 groups of 32 channels are, takes its brightness away.
     """
 
-    def __init__(self, base_width):
+    def __init__(self, base_width, group_width=1):
         super().__init__()
         widths = [base_width * multiplier for multiplier in WIDTH_MULTIPLIERS]
         self.conv_in = nn.Conv2d(MAP_CHANNELS, widths[0], 3, padding=1)
-        self.middle = nn.Sequential(*(ResidualBlock(widths[0], widths[0]) for _ in range(2)))
+        self.middle = nn.Sequential(*(ResidualBlock(widths[0], widths[0], group_width) for _ in range(2)))
         steps = list(pairwise(widths[:1] + widths))  # (in_width, width) of each level
-        self.levels = nn.Sequential(*(Level(*step, upsample=i < len(steps) - 1) for i, step in enumerate(steps)))
-        self.norm_out = norm_silu(widths[-1])
+        self.levels = nn.Sequential(
+            *(Level(*step, group_width, upsample=i < len(steps) - 1) for i, step in enumerate(steps))
+        )
+        self.norm_out = norm_silu(widths[-1], group_width)
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def fuse(self):

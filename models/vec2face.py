@@ -7,7 +7,7 @@ map in the place of image patches.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ DROPOUT = 0.1
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of one generator. Everything but the two head counts can be read off a weight file."""
+    """Sizes of one generator. Everything but the head counts and ``group_width`` can be read off the weights."""
 
     width: int
     depth: int
@@ -38,10 +38,11 @@ class Architecture:
     decoder_depth: int
     decoder_heads: int
     image_width: int
+    group_width: int = 1  # of the image decoder; own weight files say it, for others it is 1
 
 
 PRESETS = {
-    "vec2face_vit_tiny": Architecture(256, 6, 4, 256, 4, 4, image_width=32),
+    "vec2face_vit_tiny": Architecture(256, 6, 4, 256, 4, 4, image_width=32, group_width=4),
     "vec2face_vit_base_patch16": Architecture(768, 12, 12, 768, 8, 16, image_width=128),
     "vec2face_vit_large_patch16": Architecture(1024, 24, 16, 1024, 8, 16, image_width=128),
     "vec2face_vit_huge_patch16": Architecture(1280, 32, 16, 1280, 8, 16, image_width=128),
@@ -195,7 +196,7 @@ class Vec2Face(nn.Module):
         self.encoder = Encoder(a.width, a.depth, a.heads, dropout)
         self.decoder = Decoder(a.width, a.decoder_width, a.decoder_depth, a.decoder_heads, dropout)
         self.to_map = nn.Linear(a.decoder_width, MAP_CHANNELS)
-        self.image_decoder = ImageDecoder(a.image_width)
+        self.image_decoder = ImageDecoder(a.image_width, a.group_width)
         self.apply(initialise)
         nn.init.normal_(self.encoder.positions, std=0.02)
         nn.init.normal_(self.decoder.positions, std=0.02)
@@ -240,10 +241,19 @@ def load_vec2face(path, device="cpu", dtype=torch.float32, model=None):
     name = preset_of(state, path)
     if model is not None and model != name:
         raise UserError(f"{path} holds a {name}, not a {model}: give --model {name} or leave --model out.")
-    generator = Vec2Face(PRESETS[name])
+    generator = Vec2Face(architecture_of(content, name))
     fit(generator, state, path, f"a {name} generator", name_of=released_key if released else str)
     generator.trained_on = content.get("trained_on")
     return generator.for_inference(device, dtype)
+
+
+def architecture_of(content, preset):
+    """The sizes of a preset, with the group width that a loaded weight file says; 1, as released, if it says none."""
+    said = content.get("architecture") if isinstance(content, dict) else None
+    width = said.get("group_width", 1) if isinstance(said, dict) else 1
+    if width not in (1, PRESETS[preset].group_width):
+        raise UserError(f"a generator with groups of {width!r} channels: no {preset} has them.")
+    return replace(PRESETS[preset], group_width=width)
 
 
 def generator_state(content, path):

@@ -20,7 +20,7 @@ from sklearn.metrics.pairwise import paired_cosine_distances
 from tqdm import tqdm
 
 from models.iresnet import load_face_encoder
-from models.vec2face import PRESETS, VECTOR_SIZE
+from models.vec2face import VECTOR_SIZE, architecture_of
 from scripts.convert_weights import checked_state
 from utils.checkpoint import load_file, save_file, sha256
 from utils.cli import command, make_parser, positive, writing
@@ -45,7 +45,8 @@ def main(argv=None):
     parser.add_argument("--ridge", type=float, default=100.0, help="weight of the squared coefficients in the fit")
     args = parser.parse_args(argv)
     keep_freed_memory()
-    preset, state = checked_state(load_file(args.source), args.source)
+    source = load_file(args.source)
+    preset, state = checked_state(source, args.source)
     faces = FaceSet(args.photos)
     if len(faces) < 2 * HELD_OUT:
         raise UserError(f"{args.photos}: {len(faces)} photos; a fit of {VECTOR_SIZE} numbers needs thousands.")
@@ -57,7 +58,7 @@ def main(argv=None):
     content = {
         "model_vec2face": with_fit_in_first_layer(state, fit),
         "model": preset,
-        "architecture": asdict(PRESETS[preset]),
+        "architecture": asdict(architecture_of(source, preset)),
         "trained_on": {
             "encoder_sha256": sha256(args.new_encoder),
             "feature_norm": float(norms.mean()),

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from models.released_weights import released_key, to_released
-from models.vec2face import PRESETS, Vec2Face, generator_state, preset_of
+from models.vec2face import PRESETS, Vec2Face, architecture_of, generator_state, preset_of
 from utils.checkpoint import check_fit, load_file, save_file
 from utils.cli import command, make_parser
 from utils.errors import UserError
@@ -31,8 +31,10 @@ def main(argv=None):
     if args.ema:
         content = averaged(content, args.source)
     preset, state = checked_state(content, args.source)
-    own = own_form(preset, state, content.get("trained_on"))
-    save_file(released_form(state) if args.to == "released" else own, args.target)
+    about = {"architecture": asdict(architecture_of(content, preset))}
+    about |= {"trained_on": content["trained_on"]} if content.get("trained_on") else {}
+    form = released_form(state) if args.to == "released" else own_form(preset, state)
+    save_file(form | about, args.target)
     print(f"{args.target}: {preset}, {args.to} form")
 
 
@@ -57,9 +59,8 @@ def released_form(state):
     return {"model_vec2face": to_released(state)}
 
 
-def own_form(preset, state, trained_on):
-    content = {"model_vec2face": state, "model": preset, "architecture": asdict(PRESETS[preset])}
-    return content | ({"trained_on": trained_on} if trained_on else {})
+def own_form(preset, state):
+    return {"model_vec2face": state, "model": preset}
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def test_released_checkpoints_with_arguments_load(demo, tmp_path):
 
 
 def test_parallel_prefix_is_dropped(demo, tmp_path):
-    state = torch.load(demo.encoder, weights_only=True)
+    state = torch.load(demo.encoder, weights_only=True)["state_dict"]
     torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "w.pth")
     images = torch.rand(1, 3, 112, 112)
     assert torch.equal(load_face_encoder(tmp_path / "w.pth")(images), load_face_encoder(demo.encoder)(images))

@@ -31,7 +31,7 @@ def people(vectors, count):
 
 def test_what_is_written_passes_and_the_rest_says_why(demo, encoder, vectors, tmp_path, capsys):
     words = ["--center_feature", demo.vectors, "--start_end", "0:4", "--example", 5, "--skip_attrop", "--max_tries", 3]
-    root, lines = run(image_generation, demo, tmp_path, *words, "--min_id_similarity", 0.83)
+    root, lines = run(image_generation, demo, tmp_path, *words, "--min_id_similarity", 0.65)
     assert len(lines) == 20
     passed = [line for line in lines if line["passed"]]
     failed = [line for line in lines if not line["passed"]]

