@@ -43,12 +43,12 @@ def test_what_is_written_passes_and_the_rest_says_why(demo, encoder, vectors, tm
         with torch.no_grad():
             similarity = torch.cosine_similarity(encoder(image), torch.from_numpy(vectors[line["identity"]][None]))
         assert float(similarity) == pytest.approx(line["id_similarity"], abs=0.08)  # JPEG came between
-        assert line["id_similarity"] >= 0.83
+        assert line["id_similarity"] >= 0.65
     for line in failed:
         assert line["file"] is None
         assert len(line["tries"]) == 3
     for line in failed + again:
-        assert all("id_similarity 0." in one["reason"] and "below 0.83" in one["reason"] for one in line["tries"])
+        assert all("id_similarity 0." in one["reason"] and "below 0.65" in one["reason"] for one in line["tries"])
         assert len({one["id_similarity"] for one in line["tries"]}) == len(line["tries"])  # fresh draws
     assert len(list(root.glob("*/*.jpg"))) == len(passed)
     assert ("left out" in capsys.readouterr().out) == bool(failed)

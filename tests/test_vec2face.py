@@ -1,4 +1,5 @@
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -81,7 +82,8 @@ def test_every_parameter_gets_a_finite_gradient(ratios):
 
 
 def test_own_and_released_files_load_alike(generator, tmp_path):
-    torch.save({"model_vec2face": generator.state_dict()}, tmp_path / "own.pth")
+    content = {"model_vec2face": generator.state_dict(), "architecture": asdict(generator.architecture)}
+    torch.save(content, tmp_path / "own.pth")
     own = load_vec2face(tmp_path / "own.pth")
     mask = TokenMask.from_noise(torch.rand(2, 49), 0.1, 0.3)
     vectors = torch.randn(2, 512)
