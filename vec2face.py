@@ -19,7 +19,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from models.iresnet import load_face_encoder
-from models.losses import GeneratorLoss, discriminator_loss, load_perceptual
+from models.losses import ADVERSARIAL, WEIGHTS, GeneratorLoss, discriminator_loss, load_perceptual
 from models.vec2face import DROPOUT, PRESETS, TokenMask
 from utils.cli import (
     WITHOUT_EFFECT,
@@ -43,6 +43,13 @@ from utils.training_state import LAST, TrainingState, find_checkpoint
 
 RELEASED_DIVISOR = 112  # of the learning-rate rule
 KEEP_EVERY = 25  # epochs between checkpoints that stay
+WEIGHT_FLAGS = {
+    "pixel": "pixel_weight",
+    "token": "token_weight",
+    "identity": "identity_weight",
+    "detail": "detail_weight",
+    "adversarial": "disc_weight",
+}
 TRAINING_WITHOUT_EFFECT = [
     *WITHOUT_EFFECT,
     *((f"--{name}", {}) for name in ("world_size", "local_rank", "dist_url", "start_epoch")),
@@ -89,10 +96,17 @@ def training_parser():
     recipe.add_argument("--max_steps", type=positive, help="stop after this many batches (default: after --epochs)")
     recipe.add_argument("--disc_start", type=float, default=100, help="epochs before the GAN phase")
     recipe.add_argument("--disc_width", type=multiple_of(8), default=128, help="of the discriminator; released: 128")
-    recipe.add_argument("--pixel_weight", type=float, default=1.0, help="of the pixel term")
-    recipe.add_argument("--token_weight", type=float, default=1.0, help="of the feature map's term")
-    recipe.add_argument("--identity_weight", type=float, default=1.0, help="of the identity term")
-    recipe.add_argument("--disc_weight", type=float, default=1.0, help="of the GAN term in the generator's loss")
+    recipe.add_argument(
+        "--disc_noise", type=float, default=0.0, help="deviation of the noise on what the discriminator sees"
+    )
+    for term, flag in WEIGHT_FLAGS.items():
+        recipe.add_argument(f"--{flag}", type=float, default=WEIGHTS[term], help=f"of the {term} term of the loss")
+    recipe.add_argument(
+        "--adversarial",
+        choices=list(ADVERSARIAL),
+        default="linear",
+        help="GAN term of the generator: `linear`, ever larger logits, as released; `lsgan`: 1, as real images have",
+    )
     recipe.add_argument("--lr", type=float, help="learning rate (default: blr * batch * accum * processes / 112)")
     recipe.add_argument(
         "--fmae_lr", type=share, default=1.0, metavar="SHARE", help="of --lr, before the image decoder; 0: frozen"
@@ -140,8 +154,8 @@ def train(args, data, world, device, amp):
     held_out = held_out_data(args, data) if args.held_out else None
     encoder = load_face_encoder(args.id_weights, device, amp or torch.float32)
     perceptual = load_perceptual(args.lpips_weights, encoder)
-    weights = args.pixel_weight, args.token_weight, args.identity_weight, args.disc_weight
-    criterion = GeneratorLoss(encoder, perceptual, *weights).to(device)
+    weights = {name: getattr(args, flag) for name, flag in WEIGHT_FLAGS.items()}
+    criterion = GeneratorLoss(encoder, perceptual, weights, args.adversarial).to(device)
 
     torch.manual_seed(args.seed)
     state = TrainingState(args, device, amp == torch.float16, data.feature_norms())

@@ -48,11 +48,13 @@ class Residual(nn.Module):
 class Discriminator(nn.Module):
     """(N, 3, 112, 112) images -> (N, 1, 11, 11) logits, one a patch; real ones should be 1.
 
-    ``width``: channels of the first strided layer, a multiple of 8; 128 is the released one.
+    ``width``: channels of the first strided layer, a multiple of 8; 128 is the released one. ``noise``: standard
+    deviation of Gaussian noise on all it sees, under which the noise of cameras, which no vector knows, goes unnoticed.
     """
 
-    def __init__(self, width=128):
+    def __init__(self, width=128, noise=0.0):
         super().__init__()
+        self.noise = noise
         in_width = width // 2
         layers = [nn.Sequential(ParallelConvs(3, width), leaky_relu())]
         for _ in range(STRIDED):
@@ -63,7 +65,7 @@ class Discriminator(nn.Module):
         self.to_logits = nn.Sequential(nn.Conv2d(in_width, in_width, 1), leaky_relu(), nn.Conv2d(in_width, 1, 4))
 
     def forward(self, images):
-        x = images
+        x = images + self.noise * torch.randn_like(images) if self.noise else images
         for layer in self.layers:
             x = layer(x)  # (N, C, 112, 112), then (N, 2C, 56, 56), ...
         return self.to_logits(x)  # (N, 1, 11, 11)

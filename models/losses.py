@@ -14,10 +14,19 @@ from utils.checkpoint import check_fit, load_file, state_dict_of
 from utils.errors import UserError
 
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
-LPIPS_WEIGHT = 0.1
-SSIM_WEIGHT = 0.1
+# Of the terms, as released. The detail term is ours.
+WEIGHTS = {"pixel": 1.0, "ssim": 0.1, "token": 1.0, "identity": 1.0, "lpips": 0.1, "detail": 0.0, "adversarial": 1.0}
 ENCODER_STAGES = 2  # of four, whose maps EncoderDistance compares
+DETAIL_SCALES = 2
+DETAIL_WINDOW = 8  # pixels of the scale
+DETAIL_FLOOR = 0.01  # below which detail is noise
 SMALLEST_NORM = 1e-4  # channel norm below which LPIPS divides by this instead
+# What the generator asks of the discriminator's logits: ever more of them, as released, or what real images have. With
+# the first, a single patch may pay for all the others.
+ADVERSARIAL = {
+    "linear": lambda logits: -logits.mean(),
+    "lsgan": lambda logits: 0.5 * (logits - 1).square().mean(),
+}
 
 
 class PerceptualDistance(nn.Module):
@@ -104,17 +113,13 @@ class GeneratorLoss(nn.Module):
     """The generator's loss, term by term.
 
     ``encoder``: the frozen face encoder whose features are the vectors. ``perceptual``: a PerceptualDistance
-    or None. ``pixel_weight``, ``token_weight``, ``identity_weight``, ``disc_weight``: of the terms pixel, token,
-    identity and adversarial.
+    or None. ``weights``: {term: weight} where they are not those of WEIGHTS. ``adversarial``: a name in ADVERSARIAL.
     """
 
-    def __init__(
-        self, encoder, perceptual=None, pixel_weight=1.0, token_weight=1.0, identity_weight=1.0, disc_weight=1.0
-    ):
+    def __init__(self, encoder, perceptual=None, weights=None, adversarial="linear"):
         super().__init__()
-        self.encoder, self.perceptual = encoder, perceptual
-        self.pixel_weight, self.token_weight = pixel_weight, token_weight
-        self.identity_weight, self.disc_weight = identity_weight, disc_weight
+        self.encoder, self.perceptual, self.adversarial = encoder, perceptual, ADVERSARIAL[adversarial]
+        self.weights = WEIGHTS | (weights or {})
 
     def forward(self, output, real, vectors, discriminator=None):
         """{name: scalar}, ``total`` last, of a batch: Output, images (N, 3, 112, 112) in [-1, 1], vectors (N, 512).
@@ -128,21 +133,38 @@ class GeneratorLoss(nn.Module):
             "token": F.mse_loss(output.predicted_map[:, 1:].float(), output.target_map[:, 1:].float()),
             "identity": (1 - F.cosine_similarity(self.encoder(fake), vectors)).mean(),
         }
-        total = self.pixel_weight * terms["pixel"] + SSIM_WEIGHT * terms["ssim"]
-        total = total + self.token_weight * terms["token"] + self.identity_weight * terms["identity"]
         if self.perceptual is not None:
             terms["lpips"] = 2 * self.perceptual(fake, real).mean()
-            total = total + LPIPS_WEIGHT * terms["lpips"]
+        if self.weights["detail"]:
+            terms["detail"] = detail_difference(fake, real)
         if discriminator is not None:
-            terms["adversarial"] = -discriminator(fake).float().mean()
-            total = total + self.disc_weight * terms["adversarial"]
-        return terms | {"total": total}
+            terms["adversarial"] = self.adversarial(discriminator(fake).float())
+        return terms | {"total": sum(self.weights[name] * value for name, value in terms.items())}
 
 
 def similarity_of_structure(a, b, mean=True):
     """SSIM of images in [-1, 1] (Wang et al., 2004), or of each: always in float32, its variances are differences."""
     with torch.autocast(a.device.type, enabled=False):
         return ssim((a + 1) / 2, (b + 1) / 2, data_range=1, size_average=mean)
+
+
+def detail_difference(a, b):
+    """Mean difference in how much detail there is around every place of images (N, 3, H, W), at two scales.
+
+    The squared error's best guess at an edge whose place is not known is a blur without any edge. This term asks for
+    as much of it as the photo has within a window, wherever. What is finer than 2 pixels is left out: mostly noise.
+    """
+    return sum(F.l1_loss(x, y) for x, y in zip(details(a), details(b), strict=True)) / DETAIL_SCALES
+
+
+def details(images):
+    """Root mean square within windows of what is 2 to 4 pixels fine, (N, 3, H / 8 - 1, W / 8 - 1), then 4 to 8."""
+    images = F.avg_pool2d(images, 2)  # (N, 3, H / 2, W / 2)
+    for _ in range(DETAIL_SCALES):
+        small = F.avg_pool2d(images, 2)  # (N, 3, H / 4, W / 4)
+        finer = images - F.interpolate(small, scale_factor=2, mode="bilinear")  # (N, 3, H / 2, W / 2)
+        yield (F.avg_pool2d(finer.square(), DETAIL_WINDOW, stride=DETAIL_WINDOW // 2) + DETAIL_FLOOR**2).sqrt()
+        images = small
 
 
 def discriminator_loss(logits_real, logits_fake):

@@ -8,7 +8,6 @@ fitted on photos (ridge regression), goes into the generator's first layer. A st
 """
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,12 +20,12 @@ from tqdm import tqdm
 
 from models.iresnet import load_face_encoder
 from models.vec2face import VECTOR_SIZE, architecture_of
-from scripts.convert_weights import checked_state
-from utils.checkpoint import load_file, save_file, sha256
+from utils.checkpoint import load_file, save_file
 from utils.cli import command, make_parser, positive, writing
 from utils.device import keep_freed_memory
 from utils.errors import UserError
 from utils.face_set import FaceSet
+from utils.generator_file import checked_state, own_form, training_vectors
 from utils.verification import features_of
 
 HELD_OUT = 10  # every tenth photo tells how well the fit does on others
@@ -55,16 +54,8 @@ def main(argv=None):
     old, new = (features(load_face_encoder(path), photos, path) for path in (args.old_encoder, args.new_encoder))
     fit, cosine = fit_linear(new, old, args.ridge)
     norms = np.linalg.norm(new, axis=1)
-    content = {
-        "model_vec2face": with_fit_in_first_layer(state, fit),
-        "model": preset,
-        "architecture": asdict(architecture_of(source, preset)),
-        "trained_on": {
-            "encoder_sha256": sha256(args.new_encoder),
-            "feature_norm": float(norms.mean()),
-            "feature_norm_std": float(norms.std()),
-        },
-    }
+    trained_on = training_vectors(args.new_encoder, (norms.mean(), norms.std()))
+    content = own_form(with_fit_in_first_layer(state, fit), preset, architecture_of(source, preset), trained_on)
     with writing(args.target) as target:
         save_file(content, target)
     print(f"{args.target}: cosine of the old features to the fitted ones, on photos left out: {cosine:.3f}")

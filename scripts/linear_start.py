@@ -9,7 +9,6 @@ front of the image decoder, which training must still find. See models/linear_st
 
 import sys
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -20,11 +19,12 @@ from tqdm import tqdm
 
 from models.linear_start import linear_start
 from models.vec2face import PRESETS, VECTOR_SIZE, Vec2Face
-from utils.checkpoint import save_file, sha256
+from utils.checkpoint import save_file
 from utils.cli import command, make_parser, positive, writing
 from utils.demo_weights import use_demo_weights
 from utils.device import keep_freed_memory
 from utils.errors import UserError
+from utils.generator_file import own_form, training_vectors
 from utils.training_data import TrainingData
 
 
@@ -48,16 +48,10 @@ def main(argv=None):
     generator = Vec2Face(PRESETS[args.model]).eval()
     with closing(TrainingData(args.train_source, args.mask)) as data:
         vectors, images = read(data, args.count)
-        norm, spread = data.feature_norms()
+        trained_on = training_vectors(args.id_weights, data.feature_norms())
     explained = linear_start(generator, vectors, images, args.sigma, args.seed)
-    content = {
-        "model_vec2face": generator.state_dict(),
-        "model": args.model,
-        "architecture": asdict(PRESETS[args.model]),
-        "trained_on": {"encoder_sha256": sha256(args.id_weights), "feature_norm": norm, "feature_norm_std": spread},
-    }
     with writing(args.output) as target:
-        save_file(content, target)
+        save_file(own_form(generator.state_dict(), args.model, trained_on=trained_on), target)
     print(f"{args.output}: a linear map that explains {explained:.0%} of what the {len(vectors)} photos vary in")
 
 

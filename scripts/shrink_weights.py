@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from models.iresnet import load_face_encoder
-from scripts.convert_weights import averaged
 from utils.checkpoint import load_file, save_file, state_dict_of
 from utils.cli import command, make_parser, writing
 from utils.face_set import FaceSet
+from utils.generator_file import averaged
 from utils.verification import norm_percentiles
 
 PHOTOS = 1024  # whose norms are looked at

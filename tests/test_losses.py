@@ -6,7 +6,7 @@ import torch
 from filled import PARITY, filled, manifest
 
 from models.discriminator import Discriminator
-from models.losses import LPIPS, EncoderDistance, GeneratorLoss, discriminator_loss, load_lpips
+from models.losses import LPIPS, EncoderDistance, GeneratorLoss, detail_difference, discriminator_loss, load_lpips
 from models.vec2face import Output
 from utils.errors import UserError
 
@@ -67,6 +67,52 @@ def test_before_the_gan_phase_and_without_lpips(encoder, case):
     _, real, output, vectors = case
     terms = GeneratorLoss(encoder)(output, real, vectors)
     assert list(terms) == ["pixel", "ssim", "token", "identity", "total"]
+
+
+def test_weights_change_the_total_and_no_other_term(encoder, case):
+    _, real, output, vectors = case
+    plain = GeneratorLoss(encoder)(output, real, vectors)
+    weighted = GeneratorLoss(encoder, weights={"pixel": 5, "detail": 2})(output, real, vectors)
+    assert all(torch.equal(weighted[name], plain[name]) for name in plain if name != "total")
+    expected = plain["total"] + 4 * plain["pixel"] + 2 * weighted["detail"]
+    assert weighted["total"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("logit", "linear", "lsgan"), [(-1.0, 1.0, 2.0), (1.0, -1.0, 0.0), (3.0, -3.0, 2.0)])
+def test_lsgan_asks_for_what_real_images_have(logit, linear, lsgan, encoder, case):
+    _, real, output, vectors = case
+    for name, expected in (("linear", linear), ("lsgan", lsgan)):
+        criterion = GeneratorLoss(encoder, adversarial=name)
+        terms = criterion(output, real, vectors, lambda images: torch.full((len(images), 1, 11, 11), logit))
+        assert terms["adversarial"].item() == pytest.approx(expected), name
+
+
+def edge_at(column):
+    image = torch.full((1, 3, 112, 112), -0.5)
+    image[..., column:] = 0.5
+    return image
+
+
+def test_detail_is_asked_for_wherever_it_is():
+    """An edge some pixels away costs less than a blur in the right place, where the squared error says the reverse."""
+    photo, near = edge_at(56), edge_at(59)
+    blurred = sum(edge_at(column) for column in range(44, 69)) / 25
+    assert detail_difference(photo, photo) == 0
+    assert detail_difference(near, photo) < detail_difference(blurred, photo) / 2
+    assert (near - photo).square().mean() > (blurred - photo).square().mean()
+    noise = torch.rand(1, 3, 112, 112, generator=torch.Generator().manual_seed(0)) - 0.5
+    fine = noise - torch.nn.functional.avg_pool2d(noise, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert detail_difference(photo + 0.1 * fine, photo) < 1e-6  # finer than 2 pixels
+
+
+def test_noise_on_what_the_discriminator_sees():
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 112, 112) * 2 - 1
+    quiet, noisy = Discriminator(8), Discriminator(8, noise=0.1)
+    noisy.load_state_dict(quiet.state_dict())
+    assert torch.equal(quiet(images), quiet(images))
+    assert not torch.equal(noisy(images), noisy(images))
+    assert (noisy(images) - quiet(images)).abs().max() < 0.5
 
 
 def test_lpips_gradient_is_finite_where_nothing_answers(perceptual):

@@ -1,7 +1,6 @@
 """Everything a training run must remember, and its checkpoints."""
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,10 @@ import torch
 from models.discriminator import Discriminator
 from models.released_weights import released_key
 from models.vec2face import PRESETS, Vec2Face, architecture_of, generator_state, preset_of
-from utils.checkpoint import fit, load_file, save_file, sha256
+from utils.checkpoint import fit, load_file, save_file
 from utils.errors import UserError
 from utils.evaluation import reconstruct
+from utils.generator_file import own_form, training_vectors
 
 LAST = "checkpoint-last.pth"
 BETAS = (0.9, 0.99)
@@ -30,12 +30,15 @@ class TrainingState:
         self.fmae_lr = args.fmae_lr
         check_writable(self.folder)
         self.args = dict(vars(args))
-        norm, spread = feature_norms
-        self.trained_on = {"encoder_sha256": sha256(args.id_weights), "feature_norm": norm, "feature_norm_std": spread}
+        self.trained_on = training_vectors(args.id_weights, feature_norms)
         self.generator = Vec2Face(PRESETS[args.model], args.dropout).to(device, memory_format=torch.channels_last)
-        self.discriminator = Discriminator(args.disc_width).to(device, memory_format=torch.channels_last)
+        self.discriminator = Discriminator(args.disc_width, args.disc_noise)
+        self.discriminator.to(device, memory_format=torch.channels_last)
         options = {"lr": 0.0, "betas": BETAS, "weight_decay": args.weight_decay, "fused": True}
-        self.optimizer = torch.optim.AdamW(self._parameter_groups(), **options)
+        groups = self._parameter_groups()
+        for parameter in groups[0]["params"]:
+            parameter.requires_grad_(args.fmae_lr > 0)
+        self.optimizer = torch.optim.AdamW(groups, **options)
         self.optimizer_disc = torch.optim.AdamW(self.discriminator.parameters(), **options)
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaler_enabled)
         self.ema = self._averaged(self.generator.state_dict()) if args.ema else None
@@ -43,11 +46,9 @@ class TrainingState:
 
     def _parameter_groups(self):
         """The weights before the image decoder, which take ``fmae_lr`` times the learning rate, and its own."""
-        image_decoder = list(self.generator.image_decoder.parameters())
-        own = {id(parameter) for parameter in image_decoder}
-        fmae = [parameter for parameter in self.generator.parameters() if id(parameter) not in own]
-        for parameter in fmae:
-            parameter.requires_grad_(self.fmae_lr > 0)
+        fmae, image_decoder = [], []
+        for name, parameter in self.generator.named_parameters():
+            (image_decoder if name.startswith("image_decoder.") else fmae).append(parameter)
         return [{"params": fmae}, {"params": image_decoder}]
 
     @staticmethod
@@ -84,8 +85,8 @@ class TrainingState:
 
     def save(self, name):
         """Write a checkpoint in one step. Raises UserError when there is no room; the one before stays."""
-        content = {
-            "model_vec2face": self.generator.state_dict(),
+        content = own_form(self.generator.state_dict(), self.model_name, trained_on=self.trained_on)
+        content |= {
             "model_disc": self.discriminator.state_dict(),
             "model_ema": self.ema,
             "optimizer_vec2face": self.optimizer.state_dict(),
@@ -93,9 +94,6 @@ class TrainingState:
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "args": self.args,
-            "model": self.model_name,
-            "architecture": asdict(PRESETS[self.model_name]),
-            "trained_on": self.trained_on,
         }
         save_file(content, self.folder / name)
 
