@@ -56,7 +56,12 @@ rendered/unseen: | .venv/.installed-render
 	$(PY) scripts/render_faces.py --identities 200 --first_identity 1000 --images 10 --output rendered/unfinished-unseen
 	mv rendered/unfinished-unseen $@
 
-# Run it again to go on. The recipe of world.mk: begin as a linear map, then train the image decoder.
+# For a generator that begins as a linear map: train its image decoder, with judges that need no download.
+DECODER_ALONE := --model vec2face_vit_tiny --fmae_lr 0 --dropout 0 --token_weight 0 --lpips_weights encoder --pixel_weight 5 \
+	--identity_weight 0.1 --batch_size 8 --min_lr 2e-5 --warmup_epochs 0.03 --workers 1 --save_every 500
+SHARPEN := --disc_width 32 --disc_noise 0.06 --disc_weight 0.3 --adversarial lsgan --detail_weight 1
+
+# Run it again to go on. The second of the two epochs with the GAN.
 train-demo: .venv/.installed $(PHOTOS)
 	$(PY) scripts/prepare_training_set.py --images $(PHOTOS) --encoder $(DEMO)/face_encoder.pth -d $(TRAINING) -n people
 	$(PY) scripts/small_portion_training_mask.py -im $(PHOTOS) -d $(TRAINING)/train --identities 900
@@ -65,10 +70,8 @@ train-demo: .venv/.installed $(PHOTOS)
 	$(PY) scripts/linear_start.py --train_source $(TRAINING)/people.lmdb --mask $(TRAINING)/train/*.npy \
 		--id_weights $(DEMO)/face_encoder.pth --output $(TRAINING)/start.pth
 	$(PY) vec2face.py --train_source $(TRAINING)/people.lmdb --mask $(TRAINING)/train/*.npy \
-		--held_out $(TRAINING)/held_out/*.npy --score_every 500 --model vec2face_vit_tiny \
-		--id_weights $(DEMO)/face_encoder.pth --start_from $(TRAINING)/start.pth --fmae_lr 0 --dropout 0 \
-		--lpips_weights encoder --pixel_weight 5 --token_weight 0 --identity_weight 0.1 --batch_size 8 \
-		--lr 1e-3 --min_lr 2e-5 --warmup_epochs 0.03 --epochs 2 --disc_start 2 --workers 1 --save_every 500 --log_every 50 \
+		--held_out $(TRAINING)/held_out/*.npy --score_every 500 --id_weights $(DEMO)/face_encoder.pth \
+		--start_from $(TRAINING)/start.pth $(DECODER_ALONE) --lr 1e-3 --epochs 2 --disc_start 1 $(SHARPEN) --log_every 50 \
 		--output_dir $(TRAINING)/run --resume $(TRAINING)/run
 
 pipeline: .venv/.installed

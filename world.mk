@@ -10,7 +10,8 @@ VECTORS ?= 100
 PAIRS ?= 6000
 WORLD_FR ?= --epochs 12 --milestones 8 11
 WORLD_POSE ?= --epochs 6
-WORLD_GENERATOR ?= --epochs 20 --disc_start 20
+WORLD_GENERATOR ?= --epochs 10
+WORLD_GAN ?= --epochs 5
 WORLD_SIMILARITY ?= --max_similarity 0.4
 WORLD_DATASET ?= --example 20
 WORLD_ATTROP ?= --max_iters 100
@@ -53,21 +54,25 @@ $(WORLD_WEIGHTS)/head_pose.pth $(WORLD)/pose/scores.json &: $(WORLD)/people $(WO
 	$(PY) scripts/shrink_weights.py $(WORLD)/pose/model.pth $(WORLD_WEIGHTS)/head_pose.pth
 
 # The generator, of the better photos only: what spoils the others cannot be told from a vector. It begins as a linear map,
-# for which the image decoder is trained. No GAN (--disc_start lies behind the end): see docs/world.md.
+# for which the image decoder is trained, then sharpened by the GAN. See docs/world.md.
 $(WORLD)/people.lmdb $(WORLD)/unseen.lmdb: $(WORLD)/%.lmdb: $(WORLD)/% $(WORLD_WEIGHTS)/face_encoder.pth
 	$(PY) scripts/prepare_training_set.py --images $(WORLD)/$* --encoder $(WORLD_WEIGHTS)/face_encoder.pth \
 		-d $(WORLD)/unfinished -n $*
 	mv $(WORLD)/unfinished/$*.lmdb $@
 
-$(WORLD_WEIGHTS)/vec2face_generator.pth: $(WORLD)/people.lmdb
+$(WORLD)/soft_generator.pth: $(WORLD)/people.lmdb
 	$(PY) scripts/small_portion_training_mask.py -im $(WORLD)/people --identities $(PEOPLE) --min_quality 0.6 -d $(WORLD)/good
 	$(PY) scripts/linear_start.py --train_source $< --mask $(WORLD)/good/*.npy \
 		--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --output $(WORLD)/linear_start.pth
-	$(PY) vec2face.py --train_source $< --mask $(WORLD)/good/*.npy --model vec2face_vit_tiny \
-		--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --start_from $(WORLD)/linear_start.pth --fmae_lr 0 --dropout 0 \
-		--lpips_weights encoder --pixel_weight 5 --token_weight 0 --identity_weight 0.1 \
-		--batch_size 8 --lr 1e-3 --min_lr 2e-5 --warmup_epochs 0.03 --ema 0.995 --workers 1 $(WORLD_GENERATOR) \
-		--save_every 500 --output_dir $(WORLD)/generator --resume $(WORLD)/generator
+	$(PY) vec2face.py --train_source $< --mask $(WORLD)/good/*.npy --id_weights $(WORLD_WEIGHTS)/face_encoder.pth \
+		--start_from $(WORLD)/linear_start.pth $(DECODER_ALONE) --lr 1e-3 --ema 0.995 $(WORLD_GENERATOR) \
+		--output_dir $(WORLD)/soft_generator --resume $(WORLD)/soft_generator
+	$(PY) scripts/shrink_weights.py $(WORLD)/soft_generator/checkpoint-last.pth $@ --ema
+
+$(WORLD_WEIGHTS)/vec2face_generator.pth: $(WORLD)/soft_generator.pth
+	$(PY) vec2face.py --train_source $(WORLD)/people.lmdb --mask $(WORLD)/good/*.npy \
+		--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --start_from $< $(DECODER_ALONE) --disc_start 0 $(SHARPEN) \
+		--lr 5e-4 --ema 0.99 $(WORLD_GAN) --output_dir $(WORLD)/generator --resume $(WORLD)/generator
 	$(PY) scripts/shrink_weights.py $(WORLD)/generator/checkpoint-last.pth $@ --ema
 
 $(WORLD_WEIGHTS)/identity_vectors.npy: $(WORLD)/people $(WORLD_WEIGHTS)/face_encoder.pth

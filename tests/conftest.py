@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from filled import filled, manifest
 
 from models import load_face_encoder, load_pose_estimator, load_vec2face
@@ -51,16 +52,19 @@ def vectors():
 
 @pytest.fixture(scope="session")
 def filled_files(tmp_path_factory):
-    """{name: path} of weight files in the released layout, with the numbers the golden files were made with."""
-    folder = tmp_path_factory.mktemp("filled")
-    paths = {}
-    for name in ("generator", "arcface_r100", "arcface_r50", "sixdrepnet"):
-        paths[name] = folder / f"{name}.pth"
-        state = filled(manifest(name))
-        torch.save({"model_vec2face": state} if name == "generator" else state, paths[name])
-    yield paths
-    for path in paths.values():
-        path.unlink()
+    """{name: path} of weight files in the released layout, with the numbers the golden files were made with.
+
+    Made by the first worker that asks, 1.3 GB.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # which the workers share
+    paths = {name: folder / f"{name}.pth" for name in ("generator", "arcface_r100", "arcface_r50", "sixdrepnet")}
+    with FileLock(folder / "filled.lock"):
+        for name, path in paths.items():
+            if not path.exists():
+                state = filled(manifest(name))
+                torch.save({"model_vec2face": state} if name == "generator" else state, path)
+    return paths
 
 
 @pytest.fixture(scope="session")

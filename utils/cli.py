@@ -33,7 +33,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Shows defaults, keeps the line breaks of the description, and says nothing about a default of None."""
 
     def _get_help_string(self, action):
-        if action.default in (None, False) or action.default == []:
+        if action.default is None or action.default is False or action.default == []:
             return action.help
         return super()._get_help_string(action)
 
