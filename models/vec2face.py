@@ -241,18 +241,21 @@ def load_vec2face(path, device="cpu", dtype=torch.float32, model=None):
     name = preset_of(state, path)
     if model is not None and model != name:
         raise UserError(f"{path} holds a {name}, not a {model}: give --model {name} or leave --model out.")
-    generator = Vec2Face(architecture_of(content, name))
+    generator = Vec2Face(architecture_of(content, name, path))
     fit(generator, state, path, f"a {name} generator", name_of=released_key if released else str)
     generator.trained_on = content.get("trained_on")
     return generator.for_inference(device, dtype)
 
 
-def architecture_of(content, preset):
-    """The sizes of a preset, with the group width that a loaded weight file says; 1, as released, if it says none."""
+def architecture_of(content, preset, path):
+    """The sizes of a preset, with the group width that a loaded weight file says; 1, as released, if it says none.
+
+    Raises UserError when the preset has no such groups.
+    """
     said = content.get("architecture") if isinstance(content, dict) else None
     width = said.get("group_width", 1) if isinstance(said, dict) else 1
     if width not in (1, PRESETS[preset].group_width):
-        raise UserError(f"a generator with groups of {width!r} channels: no {preset} has them.")
+        raise UserError(f"{path}: a generator with groups of {width!r} channels: no {preset} has them.")
     return replace(PRESETS[preset], group_width=width)
 
 

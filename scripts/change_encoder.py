@@ -55,7 +55,8 @@ def main(argv=None):
     fit, cosine = fit_linear(new, old, args.ridge)
     norms = np.linalg.norm(new, axis=1)
     trained_on = training_vectors(args.new_encoder, (norms.mean(), norms.std()))
-    content = own_form(with_fit_in_first_layer(state, fit), preset, architecture_of(source, preset), trained_on)
+    architecture = architecture_of(source, preset, args.source)
+    content = own_form(with_fit_in_first_layer(state, fit), preset, architecture, trained_on)
     with writing(args.target) as target:
         save_file(content, target)
     print(f"{args.target}: cosine of the old features to the fitted ones, on photos left out: {cosine:.3f}")

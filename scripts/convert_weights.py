@@ -28,7 +28,7 @@ def main(argv=None):
     if args.ema:
         content = averaged(content, args.source)
     preset, state = checked_state(content, args.source)
-    form = own_form(state, preset, architecture_of(content, preset), content.get("trained_on"))
+    form = own_form(state, preset, architecture_of(content, preset, args.source), content.get("trained_on"))
     if args.to == "released":
         form["model_vec2face"] = to_released(state)
     save_file(form, args.target)

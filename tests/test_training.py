@@ -31,7 +31,8 @@ def flags(demo, lmdb, output, *more):
     return [
         "--train_source", lmdb, "--id_weights", demo.encoder, "--lpips_weights", "none", "--model", "vec2face_vit_tiny",
         "--batch_size", 2, "--epochs", 2, "--disc_start", 1, "--warmup_epochs", 0.5, "--blr", 0.02, "--workers", 0,
-        "--device", "cpu", "--log_every", 2, "--no-use_amp", "--disc_width", 8, "--output_dir", output, *more,
+        "--device", "cpu", "--log_every", 2, "--no-use_amp", "--disc_width", 8, "--disc_noise", 0.1,
+        "--output_dir", output, *more,
     ]  # fmt: skip
 
 
@@ -245,9 +246,12 @@ def test_sigterm_saves_and_exits_0(demo, training_lmdb, uninterrupted, tmp_path)
 
 
 def test_the_gan_begins_within_an_epoch(demo, training_lmdb, tmp_path):  # noqa: F811
-    run(*flags(demo, training_lmdb, tmp_path, "--disc_start", 0.5, "--max_steps", 3, "--log_every", 1))
+    run(*flags(demo, training_lmdb, tmp_path, "--disc_start", 0.5, "--max_steps", 3, "--log_every", 1,
+               "--adversarial", "lsgan", "--detail_weight", 1))  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert ["discriminator" in line for line in lines] == [False, False, True]
+    assert lines[2]["adversarial"] >= 0  # a squared difference
+    assert all(line["detail"] > 0 for line in lines)
 
 
 def test_the_image_decoder_alone_can_be_trained_and_then_all(demo, training_lmdb, tmp_path):  # noqa: F811
@@ -259,6 +263,15 @@ def test_the_image_decoder_alone_can_be_trained_and_then_all(demo, training_lmdb
     run(*begin, "--max_steps", 4, "--resume", tmp_path)
     for key, value in checkpoint(tmp_path)["model_vec2face"].items():
         assert not torch.equal(value, halfway["model_vec2face"][key]), key
+
+
+def test_a_generator_with_other_groups_is_no_start(demo, training_lmdb, tmp_path, capsys):  # noqa: F811
+    content = torch.load(demo.generator, weights_only=True)
+    del content["architecture"]
+    torch.save(content, tmp_path / "old.pth")
+    with pytest.raises(SystemExit):
+        run(*flags(demo, training_lmdb, tmp_path / "run", "--start_from", tmp_path / "old.pth"))
+    assert "old.pth: its image decoder normalises in 32 groups" in capsys.readouterr().err
 
 
 def test_it_learns(demo, training_lmdb, tmp_path):  # noqa: F811

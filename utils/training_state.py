@@ -108,8 +108,10 @@ class TrainingState:
         preset = preset_of(state, path)
         if preset != self.model_name:
             raise UserError(f"{path}: holds a {preset}; --model says {self.model_name}.")
-        if architecture_of(content, preset) != PRESETS[preset]:
-            raise UserError(f"{path}: its image decoder normalises in 32 groups, as released; new {preset} do not.")
+        if architecture_of(content, preset, path) != PRESETS[preset]:
+            raise UserError(
+                f"{path}: its image decoder normalises in 32 groups; those of {preset} are wider now. Begin anew."
+            )
         name_of = released_key if released else str
         fit(self.generator, state, path, f"a {preset} generator", name_of=name_of)
 
