@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 from einops import rearrange
-from timm.models.vision_transformer import Attention, Block
 
 from models.image_decoder import MAP_CHANNELS, ImageDecoder
 from models.released_weights import from_released, released_key
@@ -53,6 +52,9 @@ layer_norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 def transformer(width, depth, heads, dropout):
+    """Pre-norm blocks (Dosovitskiy et al., 2021): (N, T, width) -> (N, T, width)."""
+    from timm.models.vision_transformer import Block  # takes as long as torch to import; most scripts need no generator
+
     return nn.Sequential(
         *(
             Block(width, heads, qkv_bias=True, proj_drop=dropout, attn_drop=dropout, norm_layer=layer_norm)
@@ -212,9 +214,9 @@ class Vec2Face(nn.Module):
     def for_inference(self, device="cpu", dtype=torch.float32):
         """Frozen, in eval mode, and as fast as it gets; gradients reach the vectors."""
         self.image_decoder.fuse()
-        for module in self.modules():
-            if isinstance(module, Attention):  # on a CPU, the fused kernel's backward is slow in 16 bit
-                module.fused_attn = torch.device(device).type != "cpu" or dtype == torch.float32
+        for block in [*self.encoder.blocks, *self.decoder.blocks]:
+            # On a CPU, the fused kernel's backward pass is slow in 16 bit.
+            block.attn.fused_attn = torch.device(device).type != "cpu" or dtype == torch.float32
         return frozen(self, device, dtype)
 
 

@@ -79,7 +79,7 @@ def test_a_full_space_says_how_many_fit(demo, tmp_path, capsys):
 
 
 def test_killed_and_run_again(tmp_path):
-    words = ["--method", "gaussian", "--max_similarity", "0.1", "--count", "700"]
+    words = ["--method", "gaussian", "--max_similarity", "0.1", "--count", "500"]
     sample(*words, "--output", tmp_path / "whole.npy")
     again = [*words, "--output", str(tmp_path / "parts.npy"), "--device", "cpu"]
     process = subprocess.Popen([sys.executable, "scripts/sample_identities.py", *again], cwd=ROOT)

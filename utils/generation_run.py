@@ -3,11 +3,11 @@
 import platform
 import time
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
 import numpy as np
-import timm
 import torch
 from tqdm import tqdm
 
@@ -337,7 +337,7 @@ def describe_environment(device):
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "timm": timm.__version__,
+        "timm": version("timm"),
         "numpy": np.__version__,
         "opencv": cv2.__version__,
     }
