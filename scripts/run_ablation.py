@@ -62,7 +62,7 @@ def ablation_parser():
     models.add_argument("--generator", default="weights/demo/vec2face_generator.pth", help="makes the images")
     models.add_argument("--encoder", default="weights/demo/face_encoder.pth", help="its face encoder")
     models.add_argument("--quality", default="weights/demo/face_encoder.pth", help="quality model of AttrOP")
-    models.add_argument("--image_quality", default="27", help="quality AttrOP goes for; 27 suits the demo models")
+    models.add_argument("--image_quality", help="quality AttrOP goes for (default: what image_generation.py takes)")
     models.add_argument(
         "--recogniser",
         default="--network 18 --width 16 --no-se --batch_size 32 --epochs 10 --milestones 7 10 --random_erasing 0",
@@ -136,7 +136,8 @@ def make_images(args, output, recipe, name, seed):
             sample_identities, "--features", output / "known_center_feature.npy", "--count", count, "--seed", seed,
             "--max_similarity", args.max_similarity, "--output", vectors, "--mixup", count, *pull,
         )  # fmt: skip
-    attrop = ["--image_quality", args.image_quality] if recipe["attrop"] else ["--skip_attrop"]
+    quality = ["--image_quality", args.image_quality] if args.image_quality else []
+    attrop = quality if recipe["attrop"] else ["--skip_attrop"]
     mixed = round(args.images * recipe["mixed"])
     parts = {name: (vectors, args.images - mixed)}
     flags = ["--data", output / "datasets" / name]
