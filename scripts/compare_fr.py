@@ -26,12 +26,7 @@ def main(argv=None):
     parser.add_argument("--real", help="the NAME that was trained on real data: adds the gap")
     parser.add_argument("--output", help="also write the table, .md")
     args = parser.parse_args(argv)
-    results = {}
-    for item in args.results:
-        name, found, path = item.partition("=")
-        if not found:
-            raise UserError(f"{item}: write it as NAME=FILE.")
-        results.setdefault(name, []).append(read(path))
+    results = grouped(args.results, read)
     if args.real is not None and args.real not in results:
         raise UserError(f"--real {args.real}: no such name; there are {', '.join(results)}.")
     text = table(results, args.real)
@@ -39,6 +34,17 @@ def main(argv=None):
     if args.output:
         with writing(args.output) as target:
             target.write_text(text + "\n")
+
+
+def grouped(items, read):
+    """{name: [read(file) of each]} of words NAME=FILE. Raises UserError for another word."""
+    results = {}
+    for item in items:
+        name, found, path = item.partition("=")
+        if not found:
+            raise UserError(f"{item}: write it as NAME=FILE.")
+        results.setdefault(name, []).append(read(path))
+    return results
 
 
 def read(path):
@@ -68,9 +74,10 @@ def table(results, real=None):
     return "\n".join(lines)
 
 
-def spread(values):
-    text = f"{np.mean(values):.2%}"
-    return text if len(values) == 1 else f"{text} ± {np.std(values, ddof=1):.2%}"
+def spread(values, form="{:.2%}"):
+    """The mean and, of several values, their standard deviation."""
+    text = form.format(np.mean(values))
+    return text if len(values) == 1 else f"{text} ± {form.format(np.std(values, ddof=1))}"
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def measure_parser():
     work.add_argument("--pairs", type=positive, default=100_000, help="pairs for genuine and impostor curves")
     work.add_argument("--seed", type=not_negative, default=0, help="of the samples")
     work.add_argument("--output", default="measured", help="folder to write")
+    work.add_argument("--reference_features", help="folder to keep the references' features in (default: OUTPUT)")
     add_device_flags(parser)
     return parser
 
@@ -102,7 +103,8 @@ class Measurement:
 
     def _features_of(self, faces, name):
         """Features (N, D) of the readable images, on disk, and which images these are (N,)."""
-        cache = FeatureCache(Path(self.args.output) / name, faces, self.encoder, sha256(self.args.id_weights))
+        folder = self.args.reference_features if name != "features" else None
+        cache = FeatureCache(Path(folder or self.args.output) / name, faces, self.encoder, sha256(self.args.id_weights))
         cache.fill(self.args.batch_size)
         if not len(cache.good):
             raise UserError(f"{faces.path}: not one image could be read.")

@@ -3,9 +3,10 @@
     python scripts/run_ablation.py noise --photos PHOTOS --unseen UNSEEN --output ablations
 
 Tables: noise (sigma of the noise), attrop (AttrOP for quality on and off), similarity (average similarity of the
-identity vectors), people (how many), real (against photos of as many people), mixup (SynFace's two). --photos are the
+identity vectors), people (how many), real (against photos of as many people), mixup (SynFace's two). A seventh trains
+nothing: separability (are the people different, is each one person, do they resemble known people). --photos are the
 known people: identity vectors are sampled like their centres, and real and mixup train on them; --unseen are others,
-for the test. Writes OUTPUT/TABLE.md. Killed: run it again; what is finished is not done again.
+for the test. Writes OUTPUT/TABLE.md and .png. Killed: run it again; what is finished is not done again.
 """
 
 import sys
@@ -13,10 +14,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import matplotlib
 import numpy as np
 
+matplotlib.use("Agg")  # no window system needed
+import matplotlib.pyplot as plt
+
 import image_generation
-from scripts import center_features, compare_fr, extract_features, sample_identities, test_fr, train_fr
+from scripts import (
+    center_features,
+    compare_datasets,
+    compare_fr,
+    extract_features,
+    measure_dataset,
+    sample_identities,
+    test_fr,
+    train_fr,
+)
 from utils.cli import command, make_parser, positive, writing
 from utils.errors import UserError
 from utils.face_set import FaceSet
@@ -29,6 +43,8 @@ BASE = {
     "mixed": 0.0,
     "blended": False,
 }
+REAL = "photos of the known people"  # in the place of a recipe
+OTHERS = "photos of the others"
 TABLES = {  # name of a row: in what it differs from BASE
     "noise": {
         "noise .3": {"sigma": (0.3,)},
@@ -38,11 +54,17 @@ TABLES = {  # name of a row: in what it differs from BASE
     "attrop": {"AttrOP for quality": {}, "no AttrOP": {"attrop": False}},
     "similarity": {"as sampled": {}, "mean .2": {"similarity": 0.2}, "mean .4": {"similarity": 0.4}},
     "people": {"a quarter": {"share": 0.25}, "half": {"share": 0.5}, "all": {}},
-    "real": {"real": None, "synthetic": {}},
+    "real": {"real": REAL, "synthetic": {}},
     "mixup": {  # as many images in each row, but for the real ones blended in
         "synthetic": {},
         "half of them of two people each": {"mixed": 0.5},
         "blended with real photos": {"blended": True},
+    },
+    "separability": {
+        "photos of others": OTHERS,
+        "synthetic": {},
+        "no AttrOP": {"attrop": False},
+        "noise .3": {"sigma": (0.3,)},
     },
 }
 
@@ -64,6 +86,9 @@ def ablation_parser():
     models.add_argument("--quality", default="weights/demo/face_encoder.pth", help="quality model of AttrOP")
     models.add_argument("--image_quality", help="quality AttrOP goes for (default: what image_generation.py takes)")
     models.add_argument(
+        "--judge", default="weights/demo/face_encoder.pth", help="measures the table separability; best another encoder"
+    )
+    models.add_argument(
         "--recogniser",
         default="--network 18 --width 16 --no-se --batch_size 32 --epochs 10 --milestones 7 10 --random_erasing 0",
         help="flags of train_fr.py",
@@ -78,11 +103,17 @@ def main(argv=None):
     output = Path(args.output)
     with writing(output / f"{args.table}.md") as target:
         prepare(args, output)
-        results = {
-            name: [compare_fr.read(evaluate(args, output, changes, seed)) for seed in range(args.seeds)]
+        figures = measure if args.table == "separability" else evaluate
+        files = {
+            name: [figures(args, output, changes, seed) for seed in range(1 if changes == OTHERS else args.seeds)]
             for name, changes in TABLES[args.table].items()
         }
-        text = compare_fr.table(results, "real" if args.table == "real" else None)
+        if args.table == "separability":
+            text = compare_datasets.table({name: [compare_datasets.read(f) for f in files[name]] for name in files})
+        else:
+            results = {name: [compare_fr.read(file) for file in files[name]] for name in files}
+            text = compare_fr.table(results, "real" if args.table == "real" else None)
+            draw(results, target.with_suffix(".png"))
         target.write_text(text + "\n")
     print(text)
     print(f"table: {target}")
@@ -99,12 +130,11 @@ def prepare(args, output):
 
 def evaluate(args, output, changes, seed):
     """Dataset, recogniser and test of one row and seed, where they are not there yet; the file of the figures."""
-    if changes is None:
-        name, data = f"real-{seed}", args.photos
-        mask = output / f"real-{seed}.npy"
+    if changes == REAL:
+        name, mask = f"real-{seed}", output / f"real-{seed}.npy"
         if not mask.exists():
             write_mask(args, mask, seed)
-        source = ["--data", data, "--mask", mask]
+        source = ["--data", args.photos, "--mask", mask]
     else:
         recipe = BASE | changes
         name = name_of(recipe, seed)
@@ -117,6 +147,22 @@ def evaluate(args, output, changes, seed):
         run(train_fr, *source, *args.recogniser.split(), "--seed", seed, "--output_dir", folder, "--resume", folder)
         run(test_fr, "--weights", folder / "model.pth", "--sets", output / "unseen.npz", "--output", figures)
     return figures
+
+
+def measure(args, output, changes, seed):
+    """What measure_dataset.py finds in the dataset of one row and seed, made where it is not there yet; the file."""
+    name, data = "others", args.unseen
+    if changes != OTHERS:
+        name = name_of(BASE | changes, seed)
+        make_images(args, output, BASE | changes, name, seed)
+        data = output / "datasets" / name
+    folder = output / "measured" / name
+    if not (folder / "report.json").exists():
+        run(
+            measure_dataset, data, "--id_weights", args.judge, "--reference", args.photos, "--reference_features",
+            output / "measured" / "known", "--output", folder,
+        )  # fmt: skip
+    return folder / "report.json"
 
 
 def name_of(recipe, seed):
@@ -152,6 +198,20 @@ def make_images(args, output, recipe, name, seed):
             "--name", part, "--output_dir", output / "datasets", "--seed", seed, "--batch_size", 32, *attrop,
         )  # fmt: skip
     return flags
+
+
+def draw(results, path):
+    """A picture of the average accuracies: a dot a seed, a bar at their mean. ``results``: as compare_fr.table."""
+    figure, axis = plt.subplots(figsize=(6, 0.9 + 0.4 * len(results)), layout="constrained")
+    for row, runs in enumerate(results.values()):
+        accuracies = [100 * np.mean(list(run.values())) for run in runs]
+        axis.plot(accuracies, [row] * len(runs), "o", color="tab:blue", alpha=0.6)
+        axis.plot([np.mean(accuracies)], [row], "|", color="black", markersize=16)
+    axis.set(yticks=range(len(results)), yticklabels=results, xlabel="accuracy on unseen people, %")
+    axis.set_ylim(len(results) - 0.5, -0.5)
+    axis.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
 
 
 def with_ending(path, ending):

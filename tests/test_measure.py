@@ -11,7 +11,7 @@ from filled import filled, manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts import compare_fr, convert_dataset, measure_dataset
+from scripts import compare_datasets, compare_fr, convert_dataset, measure_dataset
 from utils import dataset_metrics as metrics
 from utils.errors import UserError
 from utils.face_set import FaceSet
@@ -219,3 +219,36 @@ def test_the_table_of_the_paper(tmp_path, capsys):
     with pytest.raises(SystemExit):
         compare_fr.main(["nothing"])
     assert "NAME=FILE" in capsys.readouterr().err
+
+
+def test_datasets_side_by_side(tmp_path, capsys):
+    def report(name, separate, judge="judge", leak=None):
+        values = {
+            "overview": {"judge": judge},
+            "people": {"separate_share": separate, "mean_similarity": 0.1},
+            "identity": {
+                "closer_to_another_person": 0,
+                "equal_error_rate": None,
+                "similarity_to_own_centre": {"mean": 1},
+            },
+        }
+        values |= {"leakage": [{"mean_of_largest": leak, "above": {"0.5": 0.25}}]} if leak else {}
+        (tmp_path / name).write_text(json.dumps(values))
+        return tmp_path / name
+
+    words = [f"a={report('1', 0.5)}", f"b={report('2', 1, leak=0.3)}", f"b={report('3', 0.8, leak=0.3)}"]
+    compare_datasets.main([*words, "--output", str(tmp_path / "table.md")])
+    text = (tmp_path / "table.md").read_text()
+    assert text == capsys.readouterr().out
+    assert text.splitlines()[2] == "| a | 50.00% | 0.00% | - | - | 0.100 | 1.000 | - |"
+    assert text.splitlines()[3] == (
+        "| b | 90.00% ± 14.14% | 0.00% ± 0.00% | - | 25.00% ± 0.00% | 0.100 ± 0.000 | 1.000 ± 0.000 | 0.300 ± 0.000 |"
+    )
+    for word, message in (
+        (f"c={report('4', 1, 'another')}", "different judges"),
+        (f"c={PHOTOS}/nothing.json", "not a report.json"),
+        ("nothing", "NAME=FILE"),
+    ):
+        with pytest.raises(SystemExit):
+            compare_datasets.main([*words, word])
+        assert message in capsys.readouterr().err

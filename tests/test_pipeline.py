@@ -52,6 +52,14 @@ def test_a_table_is_made_once(tmp_path, capfd):
     run(run_ablation.main, "real", *words)
     assert "train_fr.py" not in capfd.readouterr().out
     assert (tmp_path / "real.md").read_text().splitlines() == table
+    assert (tmp_path / "real.png").stat().st_size > 1000
+
+    run(run_ablation.main, "separability", *words)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (tmp_path / "separability.md").open()]
+    assert [line[0] for line in lines[2:]] == ["photos of others", "synthetic", "no AttrOP", "noise .3"]
+    nearest = lines[0].index("to the nearest known person")
+    assert float(lines[2][nearest]) > 0.9 > float(lines[3][nearest])  # here "others" are the known people
+    assert "train_fr.py" not in capfd.readouterr().out
 
     run(run_ablation.main, "mixup", *words)
     assert len((tmp_path / "mixup.md").read_text().splitlines()) == 5
