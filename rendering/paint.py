@@ -44,10 +44,19 @@ def noise(rng, cells, side=SIDE):
 
 
 def ramp(palette, place):
-    """A colour of a palette (N, 3) at 0..1."""
-    x = np.clip(place, 0, 1) * (len(palette) - 1)
+    """A colour of a palette (N, 3) at 0..1, float32."""
+    x = float(np.clip(place, 0, 1)) * (len(palette) - 1)
     i = min(int(x), len(palette) - 2)
     return palette[i] * (1 - (x - i)) + palette[i + 1] * (x - i)
+
+
+def window(cover):
+    """The rows and columns (slices) of a map (H, W) outside of which it is 0."""
+    edges = []
+    for axis in (1, 0):
+        there = np.flatnonzero(cover.any(axis))
+        edges.append(slice(there[0], there[-1] + 1) if len(there) else slice(0, 0))
+    return tuple(edges)
 
 
 class Painter:
@@ -55,7 +64,7 @@ class Painter:
 
     def __init__(self, head):
         self.head, maps = head, head.maps
-        self.x, self.y, self.z = np.moveaxis(maps["position"], -1, 0)  # (SIDE, SIDE) each
+        self.x, self.y, self.z = np.ascontiguousarray(np.moveaxis(maps["position"], -1, 0))  # (SIDE, SIDE) each
         self.eye = head.eyes.mean(0)
         self.nose = head.vertices[head.landmarks["nose"]]
         mouth = head.vertices[[head.landmarks["mouth_left"], head.landmarks["mouth_right"]]].mean(0)
@@ -64,6 +73,10 @@ class Painter:
         self.vertex_ears = np.zeros(len(head.vertices), np.float32)
         np.maximum.at(self.vertex_ears, head.faces.reshape(-1), maps["ears"][corner[:, 1], corner[:, 0]])
         self.front = smooth(-self.y, 0.03, 0.09)  # 1 on the face, 0 from the ears on
+        height = self.z - self.nose[2]
+        cheeks = smooth(0.045 - np.hypot(np.abs(self.x) - 0.045, height), 0, 0.03)
+        nose = smooth(0.03 - np.hypot(self.x, height), 0, 0.02)
+        self.red = (0.8 * cheeks + 0.7 * nose + 0.8 * maps["ears"]) * self.front.clip(0.3, 1)  # where blood shows
 
     def paint(self, person, rng):
         look = person.look
@@ -80,9 +93,10 @@ class Painter:
         for cover, shade in (
             (self._brows(look, rng), hair * 0.8), (self._beard(look, rng), hair * 0.75), (self._scalp(look, rng), hair)
         ):  # fmt: skip
-            cover = cover[..., None]
-            colour = colour * (1 - cover) + shade * strands * cover
-            gloss = gloss * (1 - 0.6 * cover[..., 0]) + 0.12 * cover[..., 0]
+            place = window(cover)
+            part = cover[place][..., None]
+            colour[place] = colour[place] * (1 - part) + shade * strands[place] * part
+            gloss[place] = gloss[place] * (1 - 0.6 * cover[place]) + 0.12 * cover[place]
         lids = cv2.GaussianBlur(self.head.maps["eyelids"], (0, 0), 2)[..., None]
         colour = colour * (1 - look["eye_shadow"] * lids) + look["lip_tint"] * 0.4 * look["eye_shadow"] * lids
         texture[..., :3], texture[..., 3] = colour.clip(0.003, 1), gloss.clip(0, 1)
@@ -91,18 +105,14 @@ class Painter:
     def _skin(self, look, rng):
         base = ramp(SKIN, look["melanin"]) * (1 + look["tint"])
         mottle = 1 + 0.05 * noise(rng, 9) + 0.035 * noise(rng, 40) + 0.02 * noise(rng, 160)
-        red = (
-            smooth(0.045 - np.hypot(np.abs(self.x) - 0.045, self.z - self.nose[2]), 0, 0.03) * 0.8
-            + smooth(0.03 - np.hypot(self.x, self.z - self.nose[2]), 0, 0.02) * 0.7
-            + self.head.maps["ears"] * 0.8
-        ) * self.front.clip(0.3, 1)
-        flush = 1 - look["flush"] * red[..., None] * np.float32([-0.08, 0.30, 0.26])
+        flush = 1 - look["flush"] * self.red[..., None] * np.float32([-0.08, 0.30, 0.26])
         colour = base * mottle[..., None] * flush
         freckles = smooth(noise(rng, 190) + 0.6 * noise(rng, 60), 1.5, 2.1) * look["freckles"] * self.front
         colour = colour * (1 - 0.55 * freckles[..., None] * np.float32([0.5, 0.8, 1.0]))
         for x, z, size in look["moles"]:
-            spot = smooth(size - np.hypot(self.x - x, self.z - z), 0, 0.0006) * (self.y < -0.05)
-            colour = colour * (1 - 0.7 * spot[..., None])
+            near = (np.abs(self.x - x) < size) & (np.abs(self.z - z) < size) & (self.y < -0.05)
+            spot = smooth(size - np.hypot(self.x[near] - x, self.z[near] - z), 0, 0.0006)  # (texels,)
+            colour[near] *= 1 - 0.7 * spot[:, None]
         return colour * (1 - look["wrinkles"] * self._wrinkles(rng)[..., None])
 
     def _wrinkles(self, rng):
@@ -145,7 +155,7 @@ class Painter:
             0.031 - np.abs(self.x), 0, 0.008
         )
         chin, cheeks, lip = look["beard_shape"]
-        cover = np.maximum(np.where(cheek, cheeks, chin) * jaw, lip * moustache)
+        cover = np.maximum(np.where(cheek, np.float32(cheeks), np.float32(chin)) * jaw, lip * moustache)
         cover = cover * smooth(-self.y, 0.035, 0.075) * (1 - self.head.maps["lips"])
         grain = (0.7 + 0.5 * self._strands(rng)).clip(0, 1)
         return (cover * look["beard"] * grain).clip(0, 0.97)

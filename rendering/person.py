@@ -68,7 +68,7 @@ def make_look(rng, male, age, ancestry):
     melanin = np.clip(0.9 * african + 0.36 * asian + 0.14 * caucasian + 0.12 * rng.standard_normal(), 0, 1)
     dark_hair = african + asian > rng.uniform(0.2, 0.9)
     hair = ramp(HAIR[:3] if dark_hair else HAIR, rng.uniform(0, 0.4) if dark_hair else rng.uniform(0, 1))
-    grey = np.clip((age - 0.45) * 2 + 0.25 * rng.standard_normal(), 0, 1) if rng.random() < 0.8 else 0
+    grey = float(np.clip((age - 0.45) * 2 + 0.25 * rng.standard_normal(), 0, 1)) if rng.random() < 0.8 else 0.0
     bald = male and rng.random() < 0.25 + 0.3 * age
     cuts = (
         ["bald", "buzz", "short", "short", "medium", "afro"]
@@ -84,7 +84,7 @@ def make_look(rng, male, age, ancestry):
         "tint": (0.06 * rng.standard_normal(3)).astype(np.float32),
         "shine": float(rng.uniform(0.02, 0.10)),
         "flush": float(rng.uniform(0.1, 0.9) * (1 - 0.6 * melanin)),
-        "freckles": float(rng.random() < 0.22) * float(rng.uniform(0.4, 1)) * (melanin < 0.5),
+        "freckles": float((rng.random() < 0.22) * rng.uniform(0.4, 1) * (melanin < 0.5)),
         "moles": [
             (rng.uniform(-0.06, 0.06), rng.uniform(0.61, 0.76), rng.uniform(0.0008, 0.002))
             for _ in range(rng.integers(0, 4))

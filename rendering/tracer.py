@@ -68,6 +68,17 @@ def reached(shadow: wp.array(dtype=wp.int64), side: int, column: int, row: int, 
 
 
 @wp.kernel
+def add_normals(points: wp.array(dtype=wp.vec3), faces: wp.array(dtype=int), normals: wp.array(dtype=wp.vec3)):
+    """One triangle a thread: its normal, as long as twice its area, to those of its corners."""
+    face = wp.tid()
+    ia, ib, ic = faces[3 * face], faces[3 * face + 1], faces[3 * face + 2]
+    across = wp.cross(points[ib] - points[ia], points[ic] - points[ia])
+    wp.atomic_add(normals, ia, across)
+    wp.atomic_add(normals, ib, across)
+    wp.atomic_add(normals, ic, across)
+
+
+@wp.kernel
 def shade(
     nearest: wp.array(dtype=wp.int64),
     points: wp.array(dtype=wp.vec3),
@@ -103,7 +114,8 @@ def shade(
     wc = wp.clamp(-wp.dot(direction, wp.cross(a, ab)) * scale, 0.0, 1.0 - wb)
     wa = 1.0 - wb - wc
     point = a + ab * wb + ac * wc
-    normal = wp.normalize(normals[ia] * wa + normals[ib] * wb + normals[ic] * wc)
+    normal = wp.normalize(normals[ia]) * wa + wp.normalize(normals[ib]) * wb + wp.normalize(normals[ic]) * wc
+    normal = wp.normalize(normal)
     if wp.dot(normal, direction) > 0.0:
         normal = -normal
     place = uv[3 * face] * wa + uv[3 * face + 1] * wb + uv[3 * face + 2] * wc
@@ -151,11 +163,13 @@ class Tracer:
         to_shadow = light_view(vertices, lights[0][0])
         shadowed = vertices @ to_shadow[:3, :3].T + to_shadow[:3, 3]  # (V, 3)
         out = wp.empty(fine * fine, dtype=wp.vec4, device="cpu")
+        points = as_array(vertices, wp.vec3)
+        normals = wp.zeros(len(vertices), dtype=wp.vec3, device="cpu")
+        wp.launch(add_normals, len(self.triangles), inputs=[points, self.faces, normals], device="cpu")
         wp.launch(
             shade, fine * fine,
             inputs=[
-                self._nearest(seen, fine), as_array(vertices, wp.vec3),
-                as_array(vertex_normals(vertices, self.triangles), wp.vec3), self.faces, self.uv, self.texture,
+                self._nearest(seen, fine), points, normals, self.faces, self.uv, self.texture,
                 as_array([direction for direction, _ in lights], wp.vec3),
                 as_array([rgb for _, rgb in lights], wp.vec3),
                 self._nearest(shadowed, SHADOW_SIDE), wp.mat44(*to_shadow.ravel().tolist()), SHADOW_SIDE,
@@ -194,14 +208,3 @@ def light_view(vertices, towards):
     view[:2, 3] = 1 - low[:2] * texels
     view[2, 3] = -(low[2] + high[2]) / 2
     return view
-
-
-def vertex_normals(vertices, faces):
-    """(V, 3) unit normals, faces weighted by their area."""
-    a, b, c = (vertices[faces[:, i]] for i in range(3))
-    across = np.cross(b - a, c - a)
-    normals = np.zeros_like(vertices, dtype=np.float32)
-    for axis in range(3):
-        for corner in range(3):
-            normals[:, axis] += np.bincount(faces[:, corner], across[:, axis], minlength=len(vertices))
-    return (normals / np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)
