@@ -78,7 +78,7 @@ train-demo: .venv/.installed $(PHOTOS)
 pipeline: .venv/.installed
 	$(PY) scripts/sample_identities.py --features $(DEMO)/identity_vectors.npy --count 60 --max_similarity 0.4 \
 		--output $(PIPELINE)/people.npy
-	$(PY) image_generation.py --center_feature $(PIPELINE)/people.npy --example 10 --batch_size 32 --image_quality 27 \
+	$(PY) image_generation.py --center_feature $(PIPELINE)/people.npy --example 10 --batch_size 32 \
 		--min_id_similarity 0.5 --model_weights $(DEMO)/vec2face_generator.pth --id_weights $(DEMO)/face_encoder.pth \
 		--quality_weights $(DEMO)/face_encoder.pth --output_dir $(PIPELINE) --name dataset
 	$(PY) scripts/measure_dataset.py $(PIPELINE)/dataset --id_weights $(DEMO)/face_encoder.pth \
