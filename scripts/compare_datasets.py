@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import json
 
-from scripts.compare_fr import grouped, spread
-from utils.cli import command, make_parser, writing
+from scripts.compare_fr import grouped, show, spread
+from utils.cli import command, make_parser
 from utils.errors import UserError
 
 SHARES = {  # column: where it is in a report.json
@@ -36,11 +36,7 @@ def main(argv=None):
     parser.add_argument("reports", nargs="+", metavar="NAME=FILE", help="report.json of a dataset")
     parser.add_argument("--output", help="also write the table, .md")
     args = parser.parse_args(argv)
-    text = table(grouped(args.reports, read))
-    print(text)
-    if args.output:
-        with writing(args.output) as target:
-            target.write_text(text + "\n")
+    show(table(grouped(args.reports, read)), args.output)
 
 
 def read(path):
@@ -67,6 +63,7 @@ def table(reports):
 
 
 def cell(runs, place, form):
+    """A column of a dataset's reports; "-" where one of them has not got it."""
     values = [at(run, place) for run in runs]
     return "-" if None in values else spread(values, form)
 

@@ -29,10 +29,14 @@ def main(argv=None):
     results = grouped(args.results, read)
     if args.real is not None and args.real not in results:
         raise UserError(f"--real {args.real}: no such name; there are {', '.join(results)}.")
-    text = table(results, args.real)
+    show(table(results, args.real), args.output)
+
+
+def show(text, output):
+    """Print a table, and write it to a file where one is named."""
     print(text)
-    if args.output:
-        with writing(args.output) as target:
+    if output:
+        with writing(output) as target:
             target.write_text(text + "\n")
 
 

@@ -94,21 +94,24 @@ class Measurement:
     def __init__(self, args, device, dtype, faces, encoder):
         self.args, self.device, self.dtype, self.faces, self.encoder = args, device, dtype, faces, encoder
         self.rng = np.random.default_rng(args.seed)
-        self.features, self.good = self._features_of(faces, "features")
+        self.features, self.good = self._features_of(faces, Path(args.output) / "features")
         self.labels = faces.labels[self.good]
         self.counts = np.bincount(self.labels, minlength=len(faces.people))
         self.sums = metrics.sums_of(self.features, self.labels, len(faces.people))
         self.centres = metrics.normalised(self.sums)
         self.report, self.results = Report(f"Dataset {Path(args.data).name}"), {}
 
-    def _features_of(self, faces, name):
-        """Features (N, D) of the readable images, on disk, and which images these are (N,)."""
-        folder = self.args.reference_features if name != "features" else None
-        cache = FeatureCache(Path(folder or self.args.output) / name, faces, self.encoder, sha256(self.args.id_weights))
+    def _features_of(self, faces, path):
+        """Features (N, D) of the readable images, kept at ``path``, and which images these are (N,)."""
+        cache = FeatureCache(path, faces, self.encoder, sha256(self.args.id_weights))
         cache.fill(self.args.batch_size)
         if not len(cache.good):
             raise UserError(f"{faces.path}: not one image could be read.")
         return cache.features, cache.good
+
+    def _reference_features(self, reference, number):
+        folder = Path(self.args.reference_features or self.args.output)
+        return self._features_of(reference, folder / f"reference{number}")
 
     def _images(self, places):
         """(n, 112, 112, 3) uint8 of readable images by their place among these."""
@@ -221,7 +224,7 @@ class Measurement:
 
     def leaks(self, reference, number):
         """Leakage: does an image show a person of the reference set?"""
-        features, good = self._features_of(reference, f"reference{number}")
+        features, good = self._reference_features(reference, number)
         sums = metrics.sums_of(features, reference.labels[good], len(reference.people))
         result, worst = metrics.leakage(
             self.features, metrics.normalised(sums), self.rng, max(self.args.sample, self.args.pairs), WORST,
@@ -301,7 +304,7 @@ class Measurement:
         most = min(self.args.sample, 5000)
         name = self.args.extractor
         if name == "fr":
-            theirs, _ = self._features_of(reference, "reference0")
+            theirs, _ = self._reference_features(reference, 0)
             fake, real = self.features[self._sample(most)], theirs[np.sort(self.rng.permutation(len(theirs))[:most])]
         else:
             extractor = load_extractor(name, self.args.extractor_weights, self.device)

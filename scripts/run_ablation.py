@@ -130,20 +130,19 @@ def prepare(args, output):
 
 def evaluate(args, output, changes, seed):
     """Dataset, recogniser and test of one row and seed, where they are not there yet; the file of the figures."""
-    if changes == REAL:
-        name, mask = f"real-{seed}", output / f"real-{seed}.npy"
-        if not mask.exists():
-            write_mask(args, mask, seed)
-        source = ["--data", args.photos, "--mask", mask]
-    else:
-        recipe = BASE | changes
-        name = name_of(recipe, seed)
-        source = make_images(args, output, recipe, name, seed)
-        if recipe["blended"]:
-            name, source = f"{name}_blended", [*source, "--real_data", args.photos]
-    folder = output / "fr" / name
+    recipe = None if changes == REAL else BASE | changes
+    folder = output / "fr" / (f"real_{seed}" if recipe is None else training_name(recipe, seed))
     figures = folder / "test.json"
     if not figures.exists():
+        mask = output / f"{folder.name}.npy"
+        if recipe is None:
+            source = ["--data", args.photos, "--mask", write_mask(mask, args.photos, args.people, args.images, seed)]
+        else:
+            source = make_images(args, output, recipe, seed)
+            source += ["--real_data", args.photos] if recipe["blended"] else []
+            if recipe["share"] < 1:
+                people = max(2, round(args.people * recipe["share"]))
+                source += ["--mask", write_mask(mask, dataset_of(output, recipe, seed), people, args.images, seed)]
         run(train_fr, *source, *args.recogniser.split(), "--seed", seed, "--output_dir", folder, "--resume", folder)
         run(test_fr, "--weights", folder / "model.pth", "--sets", output / "unseen.npz", "--output", figures)
     return figures
@@ -151,13 +150,11 @@ def evaluate(args, output, changes, seed):
 
 def measure(args, output, changes, seed):
     """What measure_dataset.py finds in the dataset of one row and seed, made where it is not there yet; the file."""
-    name, data = "others", args.unseen
-    if changes != OTHERS:
-        name = name_of(BASE | changes, seed)
-        make_images(args, output, BASE | changes, name, seed)
-        data = output / "datasets" / name
-    folder = output / "measured" / name
+    data = args.unseen if changes == OTHERS else dataset_of(output, BASE | changes, seed)
+    folder = output / "measured" / ("others" if changes == OTHERS else data.name)
     if not (folder / "report.json").exists():
+        if changes != OTHERS:
+            make_images(args, output, BASE | changes, seed)
         run(
             measure_dataset, data, "--id_weights", args.judge, "--reference", args.photos, "--reference_features",
             output / "measured" / "known", "--output", folder,
@@ -165,22 +162,29 @@ def measure(args, output, changes, seed):
     return folder / "report.json"
 
 
-def name_of(recipe, seed):
+def dataset_of(output, recipe, seed):
+    """Folder of a row's images."""
     sigma = "-".join(f"{s:g}" for s in recipe["sigma"])
     mixed = f"mixed{recipe['mixed']:g}_" if recipe["mixed"] else ""
     attrop, similarity = int(recipe["attrop"]), recipe["similarity"]
-    return f"{mixed}sigma{sigma}_attrop{attrop}_similarity{similarity}_{recipe['share']:g}_{seed}"
+    return output / "datasets" / f"{mixed}sigma{sigma}_attrop{attrop}_similarity{similarity}_{seed}"
 
 
-def make_images(args, output, recipe, name, seed):
+def training_name(recipe, seed):
+    """Of a row's recogniser: rows may train on the same images."""
+    share = f"_{recipe['share']:g}" if recipe["share"] < 1 else ""
+    return dataset_of(Path(), recipe, seed).name + share + ("_blended" if recipe["blended"] else "")
+
+
+def make_images(args, output, recipe, seed):
     """The dataset of a row, and of mixtures of its people, where they are not there yet; train_fr.py's flags for it."""
-    vectors = output / "vectors" / f"{recipe['similarity']}_{recipe['share']:g}_{seed}.npy"
-    count = max(2, round(args.people * recipe["share"]))
+    name = dataset_of(output, recipe, seed).name
+    vectors = output / "vectors" / f"{recipe['similarity']}_{seed}.npy"
     if not vectors.exists():
         pull = ["--average_similarity", recipe["similarity"]] if recipe["similarity"] is not None else []
         run(
-            sample_identities, "--features", output / "known_center_feature.npy", "--count", count, "--seed", seed,
-            "--max_similarity", args.max_similarity, "--output", vectors, "--mixup", count, *pull,
+            sample_identities, "--features", output / "known_center_feature.npy", "--count", args.people, "--mixup",
+            args.people, "--max_similarity", args.max_similarity, "--seed", seed, "--output", vectors, *pull,
         )  # fmt: skip
     quality = ["--image_quality", args.image_quality] if args.image_quality else []
     attrop = quality if recipe["attrop"] else ["--skip_attrop"]
@@ -218,12 +222,13 @@ def with_ending(path, ending):
     return path.with_name(path.stem + ending + path.suffix)
 
 
-def write_mask(args, path, seed):
-    """As many real photos of as many people as a synthetic dataset has."""
-    labels, rng = FaceSet(args.photos).labels, np.random.default_rng(seed)
-    people = rng.permutation(labels.max() + 1)[: args.people]
-    chosen = [rng.permutation(np.flatnonzero(labels == person))[: args.images] for person in people]
+def write_mask(path, data, people, images, seed):
+    """``path``, for train_fr.py's --mask: so many ``images`` of so many ``people``, chosen from a dataset at random."""
+    labels, rng = FaceSet(data).labels, np.random.default_rng(seed)
+    chosen_people = rng.permutation(labels.max() + 1)[:people]
+    chosen = [rng.permutation(np.flatnonzero(labels == person))[:images] for person in chosen_people]
     np.save(path, np.sort(np.concatenate(chosen)))
+    return path
 
 
 def run(script, *words):
