@@ -1,8 +1,6 @@
 """Shared inputs: the demo models, photos of rendered people, and the released architecture with filled weights."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -76,20 +74,6 @@ def base_models(filled_files):
         "quality": load_face_encoder(filled_files["arcface_r50"]),
         "pose": load_pose_estimator(filled_files["sixdrepnet"]),
     }
-
-
-def run_script(*command, check=True, torchrun=0, **options):
-    """Run a script as a user does, in its own process."""
-    launcher = [sys.executable]
-    if torchrun:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={torchrun}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [*launcher, *map(str, command)], capture_output=True, text=True, env=environment, **({"cwd": ROOT} | options)
-    )
-    if check and result.returncode:
-        raise AssertionError(f"exit {result.returncode}\n{result.stdout}\n{result.stderr}")
-    return result
 
 
 def files_of(folder):

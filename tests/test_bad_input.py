@@ -3,16 +3,13 @@
 import argparse
 import os
 import pickle
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import PHOTOS, ROOT, files_of
-from test_scripts import assert_same_dataset, command, uninterrupted  # noqa: F401, a fixture
+from conftest import PHOTOS, files_of
+from test_scripts import command
 
 import image_generation
 import image_generation_with_reference
@@ -205,29 +202,6 @@ def test_someone_elses_folder(demo, tmp_path, capsys):
         line = refused(image_generation.main, [*command(demo), "--output_dir", tmp_path, *more], capsys)
         assert "not ours" in line
     assert files_of(tmp_path) == {"test/mine.txt": b"mine"}
-
-
-@pytest.mark.parametrize("format", ["folder", "lmdb"])
-def test_no_room_on_the_disk(demo, uninterrupted, format, tmp_path):  # noqa: F811
-    """The system refuses to let files grow: the run stops with a line, and goes on when there is room."""
-    flags = [*command(demo), "--output_dir", tmp_path, "--format", format]
-    limit = 1800 if format == "folder" else 9000  # bytes: settings fit, a picture or an LMDB does not
-
-    def no_room():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    result = subprocess.run(
-        [sys.executable, "image_generation.py", *map(str, flags)],
-        cwd=ROOT,
-        preexec_fn=no_room,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 2, result.stderr
-    assert "cannot write" in result.stderr
-    assert "Traceback" not in result.stderr
-    image_generation.main([str(flag) for flag in flags])
-    assert_same_dataset(tmp_path / "test", uninterrupted[format])
 
 
 def test_saving_weights_leaves_the_old_file_when_it_fails(tmp_path):

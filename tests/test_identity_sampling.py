@@ -2,15 +2,13 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import Script
 
 from scripts import sample_identities
 from utils.identity_sampling import GaussianSampler, PCASampler, mix_pairs, sample_apart, with_mean_similarity
@@ -82,11 +80,11 @@ def test_killed_and_run_again(tmp_path):
     words = ["--method", "gaussian", "--max_similarity", "0.1", "--count", "500"]
     sample(*words, "--output", tmp_path / "whole.npy")
     again = [*words, "--output", str(tmp_path / "parts.npy"), "--device", "cpu"]
-    process = subprocess.Popen([sys.executable, "scripts/sample_identities.py", *again], cwd=ROOT)
-    while process.poll() is None and not (tmp_path / "parts.npy.partial.json").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process = Script("scripts/sample_identities.py", *again)
+    while process.alive() and not (tmp_path / "parts.npy.partial.json").exists():
+        time.sleep(0.001)
+    process.signal(signal.SIGKILL)
+    assert process.wait().returncode == -signal.SIGKILL
     with open(tmp_path / "parts.npy.partial", "ab") as file:
         file.write(b"half a row")
     sample(*again)

@@ -3,15 +3,14 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import PHOTOS, ROOT, run_script
+from conftest import PHOTOS
+from processes import Script, run_script
 
 import image_generation
 from models.iresnet import IResNet, load_face_encoder
@@ -92,11 +91,11 @@ def test_the_published_recipe_is_the_default():
 
 def test_killed_and_resumed_bitwise(trained, tmp_path):
     words = list(map(str, flags(tmp_path, "--save_every", 1)))
-    process = subprocess.Popen([sys.executable, "scripts/train_fr.py", *words], cwd=ROOT, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not (tmp_path / "checkpoint-last.pth").exists():
+    process = Script("scripts/train_fr.py", *words)
+    while process.alive() and not (tmp_path / "checkpoint-last.pth").exists():
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.signal(signal.SIGKILL)
+    assert process.wait().returncode == -signal.SIGKILL
     assert 0 < weights(tmp_path)["step"] < 8
     train(*words, "--resume", tmp_path)
     assert_same(weights(tmp_path), weights(trained))
@@ -106,8 +105,8 @@ def test_two_ranks_resume_bitwise(tmp_path):
     for folder in ("whole", "parts"):
         words = flags(tmp_path / folder, "--batch_size", 2)
         if folder == "parts":
-            run_script("scripts/train_fr.py", *words, "--max_steps", 3, torchrun=2)
-        run_script("scripts/train_fr.py", *words, "--resume", tmp_path / folder, torchrun=2)
+            run_script("scripts/train_fr.py", *words, "--max_steps", 3, ranks=2)
+        run_script("scripts/train_fr.py", *words, "--resume", tmp_path / folder, ranks=2)
     assert weights(tmp_path / "whole")["step"] == 4
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 

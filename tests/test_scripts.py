@@ -9,7 +9,8 @@ import time
 
 import numpy as np
 import pytest
-from conftest import PHOTOS, ROOT, files_of, run_script
+from conftest import PHOTOS, ROOT, files_of
+from processes import Script, run_script
 from test_dataset_writer import records
 
 import image_generation
@@ -18,7 +19,7 @@ import pose_image_generation
 from utils.images import read_image
 
 
-def command(demo, *flags, quality=26, example=2, start_end="0:8"):
+def command(demo, *flags, quality=26, example=2, start_end="0:6"):
     """A short image_generation.py command with AttrOP."""
     return [
         *demo.models, "--quality_weights", demo.encoder, "--center_feature", demo.vectors, "--image_quality", quality,
@@ -55,7 +56,7 @@ def assert_same_dataset(folder, expected):
 def test_dataset(uninterrupted, vectors):
     folder = uninterrupted["folder"]
     lines = manifest(folder)
-    assert [(line["identity"], line["index"]) for line in lines] == [(i, j) for i in range(8) for j in range(2)]
+    assert [(line["identity"], line["index"]) for line in lines] == [(i, j) for i in range(6) for j in range(2)]
     for line in lines:
         assert line["file"] == f"{line['identity']:06d}/{line['index']:03d}.jpg"
         assert read_image(folder / line["file"]).shape == (112, 112, 3)
@@ -66,7 +67,7 @@ def test_dataset(uninterrupted, vectors):
     assert settings["settings"]["seed"] == 0
     assert len(settings["settings"]["generator"]) == 64
     assert settings["environment"]["torch"]
-    assert read_image(folder / "contact_sheet.jpg").shape == (8 * 112, 2 * 112, 3)
+    assert read_image(folder / "contact_sheet.jpg").shape == (6 * 112, 2 * 112, 3)
 
 
 def test_summary(demo, tmp_path, capsys):
@@ -84,14 +85,13 @@ def test_summary(demo, tmp_path, capsys):
 def test_killed_and_resumed(demo, uninterrupted, format, tmp_path):
     """SIGKILL in the middle, twice; the finished dataset equals an uninterrupted one."""
     flags = [*command(demo), "--output_dir", tmp_path, "--format", format]
-    arguments = [sys.executable, "image_generation.py", *map(str, flags)]
     kills = 0
-    for wanted in (2, 5):
-        process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and lines_written(tmp_path / "test") < 2 * wanted:
+    for wanted in (1, 3):
+        process = Script("image_generation.py", *flags)
+        while process.alive() and lines_written(tmp_path / "test") < 2 * wanted:
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
+        process.signal(signal.SIGKILL)
+        kills += process.wait().returncode == -signal.SIGKILL
     assert kills >= 1
     run(image_generation.main, *flags)
     assert_same_dataset(tmp_path / "test", uninterrupted[format])
@@ -104,59 +104,66 @@ def lines_written(folder):
 def test_interrupted_by_hand(demo, uninterrupted, tmp_path):
     """Ctrl-C: no traceback, and what is finished stays."""
     flags = [*command(demo), "--output_dir", tmp_path]
-    arguments = [sys.executable, "image_generation.py", *map(str, flags)]
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
-    )  # fmt: skip
-    while process.poll() is None and lines_written(tmp_path / "test") < 2:
+    process = Script("image_generation.py", *flags)
+    while process.alive() and lines_written(tmp_path / "test") < 2:
         time.sleep(0.002)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate()
-    assert process.returncode == 130
-    assert "run the same command again" in error
-    assert "Traceback" not in error
+    process.signal(signal.SIGINT)
+    result = process.wait()
+    assert result.returncode == 130
+    assert "run the same command again" in result.stderr
+    assert "Traceback" not in result.stderr
     run(image_generation.main, *flags)
     assert_same_dataset(tmp_path / "test", uninterrupted["folder"])
 
 
 @pytest.mark.parametrize("format", ["folder", "lmdb"])
+def test_no_room_on_the_disk(demo, uninterrupted, format, tmp_path):
+    """The system refuses to let files grow: the run stops with a line, and goes on when there is room."""
+    flags = [*command(demo), "--output_dir", tmp_path, "--format", format]
+    limit = 1800 if format == "folder" else 9000  # bytes: settings fit, a picture or an LMDB does not
+    result = run_script("image_generation.py", *flags, largest_file=limit, check=False)
+    assert result.returncode == 2, result.stderr
+    assert "cannot write" in result.stderr
+    assert "Traceback" not in result.stderr
+    image_generation.main([str(flag) for flag in flags])
+    assert_same_dataset(tmp_path / "test", uninterrupted[format])
+
+
+@pytest.mark.parametrize("format", ["folder", "lmdb"])
 def test_two_ranks_make_the_same_dataset(demo, uninterrupted, format, tmp_path):
-    result = run_script(
-        "image_generation.py", *command(demo), "--output_dir", tmp_path, "--format", format, torchrun=2
-    )  # fmt: skip
-    assert "16 images made" in result.stdout
+    flags = [*command(demo), "--output_dir", tmp_path, "--format", format]
+    result = run_script("image_generation.py", *flags, ranks=2)
+    assert "12 images made" in result.stdout
     assert_same_dataset(tmp_path / "test", uninterrupted[format])
 
 
 def test_more_ranks_than_identities(demo, tmp_path):
+    """By torchrun itself."""
     flags = [*command(demo, start_end="0:1"), "--output_dir", tmp_path]
-    result = run_script("image_generation.py", *flags, torchrun=2)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    result = subprocess.run(
+        [*torchrun, "image_generation.py", *map(str, flags)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
     assert "2 images made" in result.stdout
     assert len(manifest(tmp_path / "test")) == 2
 
 
 def test_a_dead_rank_ends_the_run(demo, uninterrupted, tmp_path):
     flags = [*command(demo), "--output_dir", tmp_path]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [*launcher, "image_generation.py", *map(str, flags)], cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    while process.poll() is None and lines_written(tmp_path / "test") < 2:
+    process = Script("image_generation.py", *flags, ranks=2)
+    while process.alive() and lines_written(tmp_path / "test") < 2:
         time.sleep(0.002)
     children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
     victim = max(map(int, children.stdout.split()))
     os.kill(victim, signal.SIGKILL)
-    process.communicate(timeout=120)
-    assert process.returncode != 0
+    assert process.wait().returncode != 0
     run(image_generation.main, *flags)
     assert_same_dataset(tmp_path / "test", uninterrupted["folder"])
 
 
 def test_slices_keep_their_numbers(demo, uninterrupted, tmp_path):
-    for start_end in ("5:8", "0:2", "2:5"):
+    for start_end in ("4:6", "0:1", "1:4"):
         run(image_generation.main, *command(demo, start_end=start_end), "--output_dir", tmp_path)
     assert_same_dataset(tmp_path / "test", uninterrupted["folder"])
 

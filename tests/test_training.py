@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -13,8 +12,9 @@ import msgpack
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_script
+from conftest import ROOT
 from filled import filled, manifest
+from processes import Script, run_script
 from test_training_data import content, training_lmdb, write_lmdb  # noqa: F401, a fixture
 
 import image_generation
@@ -124,12 +124,12 @@ def test_held_out_photos_are_scored_each_epoch_and_change_nothing(demo, training
 
 def test_killed_and_resumed_bitwise(demo, training_lmdb, uninterrupted, tmp_path):  # noqa: F811
     words = flags(demo, training_lmdb, tmp_path, "--ema", 0.9, "--save_every", 1)
-    process = subprocess.Popen([sys.executable, "vec2face.py", *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE)
-    while process.poll() is None and not (tmp_path / "checkpoint-last.pth").exists():
+    process = Script("vec2face.py", *words)
+    while process.alive() and not (tmp_path / "checkpoint-last.pth").exists():
         time.sleep(0.01)
     time.sleep(0.7)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.signal(signal.SIGKILL)
+    assert process.wait().returncode == -signal.SIGKILL
     assert 0 < checkpoint(tmp_path)["step"] < 8
     run(*words, "--resume", tmp_path)
     assert_same_training(checkpoint(tmp_path), checkpoint(uninterrupted))
@@ -139,19 +139,15 @@ def test_killed_and_resumed_bitwise(demo, training_lmdb, uninterrupted, tmp_path
 
 def test_two_ranks_killed_and_resumed_bitwise(demo, training_lmdb, tmp_path):  # noqa: F811
     words = flags(demo, training_lmdb, tmp_path / "killed", "--ema", 0.9, "--save_every", 1)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "vec2face.py"]
-    job = subprocess.Popen(
-        [*torchrun, *map(str, words)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
-    while job.poll() is None and not (tmp_path / "killed" / "checkpoint-last.pth").exists():
+    job = Script("vec2face.py", *words, ranks=2)
+    while job.alive() and not (tmp_path / "killed" / "checkpoint-last.pth").exists():
         time.sleep(0.01)  # of the first of four steps
-    os.killpg(job.pid, signal.SIGKILL)  # torchrun and both ranks
+    job.signal(signal.SIGKILL, group=True)  # the launcher and both ranks
     job.wait()
     assert 0 < checkpoint(tmp_path / "killed")["step"] < 4
-    run_script("vec2face.py", *words, "--resume", tmp_path / "killed", torchrun=2)
+    run_script("vec2face.py", *words, "--resume", tmp_path / "killed", ranks=2)
     words = flags(demo, training_lmdb, tmp_path / "whole", "--ema", 0.9)
-    run_script("vec2face.py", *words, torchrun=2)
+    run_script("vec2face.py", *words, ranks=2)
     assert_same_training(checkpoint(tmp_path / "killed"), checkpoint(tmp_path / "whole"))
 
 
@@ -160,10 +156,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(demo, training_lmdb, uninterrupt
     shutil.copy(uninterrupted / "checkpoint-last.pth", tmp_path)
     before = (tmp_path / "checkpoint-last.pth").read_bytes()
     words = flags(demo, training_lmdb, tmp_path, "--ema", 0.9, "--epochs", 3, "--resume", tmp_path)
-    result = subprocess.run(
-        [sys.executable, "vec2face.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50 << 20, 50 << 20)),
-    )  # fmt: skip
+    result = run_script("vec2face.py", *words, largest_file=50 << 20, check=False)
     assert result.returncode == 2
     assert "checkpoint-last.pth: cannot write" in result.stderr
     assert "Traceback" not in result.stderr
@@ -174,13 +167,13 @@ def test_a_full_disk_leaves_the_last_checkpoint(demo, training_lmdb, uninterrupt
 
 
 def test_published_command(demo, training_lmdb, tmp_path):  # noqa: F811
-    """From a folder laid out as the published command expects, with a small preset and one step of 32 a process."""
+    """From a folder laid out as the published command expects, with a small preset and one step of 32."""
     records = content(training_lmdb)
-    repeated = {str(i).encode(): records[str(i % 9).encode()] for i in range(64)}
+    repeated = {str(i).encode(): records[str(i % 9).encode()] for i in range(32)}
     folder = tmp_path / "lmdb_dataset" / "WebFace4M"
     folder.mkdir(parents=True)
-    write_lmdb(folder / "WebFace4M.lmdb", records | repeated | {b"__len__": msgpack.packb(64)})
-    np.save(folder.parent / "WebFace4M" / "50000_ids_1022444_ims.npy", np.arange(64))
+    write_lmdb(folder / "WebFace4M.lmdb", records | repeated | {b"__len__": msgpack.packb(32)})
+    np.save(folder.parent / "WebFace4M" / "50000_ids_1022444_ims.npy", np.arange(32))
     (tmp_path / "weights").mkdir()
     os.symlink(demo.encoder, tmp_path / "weights" / "arcface-r100-glint360k.pth")
     torch.save(filled(manifest("vgg16_features")), tmp_path / "weights" / "vgg16.pth")
@@ -190,9 +183,12 @@ def test_published_command(demo, training_lmdb, tmp_path):  # noqa: F811
         "--train_source ./lmdb_dataset/WebFace4M/WebFace4M.lmdb "
         "--mask lmdb_dataset/WebFace4M/50000_ids_1022444_ims.npy --accum_iter 1"
     )
-    result = run_script(
-        ROOT / "vec2face.py", *words.split(), "--max_steps", 1, "--log_every", 1, torchrun=2, cwd=tmp_path
-    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
+    result = subprocess.run(
+        [*torchrun, ROOT / "vec2face.py", *words.split(), "--max_steps", "1", "--log_every", "1"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
     assert "--use_rep, --rep_drop_prob: without effect" in result.stdout
     folder = tmp_path / "workspace" / "pixel_generator"
     line = json.loads((folder / "log.jsonl").read_text())
@@ -223,7 +219,7 @@ def test_one_step_of_the_base_model(training_lmdb, filled_files, tmp_path):  # n
 
 def test_a_rank_without_data(demo, training_lmdb, tmp_path):  # noqa: F811
     words = flags(demo, training_lmdb, tmp_path, "--batch_size", 5)
-    result = run_script("vec2face.py", *words, torchrun=2, check=False)
+    result = run_script("vec2face.py", *words, ranks=2, check=False)
     assert result.returncode
     assert "9 records are fewer than --batch_size 5 x 2 processes" in result.stderr
 
@@ -231,14 +227,11 @@ def test_a_rank_without_data(demo, training_lmdb, tmp_path):  # noqa: F811
 def test_sigterm_saves_and_exits_0(demo, training_lmdb, uninterrupted, tmp_path):  # noqa: F811
     """As a cluster sends it: to all processes of the job, those that read data too."""
     words = [*flags(demo, training_lmdb, tmp_path, "--ema", 0.9), "--workers", 1]
-    process = subprocess.Popen(
-        [sys.executable, "vec2face.py", *map(str, words)],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    for line in process.stdout:
-        if line.startswith("step 2/"):
-            os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait() == 0
+    process = Script("vec2face.py", *words)
+    while process.alive() and "step 2/" not in process.printed():
+        time.sleep(0.01)
+    process.signal(signal.SIGTERM, group=True)
+    assert process.wait().returncode == 0
     assert 2 <= checkpoint(tmp_path)["step"] < 8
     run(*words, "--resume", tmp_path / "checkpoint-last.pth")
     assert_same_training(checkpoint(tmp_path), checkpoint(uninterrupted))

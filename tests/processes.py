@@ -1,0 +1,100 @@
+"""Scripts in processes of their own, one or several ranks, as users start them.
+
+Each is forked from a process that has imported the libraries and done nothing else: importing takes longer than
+the work of most tests. Ranks are started by what torchrun itself calls.
+"""
+
+import multiprocessing
+import os
+import resource
+import runpy
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARIES = (
+    "timm.models.vision_transformer", "torchvision.transforms.v2", "torch.optim.swa_utils",
+    "torch.distributed.launcher.api", "pytorch_metric_learning.losses", "sklearn.decomposition", "sklearn.metrics",
+    "cv2", "lmdb",
+)  # fmt: skip
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(LIBRARIES)
+
+
+class Script:
+    """``python SCRIPT WORDS``, with ``ranks`` ``torchrun --nproc_per_node=RANKS``; leader of its process group.
+
+    ``largest_file``: bytes after which the system refuses to let a file grow, as on a full disk.
+    """
+
+    def __init__(self, script, *words, ranks=0, cwd=ROOT, largest_file=None):
+        with tempfile.TemporaryDirectory() as folder:
+            self.streams = [open(Path(folder, name), "w+") for name in ("stdout", "stderr")]  # noqa: SIM115, for wait()
+            self.process = FORKS.Process(
+                target=become, args=(ROOT / script, list(map(str, words)), ranks, cwd, largest_file, folder)
+            )
+            self.process.start()
+            self.pid = self.process.pid
+            while not Path(folder, "begun").exists() and self.alive():
+                time.sleep(0.001)
+
+    def alive(self):
+        return self.process.is_alive()
+
+    def printed(self):
+        """What is in its standard output by now."""
+        self.streams[0].seek(0)
+        return self.streams[0].read()
+
+    def signal(self, number, group=False):
+        (os.killpg if group else os.kill)(self.pid, number)
+
+    def wait(self):
+        """Its ``returncode`` (minus the signal that ended it), ``stdout`` and ``stderr`` once it has ended."""
+        self.process.join()
+        printed = []
+        for stream in self.streams:
+            with stream:
+                stream.seek(0)
+                printed.append(stream.read())
+        return SimpleNamespace(returncode=self.process.exitcode, stdout=printed[0], stderr=printed[1])
+
+
+def become(script, words, ranks, cwd, largest_file, folder):
+    """What the new process does."""
+    os.setsid()
+    os.chdir(cwd)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(Path(folder, name), os.O_WRONLY | os.O_APPEND), number)
+    Path(folder, "begun").touch()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+    if largest_file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    sys.argv = [str(script), *words]
+    sys.path[0] = str(script.parent)
+    if ranks:
+        config = LaunchConfig(
+            1, 1, ranks, run_id="test", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
+            start_method="fork",
+        )  # fmt: skip
+        elastic_launch(config, run)(script)
+    else:
+        run(script)
+
+
+def run(script):
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def run_script(script, *words, check=True, **options):
+    """Run a script to its end: ``returncode``, ``stdout`` and ``stderr``. ``check``: that it succeeds."""
+    result = Script(script, *words, **options).wait()
+    if check and result.returncode:
+        raise AssertionError(f"exit {result.returncode}\n{result.stdout}\n{result.stderr}")
+    return result
