@@ -13,7 +13,7 @@
 PYTHON ?= python3
 PY ?= .venv/bin/python
 DEMO := weights/demo
-DEMO_QUALITIES := 24 26 28 30
+DEMO_QUALITIES := 22 24 26 28
 TRAINING ?= training
 PHOTOS ?= rendered/people
 UNSEEN ?= rendered/unseen
@@ -36,7 +36,7 @@ DEMO_MODELS := --model_weights $(DEMO)/vec2face_generator.pth --id_weights $(DEM
 DEMO_OUTPUT := generated_images/demo
 
 demo: .venv/.installed
-	$(PY) image_generation.py --name demo --start_end 0:10 --example 10 --batch_size 10 --image_quality 26 $(DEMO_MODELS)
+	$(PY) image_generation.py --name demo --start_end 0:10 --example 10 --batch_size 10 $(DEMO_MODELS)
 	$(PY) scripts/attribute_sheet.py --attribute yaw --values -60 -30 0 30 60 --count 5 --max_iters 40 $(DEMO_MODELS) \
 		--pose_weights $(DEMO)/head_pose.pth --output $(DEMO_OUTPUT)-yaw
 	$(PY) scripts/attribute_sheet.py --attribute quality --values $(DEMO_QUALITIES) --count 4 --max_iters 40 $(DEMO_MODELS) \
