@@ -90,7 +90,7 @@ def main(argv=None):
 def alone(function, *arguments):
     """Run a function in a fresh process, forked from one that has imported all and computed nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["scripts.benchmark"])
+    context.set_forkserver_preload(["scripts.benchmark", "timm.models.vision_transformer"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
 
