@@ -9,6 +9,7 @@ known people: identity vectors are sampled like their centres, and real and mixu
 for the test. Writes OUTPUT/TABLE.md and .png. Killed: run it again; what is finished is not done again.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -102,6 +103,7 @@ def main(argv=None):
     args = ablation_parser().parse_args(argv)
     output = Path(args.output)
     with writing(output / f"{args.table}.md") as target:
+        remember_settings(args, output)
         prepare(args, output)
         figures = measure if args.table == "separability" else evaluate
         files = {
@@ -117,6 +119,22 @@ def main(argv=None):
         target.write_text(text + "\n")
     print(text)
     print(f"table: {target}")
+
+
+def remember_settings(args, output):
+    """Rows are made once: settings.json says of what. Raises UserError where this run asks for something else."""
+    without = {"table", "seeds", "output"} | ({"judge"} if args.table != "separability" else set())
+    settings = {key: value for key, value in vars(args).items() if key not in without}
+    path = output / "settings.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    for key, value in settings.items():
+        if before.get(key, value) != value:
+            raise UserError(
+                f"{output}: its rows were made with --{key} {before[key]}, not {value}; name another --output."
+            )
+    temporary = path.with_suffix(".next")
+    temporary.write_text(json.dumps(before | settings, indent=2) + "\n")
+    temporary.replace(path)
 
 
 def prepare(args, output):
@@ -144,6 +162,8 @@ def evaluate(args, output, changes, seed):
                 people = max(2, round(args.people * recipe["share"]))
                 source += ["--mask", write_mask(mask, dataset_of(output, recipe, seed), people, args.images, seed)]
         run(train_fr, *source, *args.recogniser.split(), "--seed", seed, "--output_dir", folder, "--resume", folder)
+        if not (folder / train_fr.MODEL).exists():
+            raise UserError(f"{folder}: the training was stopped; run the same command again to go on.")
         run(test_fr, "--weights", folder / "model.pth", "--sets", output / "unseen.npz", "--output", figures)
     return figures
 

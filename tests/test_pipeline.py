@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from conftest import PHOTOS
 
 import image_generation
@@ -40,6 +41,13 @@ def test_from_vectors_to_a_tested_recogniser(demo, tmp_path):
     assert 0 <= json.loads((tmp_path / "test.json").read_text())["photos"]["accuracy"] <= 1
 
 
+def test_rows_of_other_settings_are_not_mixed(tmp_path, capsys):
+    (tmp_path / "settings.json").write_text(json.dumps({"people": 1000}))
+    with pytest.raises(SystemExit):
+        run(run_ablation.main, "people", "--photos", PHOTOS, "--unseen", PHOTOS, "--people", 2, "--output", tmp_path)
+    assert "its rows were made with --people 1000, not 2" in capsys.readouterr().err
+
+
 def test_a_table_is_made_once(tmp_path, capfd):
     words = ["--photos", PHOTOS, "--unseen", PHOTOS, "--people", 2, "--images", 2, "--pairs", 12]
     words += ["--max_similarity", 0.99, "--recogniser", SMALL, "--image_quality", 5, "--output", tmp_path]
@@ -62,6 +70,7 @@ def test_a_table_is_made_once(tmp_path, capfd):
     assert "train_fr.py" not in capfd.readouterr().out
 
     run(run_ablation.main, "mixup", *words)
+    assert json.loads((tmp_path / "settings.json").read_text())["people"] == 2
     assert len((tmp_path / "mixup.md").read_text().splitlines()) == 5
     assert len(list((tmp_path / "datasets").glob("mixed*_mixup/*/*.jpg"))) == 2
     log = capfd.readouterr().out
