@@ -110,6 +110,7 @@ class Measurement:
         return cache.features, cache.good
 
     def _reference_features(self, reference, number):
+        """The same of a reference set, kept where several datasets can share them."""
         folder = Path(self.args.reference_features or self.args.output)
         return self._features_of(reference, folder / f"reference{number}")
 

@@ -164,7 +164,7 @@ def evaluate(args, output, changes, seed):
         run(train_fr, *source, *args.recogniser.split(), "--seed", seed, "--output_dir", folder, "--resume", folder)
         if not (folder / train_fr.MODEL).exists():
             raise UserError(f"{folder}: the training was stopped; run the same command again to go on.")
-        run(test_fr, "--weights", folder / "model.pth", "--sets", output / "unseen.npz", "--output", figures)
+        run(test_fr, "--weights", folder / train_fr.MODEL, "--sets", output / "unseen.npz", "--output", figures)
     return figures
 
 

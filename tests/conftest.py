@@ -11,10 +11,10 @@ import pytest
 import torch
 from filelock import FileLock
 from filled import filled, manifest
+from processes import ROOT
 
 from models import load_face_encoder, load_pose_estimator, load_vec2face
 
-ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "weights" / "demo"
 PHOTOS = ROOT / "tests" / "photos"
 

@@ -33,11 +33,11 @@ class Script:
     ``largest_file``: bytes after which the system refuses to let a file grow, as on a full disk.
     """
 
-    def __init__(self, script, *words, ranks=0, cwd=ROOT, largest_file=None):
+    def __init__(self, script, *words, ranks=0, largest_file=None):
         with tempfile.TemporaryDirectory() as folder:
             self.streams = [open(Path(folder, name), "w+") for name in ("stdout", "stderr")]  # noqa: SIM115, for wait()
             self.process = FORKS.Process(
-                target=become, args=(ROOT / script, list(map(str, words)), ranks, cwd, largest_file, folder)
+                target=become, args=(ROOT / script, list(map(str, words)), ranks, largest_file, folder)
             )
             self.process.start()
             self.pid = self.process.pid
@@ -66,10 +66,10 @@ class Script:
         return SimpleNamespace(returncode=self.process.exitcode, stdout=printed[0], stderr=printed[1])
 
 
-def become(script, words, ranks, cwd, largest_file, folder):
+def become(script, words, ranks, largest_file, folder):
     """What the new process does."""
     os.setsid()
-    os.chdir(cwd)
+    os.chdir(ROOT)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(Path(folder, name), os.O_WRONLY | os.O_APPEND), number)
     Path(folder, "begun").touch()

@@ -1,9 +1,13 @@
 """The chain a user runs: vectors, images, report, recogniser, test; and a table of the paper, at the smallest scale."""
 
 import json
+import signal
+import time
 
+import numpy as np
 import pytest
 from conftest import PHOTOS
+from processes import Script
 
 import image_generation
 from scripts import measure_dataset, run_ablation, sample_identities, train_fr
@@ -48,6 +52,19 @@ def test_rows_of_other_settings_are_not_mixed(tmp_path, capsys):
     assert "its rows were made with --people 1000, not 2" in capsys.readouterr().err
 
 
+def test_a_stopped_training_stops_the_table(tmp_path):
+    process = Script(
+        "scripts/run_ablation.py", "real", "--photos", PHOTOS, "--unseen", PHOTOS, "--people", 2, "--images", 2,
+        "--pairs", 12, "--recogniser", f"{SMALL} --batch_size 2 --epochs 9999 --log_every 1", "--output", tmp_path,
+    )  # fmt: skip
+    while process.alive() and not (tmp_path / "fr" / "real_0" / "log.jsonl").exists():
+        time.sleep(0.01)
+    process.signal(signal.SIGTERM)
+    result = process.wait()
+    assert result.returncode == 2
+    assert "the training was stopped" in result.stderr
+
+
 def test_a_table_is_made_once(tmp_path, capfd):
     words = ["--photos", PHOTOS, "--unseen", PHOTOS, "--people", 2, "--images", 2, "--pairs", 12]
     words += ["--max_similarity", 0.99, "--recogniser", SMALL, "--image_quality", 5, "--output", tmp_path]
@@ -68,6 +85,13 @@ def test_a_table_is_made_once(tmp_path, capfd):
     nearest = lines[0].index("to the nearest known person")
     assert float(lines[2][nearest]) > 0.9 > float(lines[3][nearest])  # here "others" are the known people
     assert "train_fr.py" not in capfd.readouterr().out
+
+    run(run_ablation.main, "people", *words)
+    assert len(list((tmp_path / "datasets").glob("*_attrop1_*_0"))) == 2  # noise .3 and all others: none for its parts
+    (mask,) = tmp_path.glob("*_0_0.25.npy")
+    assert np.load(mask).tolist() == [0, 1, 2, 3]  # of two people, none can be left out
+    assert len((tmp_path / "people.md").read_text().splitlines()) == 5
+    capfd.readouterr()
 
     run(run_ablation.main, "mixup", *words)
     assert json.loads((tmp_path / "settings.json").read_text())["people"] == 2
