@@ -21,7 +21,7 @@ from models.attrop import AttrOP, Row, pitch_target, quality_target, yaw_target
 from models.iresnet import load_face_encoder
 from models.sixdrepnet import load_pose_estimator
 from models.vec2face import load_vec2face
-from utils.cli import add_device_flags, add_model_flags, command, finite, make_parser, not_negative, positive, writing
+from utils.cli import command, finite, make_parser, not_negative, positive, writing
 from utils.demo_weights import use_demo_weights
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
@@ -29,6 +29,7 @@ from utils.generation import to_pixels
 from utils.generation_run import QUALITY_WEIGHTS
 from utils.identity_sources import VectorSource
 from utils.images import contact_sheet, encode_jpeg
+from utils.model_flags import add_device_flags, add_model_flags
 from utils.sampling import MaskRatios, identity_stream
 
 SHOWN = 12  # people of the sheet

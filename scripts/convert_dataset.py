@@ -19,11 +19,10 @@ import shutil
 import numpy as np
 from tqdm import tqdm
 
-from utils.cli import command, make_parser, writing
+from utils.cli import command, make_parser, parse_slice, writing
 from utils.dataset_lmdb import write_fr_lmdb
 from utils.errors import UserError
 from utils.face_set import FaceSet
-from utils.identity_sources import parse_slice
 from utils.images import decode_image, encode_jpeg
 
 JPEG_START = b"\xff\xd8"
@@ -43,7 +42,7 @@ def main(argv=None):
         if target.exists():
             raise UserError(f"{target}: exists already; delete it, or choose another name.")
         sets = [FaceSet(source, args.mask) for source in args.sources]
-        chosen = parse_slice(args.people, sum(len(faces.people) for faces in sets))
+        chosen = parse_slice(args.people, sum(len(faces.people) for faces in sets), "--people")
         unfinished = target.with_name(target.name + ".unfinished")
         write = write_fr_lmdb if target.suffix == ".lmdb" else write_folder
         remove(unfinished)

@@ -22,11 +22,12 @@ import numpy as np
 
 from models.iresnet import load_face_encoder
 from models.vec2face import load_vec2face
-from utils.cli import add_device_flags, command, finite, make_parser, positive, writing
+from utils.cli import command, finite, make_parser, positive, writing
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.evaluation import reconstruct
 from utils.images import contact_sheet, encode_jpeg
+from utils.model_flags import add_device_flags
 from utils.training_data import TrainingData
 
 

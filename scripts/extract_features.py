@@ -15,11 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from models.iresnet import load_face_encoder
-from utils.cli import add_device_flags, command, make_parser, positive
+from utils.cli import command, make_parser, positive
 from utils.demo_weights import use_demo_weights
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.identity_sources import PhotoSource
+from utils.model_flags import add_device_flags
 
 
 @command

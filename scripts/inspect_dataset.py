@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from utils.cli import command, make_parser, positive, writing
 from utils.images import contact_sheet, encode_jpeg
-from utils.training_data import decode_record, open_lmdb
+from utils.training_lmdb import decode_record, open_lmdb
 
 SHEET_ROWS, SHEET_COLUMNS = 8, 10
 

@@ -24,13 +24,14 @@ from models.losses import load_lpips
 from models.sixdrepnet import load_pose_estimator
 from utils import dataset_metrics as metrics
 from utils.checkpoint import sha256
-from utils.cli import add_device_flags, command, make_parser, not_negative, positive, writing
+from utils.cli import command, make_parser, not_negative, positive, writing
 from utils.demo_weights import use_demo_weights
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.face_set import FaceSet
 from utils.feature_cache import FeatureCache
 from utils.image_features import EXTRACTORS, load_extractor
+from utils.model_flags import add_device_flags
 from utils.report import Report
 
 SHEET = (8, 10)  # people, images each

@@ -18,12 +18,13 @@ import numpy as np
 from tqdm import tqdm
 
 from models.iresnet import load_face_encoder
-from utils.cli import add_device_flags, command, folder_name, make_parser, positive, writing
+from utils.cli import command, folder_name, make_parser, positive, writing
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.identity_sources import PhotoSource
 from utils.images import SIDE, decode_image, encode_jpeg, list_images, resize
-from utils.training_data import TrainingLmdbWriter
+from utils.model_flags import add_device_flags
+from utils.training_lmdb import TrainingLmdbWriter
 
 JPEG_QUALITY = 95
 

@@ -18,12 +18,13 @@ import matplotlib
 import numpy as np
 
 from models.iresnet import load_face_encoder
-from utils.cli import add_device_flags, command, make_parser, not_negative, positive, writing
+from utils.cli import command, make_parser, not_negative, positive, writing
 from utils.demo_weights import use_demo_weights
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.face_labels import load_labels
 from utils.face_set import FaceSet
 from utils.images import SIDE
+from utils.model_flags import add_device_flags
 from utils.verification import features_of
 
 matplotlib.use("agg")

@@ -17,10 +17,11 @@ import json
 from tqdm import tqdm
 
 from models.iresnet import load_face_encoder
-from utils.cli import add_device_flags, command, make_parser, not_negative, positive, writing
+from utils.cli import command, make_parser, not_negative, positive, writing
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.face_set import FaceSet
+from utils.model_flags import add_device_flags
 from utils.verification import FALSE_ACCEPT_RATES, features_of, pair_similarities, verify
 from utils.verification_set import STYLES, PairSet, draw_pairs, find_set, load_pairs, save_pairs
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from conftest import PHOTOS
 
+from utils.cli import parse_slice
 from utils.errors import UserError
-from utils.identity_sources import PhotoSource, VectorSource, load_vectors, parse_slice, photo_names
+from utils.identity_sources import PhotoSource, VectorSource, load_vectors, photo_names
 
 
 @pytest.mark.parametrize(

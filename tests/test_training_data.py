@@ -12,7 +12,8 @@ from conftest import PHOTOS
 from scripts import prepare_training_set
 from utils.errors import UserError
 from utils.images import read_image
-from utils.training_data import AUGMENTATIONS, TrainingData, TrainingLmdbWriter, augment, epoch_batches, make_loader
+from utils.training_data import AUGMENTATIONS, TrainingData, augment, epoch_batches, make_loader
+from utils.training_lmdb import TrainingLmdbWriter
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,7 @@ from functools import wraps
 from pathlib import Path
 
 import lmdb
-import torch
 
-from models.vec2face import PRESETS
-from utils.device import PRECISIONS
-from utils.distributed import leave_world
 from utils.errors import UserError
 
 # Flags of the released scripts that change nothing there either: (flag, argparse options).
@@ -124,28 +120,6 @@ def folder_name(text):
     return text
 
 
-def add_device_flags(parser):
-    group = parser.add_argument_group("where and how to compute")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    group.add_argument(
-        "--precision",
-        default="auto",
-        choices=["auto", *PRECISIONS],
-        help="auto: 16 bit where the hardware is fast at it",
-    )
-
-
-def add_model_flags(parser):
-    group = parser.add_argument_group("models")
-    group.add_argument(
-        "--model", choices=list(PRESETS), help="preset; read off the weights, given only to be checked against them"
-    )
-    group.add_argument(
-        "--model_weights", default="weights/vec2face_generator.pth", help="generator, released or own file"
-    )
-    group.add_argument("--id_weights", default="weights/arcface-r100-glint360k.pth", help="face encoder")
-
-
 def add_training_run_flags(parser, output_dir):
     """Where a training writes, how often, and how it goes on; the group they are in."""
     run = parser.add_argument_group("run")
@@ -156,6 +130,23 @@ def add_training_run_flags(parser, output_dir):
     run.add_argument("--resume", help="checkpoint, or the folder of an earlier run")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return run
+
+
+def parse_slice(text, count, flag="--start_end"):
+    """``A:B`` -> range(A, B) in ``count``; None is everything. UserError when malformed, reversed or past the end."""
+    if text is None:
+        return range(count)
+    try:
+        start, end = (
+            int(part) if part.strip() else default for part, default in zip(text.split(":"), (0, count), strict=True)
+        )
+    except ValueError as error:
+        raise UserError(f"{flag} {text}: write it as FIRST:END, for example 0:10.") from error
+    if not 0 <= start < end:
+        raise UserError(f"{flag} {text}: needs 0 <= FIRST < END.")
+    if end > count:
+        raise UserError(f"{flag} {text}: goes past the end, there are {count}.")
+    return range(start, end)
 
 
 @contextmanager
@@ -182,23 +173,27 @@ def command(main):
             sys.exit(_say(f"error: {error}", 2))
         except (KeyboardInterrupt, BrokenPipeError):
             sys.exit(_say("stopped. What is finished stays; run the same command again to go on.", 130))
-        except torch.OutOfMemoryError as error:
-            sys.exit(
-                _say(f"error: out of memory on the GPU; give a smaller --batch_size ({str(error).splitlines()[0]})", 2)
-            )
         except RuntimeError as error:
             sys.exit(_say(f"error: {_explain(error)}", 3))
         finally:
-            leave_world()
+            _leave_world()
             if in_main_thread:
                 signal.signal(signal.SIGTERM, previous)
 
     return run
 
 
+def _leave_world():
+    """Importing torch takes seconds, so it is not imported here: only a script that did can have joined a world."""
+    if "utils.distributed" in sys.modules:
+        sys.modules["utils.distributed"].leave_world()
+
+
 def _explain(error):
-    """What two errors of torch mean to a user; any other is a bug of ours and goes on."""
+    """What three errors of torch mean to a user; any other is a bug of ours and goes on."""
     text = str(error).lower()
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory on the GPU; give a smaller --batch_size ({str(error).splitlines()[0]})"
     if "gloo" in text or "connection closed" in text or "connection reset" in text:
         return "another process of this run ended early; run the same command again to go on."
     if "can't allocate memory" in text:

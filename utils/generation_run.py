@@ -17,9 +17,7 @@ from models.sixdrepnet import load_pose_estimator
 from models.vec2face import load_vec2face
 from utils.checkpoint import sha256
 from utils.cli import (
-    add_device_flags,
     add_flags_without_effect,
-    add_model_flags,
     finite,
     folder_name,
     jpeg_quality,
@@ -45,6 +43,7 @@ from utils.gate import Gate
 from utils.generation import Recipe, generate
 from utils.identity_sources import PhotoSource, VectorSource
 from utils.images import CONTACT_SHEET
+from utils.model_flags import add_device_flags, add_model_flags
 from utils.sampling import SIGMAS, MaskRatios
 
 QUALITY_WEIGHTS = "weights/magface-r100-glint360k.pth"

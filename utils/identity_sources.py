@@ -10,29 +10,13 @@ import numpy as np
 import torch
 
 from utils.checkpoint import sha256
+from utils.cli import parse_slice
 from utils.errors import UserError
 from utils.generation import Identity
 from utils.images import FaceAligner, list_images, read_image, resize
 
 CHECKED_ROWS = 8192
 CPU_FEATURE_BATCH = 32
-
-
-def parse_slice(text, count):
-    """``A:B`` -> range(A, B) in ``count``; None is everything. UserError when malformed, reversed or past the end."""
-    if text is None:
-        return range(count)
-    try:
-        start, end = (
-            int(part) if part.strip() else default for part, default in zip(text.split(":"), (0, count), strict=True)
-        )
-    except ValueError as error:
-        raise UserError(f"--start_end {text}: write it as FIRST:END, for example 0:10.") from error
-    if not 0 <= start < end:
-        raise UserError(f"--start_end {text}: needs 0 <= FIRST < END.")
-    if end > count:
-        raise UserError(f"--start_end {text}: goes past the end, there are {count}.")
-    return range(start, end)
 
 
 class VectorSource:

@@ -1,58 +1,24 @@
-"""The training LMDB, read and written: key ``b"0"``.. -> msgpack (image bytes, .npy bytes of the FR feature, label)."""
+"""What a training reads: items of the training LMDB, augmented, in the batches of an epoch."""
 
 import io
 import os
 import signal
 from contextlib import suppress
 from copy import copy
-from pathlib import Path
 
 import cv2
-import lmdb
 import msgpack
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from utils.dataset_lmdb import GrowingLmdb
 from utils.errors import UserError
-from utils.images import SIDE, decode_image, resize
+from utils.images import SIDE, resize
+from utils.training_lmdb import LazyLmdb, decode_record, load_mask, open_lmdb, unpack_record
 
 AUGMENTATIONS = ("noaug", "randcrop", "randresizedcrop")
 PADDING = 8  # pixels around the image before a random crop
 SMALLEST_AREA = 0.2  # of the image, of a random resized crop
-RECORDS_PER_TRANSACTION = 1000
-NEXT_SOURCE = b"__next_source__"
-SOURCE = b"__source__"
-
-
-def open_lmdb(path):
-    """Open an LMDB file or folder for reading. Raises UserError when it is missing or none."""
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such LMDB.")
-    try:
-        return lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False)
-    except lmdb.Error as error:
-        raise UserError(f"{path}: not an LMDB, or damaged ({error}).") from error
-
-
-def unpack_record(data):
-    """msgpack bytes -> (encoded image, feature (D,) float32, label). ValueError when broken."""
-    try:
-        image, feature, label = msgpack.unpackb(data)
-        feature = np.load(io.BytesIO(feature), allow_pickle=False).astype(np.float32).reshape(-1)
-    except (ValueError, TypeError, EOFError, OSError, msgpack.UnpackException) as error:
-        raise ValueError(f"not a training record: {error}") from error
-    return image, feature, label
-
-
-def decode_record(data, width):
-    """msgpack bytes -> (image (112, 112, 3) uint8 RGB, feature (width,) float32, label). ValueError when broken."""
-    image, feature, label = unpack_record(data)
-    if feature.shape != (width,) or not np.isfinite(feature).all():
-        raise ValueError(f"a feature of width {feature.size}, or not finite, where {width} numbers are needed")
-    return resize(decode_image(image)), feature, int(label)
 
 
 def augment(image, kind, rng):
@@ -68,43 +34,6 @@ def augment(image, kind, rng):
         y, x = rng.integers(0, SIDE - side + 1, 2)
         image = resize(image[y : y + side, x : x + side])
     return image[:, ::-1] if rng.random() < 0.5 else image
-
-
-def load_mask(path, count, source):
-    """Positions to use, (n,) integers, of the ``count`` records of ``source``. Raises UserError when they cannot be."""
-    try:
-        mask = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not a mask (.npy of whole numbers): {error}") from error
-    if mask.ndim != 1 or not np.issubdtype(mask.dtype, np.integer) or mask.size == 0:
-        raise UserError(f"{path}: a mask is a list of whole numbers, this is {mask.dtype} of shape {mask.shape}.")
-    if mask.min() < 0 or mask.max() >= count:
-        raise UserError(f"{path}: has positions {mask.min()} to {mask.max()}; {source} has {count} records.")
-    return mask
-
-
-class LazyLmdb:
-    """An LMDB that is opened by the process that reads it, when it reads: a process can have it open only once."""
-
-    def __init__(self, path):
-        self.path, self.env = path, None
-
-    def get(self, key):
-        """The value of a key as bytes, empty when there is none."""
-        return self.read(key, bytes)
-
-    def read(self, key, how):
-        """``how`` of the value's buffer, which is valid during the call only."""
-        if self.env is None:
-            self.env = open_lmdb(self.path)
-        with self.env.begin(buffers=True) as transaction:
-            return how(transaction.get(key) or b"")
-
-    def close(self):
-        """Let go of it, until it is read again."""
-        if self.env is not None:
-            self.env.close()
-            self.env = None
 
 
 class TrainingData(Dataset):
@@ -195,41 +124,3 @@ def make_loader(data, batches, workers, pin_memory):
     workers = min(workers, len(os.sched_getaffinity(0)))
     options = {"prefetch_factor": 4, "worker_init_fn": leave_signals_to_the_parent} if workers else {}
     return DataLoader(data, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory, **options)
-
-
-class TrainingLmdbWriter:
-    """Appends records to a training LMDB, and knows where an earlier run stopped.
-
-    ``fingerprint``: bytes that tell its source; UserError when it was begun with another one. ``count``: records in
-    it; ``next_source``: number of the first source photo that was not dealt with yet.
-    """
-
-    def __init__(self, path, fingerprint):
-        self.lmdb, self.pending, self.fingerprint = GrowingLmdb(path), [], fingerprint
-        with self.lmdb.env.begin() as transaction:
-            if transaction.get(SOURCE, fingerprint) != fingerprint:
-                self.lmdb.close()
-                raise UserError(f"{path}: was begun with other photos; delete it, or choose another --file_name.")
-            self.count, self.next_source = (
-                msgpack.unpackb(transaction.get(key, b"\0")) for key in (b"__len__", NEXT_SOURCE)
-            )
-
-    def add(self, source, image, feature, label):
-        """``source``: number of the photo, ``image``: encoded bytes, ``feature``: (512,) float32, ``label``: int."""
-        buffer = io.BytesIO()
-        np.save(buffer, np.asarray(feature, np.float32), allow_pickle=False)
-        self.pending.append((str(self.count).encode(), msgpack.packb((image, buffer.getvalue(), int(label)))))
-        self.count, self.next_source = self.count + 1, source + 1
-        if len(self.pending) >= RECORDS_PER_TRANSACTION:
-            self.flush()
-
-    def flush(self):
-        counts = [(b"__len__", msgpack.packb(self.count)), (NEXT_SOURCE, msgpack.packb(self.next_source))]
-        self.lmdb.put([*self.pending, *counts, (SOURCE, self.fingerprint)])
-        self.pending = []
-
-    def close(self, class_count):
-        keys = msgpack.packb([str(i).encode() for i in range(self.count)])
-        self.flush()
-        self.lmdb.put([(b"__keys__", keys), (b"__classnum__", msgpack.packb(class_count))])
-        self.lmdb.close()
