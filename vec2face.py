@@ -19,7 +19,8 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from models.iresnet import load_face_encoder
-from models.losses import ADVERSARIAL, WEIGHTS, GeneratorLoss, discriminator_loss, load_perceptual
+from models.losses import ADVERSARIAL, WEIGHTS, GeneratorLoss, discriminator_loss
+from models.perceptual import load_perceptual
 from models.vec2face import DROPOUT, PRESETS, TokenMask
 from utils.cli import (
     WITHOUT_EFFECT,

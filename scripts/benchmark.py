@@ -29,7 +29,8 @@ from torchvision.models import vgg16
 
 from models.attrop import AttrOP, Row, quality_target, yaw_target
 from models.iresnet import IResNet, load_face_encoder
-from models.losses import LPIPS, GeneratorLoss
+from models.losses import GeneratorLoss
+from models.perceptual import LPIPS
 from models.sixdrepnet import SixDRepNet
 from models.vec2face import PRESETS, TokenMask, Vec2Face, load_vec2face
 from utils.cli import command, make_parser, positive

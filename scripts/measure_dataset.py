@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from models.iresnet import load_face_encoder
-from models.losses import load_lpips
+from models.perceptual import load_lpips
 from models.sixdrepnet import load_pose_estimator
 from utils import dataset_metrics as metrics
 from utils.checkpoint import sha256

@@ -6,7 +6,8 @@ import torch
 from filled import PARITY, filled, manifest
 
 from models.discriminator import Discriminator
-from models.losses import LPIPS, EncoderDistance, GeneratorLoss, detail_difference, discriminator_loss, load_lpips
+from models.losses import GeneratorLoss, detail_difference, discriminator_loss
+from models.perceptual import LPIPS, EncoderDistance, load_lpips
 from models.vec2face import Output
 from utils.errors import UserError
 

@@ -6,7 +6,6 @@ is more similar than the threshold. All products are exact, blocked matrix produ
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 
 from utils.errors import UserError
 
@@ -37,6 +36,8 @@ class PCASampler:
     """
 
     def __init__(self, features):
+        from sklearn.decomposition import PCA  # takes seconds to import, and comparing vectors needs none of it
+
         self.width = features.shape[1]
         components = min(features.shape[1], len(features) - 1)
         self.pca = PCA(n_components=components, svd_solver="full").fit(np.asarray(features, np.float64))

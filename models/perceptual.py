@@ -1,0 +1,101 @@
+"""How different two images look, by the feature maps of a network: LPIPS, or the maps of a face encoder.
+
+lpips and torchvision are imported where they are used: that takes seconds, and few runs have LPIPS's weights.
+"""
+
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+
+from utils.checkpoint import check_fit, load_file, state_dict_of
+from utils.errors import UserError
+
+VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
+ENCODER_STAGES = 2  # of four, whose maps EncoderDistance compares
+SMALLEST_NORM = 1e-4  # channel norm below which maps are divided by this instead
+
+
+class PerceptualDistance(nn.Module):
+    """How far apart the maps of two images are, place by place, with channels of unit length (Zhang et al., 2018).
+
+    ``forward(a, b)``: images (N, 3, H, W) in [-1, 1] -> (N,). Gradients reach ``a`` only, and are finite also at places
+    where no channel answers. ``maps(images)`` gives the maps; ``weighed(number, squares)`` sums a map's squared
+    differences (N, C, H, W) over its channels: (N, 1, H, W).
+    """
+
+    def forward(self, a, b):
+        with torch.no_grad():
+            theirs = [unit_length(x) for x in self.maps(b)]
+        distance = 0
+        for number, (x, y) in enumerate(zip(self.maps(a), theirs, strict=True)):
+            distance = distance + self.weighed(number, (unit_length(x) - y) ** 2).mean((1, 2, 3))  # (N,)
+        return distance
+
+    def weighed(self, number, squares):
+        return squares.sum(1, keepdim=True)
+
+
+def unit_length(x):
+    """(N, C, H, W), the channels of every place divided by their norm."""
+    x = x.float()  # squares of 16-bit features overflow
+    return x / x.square().sum(1, keepdim=True).clamp(min=SMALLEST_NORM**2).sqrt()
+
+
+class EncoderDistance(PerceptualDistance):
+    """By the first maps of a face encoder, for where no VGG16 is at hand: edges and textures, no identity."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def maps(self, images):
+        return list(islice(self.encoder.maps(images), ENCODER_STAGES))
+
+
+class LPIPS(PerceptualDistance):
+    """Perceptual distance (Zhang et al., 2018), VGG16 with the v0.1 heads of the ``lpips`` package."""
+
+    def __init__(self, vgg_state):
+        import lpips
+
+        super().__init__()
+        package = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)  # heads from the package, no download
+        self.scale, self.features, self.heads = package.scaling_layer, package.net, package.lins
+        self.features.load_state_dict(self._sliced(vgg_state))
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    def _sliced(self, state):
+        """torchvision's names (``0.weight``) -> the package's (``slice1.0.weight``)."""
+        return {key: state[key.split(".", 1)[1]] for key in self.features.state_dict()}
+
+    def maps(self, images):
+        return self.features(self.scale(images))
+
+    def weighed(self, number, squares):
+        return self.heads[number](squares)
+
+
+def load_perceptual(name, encoder):
+    """The perceptual distance of --lpips_weights: a file for LPIPS, ``encoder``, or None for ``none``."""
+    if name == "none":
+        return None
+    return EncoderDistance(encoder) if name == "encoder" else load_lpips(name)
+
+
+def load_lpips(path):
+    """LPIPS with the VGG16 in a torchvision file, whole or its ``features`` alone. Raises UserError."""
+    from torchvision.models import vgg16
+
+    if not Path(path).is_file():
+        raise UserError(
+            f"{path}: no such weight file. LPIPS needs torchvision's VGG16: fetch {VGG16_URL} to {path}, or train "
+            "without: --lpips_weights encoder, or none."
+        )
+    state = state_dict_of(load_file(path), path)
+    state = {key.removeprefix("features."): value for key, value in state.items() if not key.startswith("classifier.")}
+    with torch.device("meta"):
+        expected = vgg16().features
+    check_fit(expected, state, path, "torchvision's VGG16")
+    return LPIPS(state)
