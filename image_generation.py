@@ -9,7 +9,8 @@ again.
 """
 
 from utils.cli import command
-from utils.generation_run import generation_parser, run_generation
+from utils.generation_flags import generation_parser
+from utils.generation_run import run_generation
 
 
 @command

@@ -7,7 +7,8 @@ Photos must be aligned 112x112 crops, or give --align. Killed, or more to do: ru
 """
 
 from utils.cli import command
-from utils.generation_run import generation_parser, run_generation
+from utils.generation_flags import generation_parser
+from utils.generation_run import run_generation
 
 
 @command

@@ -26,7 +26,7 @@ from utils.demo_weights import use_demo_weights
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.generation import to_pixels
-from utils.generation_run import QUALITY_WEIGHTS
+from utils.generation_flags import QUALITY_WEIGHTS
 from utils.identity_sources import VectorSource
 from utils.images import contact_sheet, encode_jpeg
 from utils.model_flags import add_device_flags, add_model_flags

@@ -274,7 +274,7 @@ def test_help_says_defaults(script, capsys):
 
 
 def test_published_commands_parse_with_published_defaults():
-    from utils.generation_run import generation_parser
+    from utils.generation_flags import generation_parser
 
     def parse(mode, *words):
         return generation_parser(mode, "").parse_args(words)
