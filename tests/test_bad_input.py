@@ -3,18 +3,21 @@
 import argparse
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import PHOTOS, files_of
+from conftest import PHOTOS, ROOT, files_of
 from test_scripts import command
 
 import image_generation
 import image_generation_with_reference
 import pose_image_generation
 from models import load_face_encoder, load_vec2face
+from utils import cli
 from utils.checkpoint import load_file, save_file
 from utils.errors import UserError
 
@@ -212,3 +215,41 @@ def test_saving_weights_leaves_the_old_file_when_it_fails(tmp_path):
         save_file({"a": lambda: None}, path)  # cannot be pickled
     assert path.read_bytes() == before
     assert load_file(path)["a"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory.\nTried"),
+            "error: out of memory on the GPU; give a smaller --",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "error: out of memory; give a smaller --",
+        ),
+    ],
+)
+def test_out_of_memory_is_one_line(error, told, capsys):
+    def main(argv=None):
+        raise error
+
+    with pytest.raises(SystemExit):
+        cli.command(main)([])
+    printed = capsys.readouterr().err
+    assert printed.startswith(told)
+    assert printed.count("\n") == 1
+
+
+def test_a_bug_is_no_user_error():
+    def main(argv=None):
+        raise RuntimeError("size mismatch")
+
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        cli.command(main)([])
+
+
+@pytest.mark.parametrize("script", ["compare_fr", "convert_dataset", "inspect_dataset", "small_portion_training_mask"])
+def test_scripts_without_models_start_without_torch(script):
+    words = [sys.executable, "-c", f"import sys, scripts.{script}; sys.exit('torch' in sys.modules)"]
+    assert subprocess.run(words, cwd=ROOT, check=False).returncode == 0
