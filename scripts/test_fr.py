@@ -66,8 +66,8 @@ def test(args, sets):
     results = {}
     for pairs in sets:
         show = lambda starts, name=pairs.name: tqdm(starts, desc=name, unit="batch", leave=False)  # noqa: E731
-        features = features_of(encoder, pairs.images, args.batch_size, show=show)
-        results[pairs.name] = verify(pair_similarities(features), pairs.same)
+        features = features_of(encoder, pairs.photos, args.batch_size, show=show)  # (U, D)
+        results[pairs.name] = verify(pair_similarities(features[pairs.numbers]), pairs.same)
     return results
 
 
@@ -80,7 +80,7 @@ def pairs_of_faces(args):
             with writing(args.save_pairs) as target:
                 save_pairs(target, [faces.encoded(i) for i in numbers], same)
             print(f"{target}: {len(same)} pairs of {len(faces.people)} people")
-        return PairSet(Path(args.pairs).name, [faces.image(i) for i in numbers], same)
+        return PairSet(Path(args.pairs).name, map(faces.image, numbers), same)
     except (ValueError, OSError) as error:
         raise UserError(f"{args.pairs}: a photo cannot be used: {error}") from error
 

@@ -306,9 +306,9 @@ def accuracies(model, pair_sets, half_precision):
     """{set: accuracy in ten folds}, in eval mode."""
     model.eval()
     with half_precision():
-        features = {pairs.name: features_of(model.backbone, pairs.images) for pairs in pair_sets}
+        features = {pairs.name: features_of(model.backbone, pairs.photos) for pairs in pair_sets}  # (U, D) each
     model.train()
-    return {p.name: verify(pair_similarities(features[p.name]), p.same)["accuracy"] for p in pair_sets}
+    return {p.name: verify(pair_similarities(features[p.name][p.numbers]), p.same)["accuracy"] for p in pair_sets}
 
 
 def write_model(args, data, model, half_precision):

@@ -15,7 +15,7 @@ from scripts import test_fr as tester
 from utils.errors import UserError
 from utils.face_set import FaceSet
 from utils.verification import best_threshold, equal_error_rate, pair_similarities, verify
-from utils.verification_set import draw_pairs, load_pairs, save_pairs
+from utils.verification_set import PairSet, draw_pairs, load_pairs, save_pairs
 
 
 @given(st.integers(0, 10_000), st.integers(2, 60))
@@ -82,7 +82,17 @@ def test_an_old_pickle_with_byte_strings(tmp_path):
     (tmp_path / "lfw.bin").write_bytes(old)
     pairs = load_pairs(tmp_path / "lfw.bin")
     assert pairs.same.tolist() == [True, False]
-    assert pairs.images[0].shape == (112, 112, 3)
+    assert pairs.numbers.tolist() == [0, 0, 0, 0]  # one photo, four times
+    assert [photo.shape for photo in pairs.photos] == [(112, 112, 3)]
+
+
+def test_a_photo_of_several_pairs_is_kept_once():
+    faces = FaceSet(PHOTOS)
+    numbers, same = draw_pairs(faces, 12, 0)
+    pairs = PairSet("photos", map(faces.image, numbers), same)
+    assert len(pairs.photos) == len(set(numbers)) < len(numbers)
+    for number, place in zip(numbers, pairs.numbers, strict=True):
+        assert np.array_equal(pairs.photos[place], faces.image(number))
 
 
 class Hostile:

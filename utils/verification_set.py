@@ -11,7 +11,7 @@ import numpy as np
 from utils.errors import UserError
 from utils.face_labels import load_labels
 from utils.face_set import FaceSet
-from utils.images import decode_image, resize
+from utils.images import SIDE, decode_image, resize
 
 ENDINGS = (".bin", ".xz", ".npz", ".npy")
 ADMITTED = {  # what pickles of arrays and of bytes name, in old and new NumPy
@@ -22,10 +22,16 @@ ADMITTED = {  # what pickles of arrays and of bytes name, in old and new NumPy
 
 
 class PairSet:
-    """``images``: 2P of (112, 112, 3) uint8 RGB, pair p is 2p and 2p + 1; ``same`` (P,) bool."""
+    """P pairs of 2P ``images``, (112, 112, 3) uint8 RGB; a photo of several pairs is kept, and looked at, once.
+
+    ``photos``: the different ones; ``numbers`` (2P,): which of them, pair p is 2p and 2p + 1; ``same`` (P,) bool.
+    """
 
     def __init__(self, name, images, same):
-        self.name, self.images, self.same = name, images, np.asarray(same, bool)
+        self.name, self.same = name, np.asarray(same, bool)
+        kept = {}
+        self.numbers = np.array([kept.setdefault(image.tobytes(), len(kept)) for image in images])  # (2P,)
+        self.photos = [np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE, 3) for pixels in kept]
 
 
 class PlainUnpickler(pickle.Unpickler):
@@ -61,7 +67,7 @@ def load_pairs(path):
     if len(set(same)) < 2:
         raise UserError(f"{path}: needs pairs of one person and pairs of two.")
     try:
-        return PairSet(path.stem, [as_image(image) for image in images], same)
+        return PairSet(path.stem, map(as_image, images), same)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: {error}.") from error
 
