@@ -85,6 +85,7 @@ def ablation_parser():
     models.add_argument("--generator", default="weights/demo/vec2face_generator.pth", help="makes the images")
     models.add_argument("--encoder", default="weights/demo/face_encoder.pth", help="its face encoder")
     models.add_argument("--quality", default="weights/demo/face_encoder.pth", help="quality model of AttrOP")
+    models.add_argument("--batch_size", type=positive, default=32, help="images the generator draws at a time")
     models.add_argument("--image_quality", help="quality AttrOP goes for (default: what image_generation.py takes)")
     models.add_argument(
         "--judge", default="weights/demo/face_encoder.pth", help="measures the table separability; best another encoder"
@@ -219,7 +220,8 @@ def make_images(args, output, recipe, seed):
         run(
             image_generation, "--center_feature", people, "--model_weights", args.generator, "--id_weights",
             args.encoder, "--quality_weights", args.quality, "--example", images, "--sigma", *recipe["sigma"],
-            "--name", part, "--output_dir", output / "datasets", "--seed", seed, "--batch_size", 32, *attrop,
+            "--name", part, "--output_dir", output / "datasets", "--seed", seed, "--batch_size", args.batch_size,
+            *attrop,
         )  # fmt: skip
     return flags
 

@@ -67,7 +67,8 @@ def test_a_stopped_training_stops_the_table(tmp_path):
 
 def test_a_table_is_made_once(tmp_path, capfd):
     words = ["--photos", PHOTOS, "--unseen", PHOTOS, "--people", 2, "--images", 2, "--pairs", 12]
-    words += ["--max_similarity", 0.99, "--recogniser", SMALL, "--image_quality", 5, "--output", tmp_path]
+    words += ["--max_similarity", 0.99, "--recogniser", SMALL, "--image_quality", 5, "--batch_size", 2]
+    words += ["--output", tmp_path]
     run(run_ablation.main, "real", *words)
     table = (tmp_path / "real.md").read_text().splitlines()
     assert table[0] == "| training data | unseen | average | gap to real |"

@@ -23,7 +23,7 @@ def command(demo, *flags, quality=26, example=2, start_end="0:6"):
     """A short image_generation.py command with AttrOP."""
     return [
         *demo.models, "--quality_weights", demo.encoder, "--center_feature", demo.vectors, "--image_quality", quality,
-        "--example", example, "--start_end", start_end, "--batch_size", 5, "--max_iters", 4, "--name", "test", *flags,
+        "--example", example, "--start_end", start_end, "--batch_size", 2, "--max_iters", 4, "--name", "test", *flags,
     ]  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_every_stage_of_make_world(tmp_path, capsys):
         "WORLD_POSE": "--batch_size 8 --max_steps 2 --workers 0", "WORLD_SIMILARITY": "--max_similarity 0.999",
         "WORLD_GENERATOR": "--batch_size 2 --max_steps 2 --warmup_epochs 0 --workers 0",
         "WORLD_GAN": "--batch_size 2 --max_steps 2 --disc_width 8 --warmup_epochs 0 --workers 0",
-        "WORLD_DATASET": "--example 3", "WORLD_ATTROP": "--max_iters 1 --batch_size 4",
+        "WORLD_DATASET": "--example 3", "WORLD_ATTROP": "--max_iters 1 --batch_size 2",
     }  # fmt: skip
     listed = subprocess.run(
         ["make", "-n", "-o", ".venv/.installed-render", "world", *(f"{name}={value}" for name, value in sizes.items())],
