@@ -91,7 +91,7 @@ table-%: .venv/.installed $(PHOTOS) $(UNSEEN)
 	$(PY) scripts/run_ablation.py $* --photos $(PHOTOS) --unseen $(UNSEEN) $(TABLE)
 
 test: .venv/.installed-dev
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.installed-dev
 	$(PY) -m ruff check .

@@ -108,7 +108,7 @@ def machine_name(device):
     return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
 
 
-def fastest(function, device, repeats, warm_up=2):
+def fastest(function, device, repeats, warm_up=1):
     """Seconds of the fastest of ``repeats`` runs."""
     times = []
     for _ in range(warm_up + repeats):

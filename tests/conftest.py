@@ -16,7 +16,14 @@ from processes import ROOT
 from models import load_face_encoder, load_pose_estimator, load_vec2face
 
 DEMO = ROOT / "weights" / "demo"
+SLOWEST = ["training", "scripts", "world", "other_scripts", "pipeline", "gate", "attrop", "generation", "measure"]
 PHOTOS = ROOT / "tests" / "photos"
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest first: with a file a worker at a time, both workers end together."""
+    place = {f"test_{name}.py": number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 class Demo:
