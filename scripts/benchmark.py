@@ -108,16 +108,16 @@ def machine_name(device):
     return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
 
 
-def fastest(function, device, repeats, warm_up=1):
-    """Seconds of the fastest of ``repeats`` runs."""
+def fastest(function, device, repeats):
+    """Seconds of the fastest of ``repeats`` runs, after one that does not count."""
     times = []
-    for _ in range(warm_up + repeats):
+    for _ in range(1 + repeats):
         start = time.perf_counter()
         function()
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return min(times[warm_up:])
+    return min(times[1:])
 
 
 @torch.inference_mode()

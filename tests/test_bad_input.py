@@ -220,14 +220,8 @@ def test_saving_weights_leaves_the_old_file_when_it_fails(tmp_path):
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (
-            torch.OutOfMemoryError("CUDA out of memory.\nTried"),
-            "error: out of memory on the GPU; give a smaller --",
-        ),
-        (
-            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-            "error: out of memory; give a smaller --",
-        ),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "error: out of memory on the GPU; give a smaller --"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "error: out of memory; give a smaller --"),
     ],
 )
 def test_out_of_memory_is_one_line(error, told, capsys):
