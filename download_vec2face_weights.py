@@ -8,8 +8,8 @@ python download_vec2face_weights.py --list              what there is, and what 
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import hf_hub_download, hf_hub_url
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import logging
 
 from utils.cli import command, make_parser
@@ -77,20 +77,28 @@ def describe_groups():
 
 def fetch(wanted, folder):
     """Fetch what is missing or incomplete; yields a message for every file that could not be had."""
-    unreachable = None
+    offline = not hub_answers(*wanted[0])
     for repository_type, file in wanted:
         target = Path(folder) / file
         try:
-            if unreachable:
-                raise unreachable
             print(f"{target} ...", flush=True)
-            hf_hub_download(REPOSITORY, file, repo_type=repository_type, local_dir=folder)
+            hf_hub_download(REPOSITORY, file, repo_type=repository_type, local_dir=folder, local_files_only=offline)
         except Exception as error:  # the library raises what its HTTP client does, besides its own errors
-            if isinstance(error, LocalEntryNotFoundError):  # no Hub: do not wait for it once more for each file
-                unreachable = error
-            reason = "the Hub cannot be reached" if unreachable else " ".join(str(error).split())[:200]
+            offline |= isinstance(error, LocalEntryNotFoundError)  # do not wait for it once more for each file
+            reason = "the Hub cannot be reached" if offline else " ".join(str(error).split())[:200]
             url = hf_hub_url(REPOSITORY, file, repo_type=repository_type)
             yield f"{file}: {reason or type(error).__name__}. Fetch {url} by hand and put it at {target}."
+
+
+def hub_answers(repository_type, file):
+    """Whether there is a Hub, asked once: where there is none, the library would try for half a minute in silence."""
+    try:
+        get_hf_file_metadata(hf_hub_url(REPOSITORY, file, repo_type=repository_type))
+    except HfHubHTTPError:
+        pass  # an answer, if not the file
+    except Exception:  # what the HTTP client raises
+        return False
+    return True
 
 
 if __name__ == "__main__":
