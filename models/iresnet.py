@@ -8,7 +8,7 @@ import torch.nn as nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.fused_layers import FrozenPReLU
-from utils.checkpoint import first_few, fit, frozen, load_file, state_dict_of
+from utils.checkpoint import Undrawn, first_few, fit, frozen, load_file, state_dict_of
 from utils.errors import UserError
 
 DEPTHS = {
@@ -147,7 +147,8 @@ def load_face_encoder(path, device="cpu", dtype=torch.float32):
     content = load_file(path)
     state = state_dict_of(content, path)
     try:
-        encoder = IResNet(**architecture_of(state))
+        with Undrawn():
+            encoder = IResNet(**architecture_of(state))
     except (KeyError, IndexError) as error:
         raise UserError(
             f"{path}: not a face-recognition model (IResNet): missing {error.args[0]}; "

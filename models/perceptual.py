@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from utils.checkpoint import check_fit, load_file, state_dict_of
+from utils.checkpoint import Undrawn, check_fit, load_file, state_dict_of
 from utils.errors import UserError
 
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
@@ -61,7 +61,8 @@ class LPIPS(PerceptualDistance):
         import lpips
 
         super().__init__()
-        package = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)  # heads from the package, no download
+        with Undrawn():
+            package = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)  # heads from the package, no download
         self.scale, self.features, self.heads = package.scaling_layer, package.net, package.lins
         self.features.load_state_dict(self._sliced(vgg_state))
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)

@@ -5,7 +5,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from utils.checkpoint import fit, frozen, load_file, state_dict_of
+from utils.checkpoint import Undrawn, fit, frozen, load_file, state_dict_of
 
 STAGES = ((4, 128), (6, 256), (16, 512), (1, 2048))  # blocks and width of each stage
 STEM_WIDTH = 64
@@ -100,7 +100,8 @@ def load_pose_estimator(path, device="cpu", dtype=torch.float32):
     holds no 6DRepNet.
     """
     state = state_dict_of(load_file(path), path)
-    estimator = SixDRepNet(**architecture_of(state))
+    with Undrawn():
+        estimator = SixDRepNet(**architecture_of(state))
     fit(estimator, state, path, "a 6DRepNet pose estimator")
     return estimator.for_inference(device, dtype)
 

@@ -17,7 +17,7 @@ from einops import rearrange
 
 from models.image_decoder import MAP_CHANNELS, ImageDecoder
 from models.released_weights import from_released, released_key
-from utils.checkpoint import first_few, fit, frozen, load_file, state_dict_of
+from utils.checkpoint import Undrawn, first_few, fit, frozen, load_file, state_dict_of
 from utils.errors import UserError
 
 VECTOR_SIZE = 512
@@ -243,7 +243,8 @@ def load_vec2face(path, device="cpu", dtype=torch.float32, model=None):
     name = preset_of(state, path)
     if model is not None and model != name:
         raise UserError(f"{path} holds a {name}, not a {model}: give --model {name} or leave --model out.")
-    generator = Vec2Face(architecture_of(content, name, path))
+    with Undrawn():
+        generator = Vec2Face(architecture_of(content, name, path))
     fit(generator, state, path, f"a {name} generator", name_of=released_key if released else str)
     generator.trained_on = content.get("trained_on")
     return generator.for_inference(device, dtype)

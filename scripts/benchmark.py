@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torchvision.models import vgg16
+from torchvision.models.vgg import cfgs, make_layers
 
 from models.attrop import AttrOP, Row, quality_target, yaw_target
 from models.iresnet import IResNet, load_face_encoder
@@ -55,7 +55,7 @@ def main(argv=None):
         "--precision", nargs="+", choices=list(PRECISIONS), help="default: fp32, and bf16 where it is fast"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--repeats", type=positive, default=5, help="timed runs of each job; the fastest counts")
+    parser.add_argument("--repeats", type=positive, default=5, help="timed runs of a job; AttrOP: batches, but one")
     parser.add_argument("--identities", type=positive, default=20_000, help="identity vectors to sample")
     parser.add_argument("--output", default="benchmark.json", help="JSON file to write")
     args = parser.parse_args(argv)
@@ -73,7 +73,7 @@ def main(argv=None):
         print(f"{precision} peak: convolution {conv:.0f} GFLOP/s, matrix product {gemm:.0f} GFLOP/s")
         rows += [with_share_of_floor(row, conv, gemm) for row in jobs]
     print(format_table(rows))
-    runs = alone(accepted_per_minute, str(device), precisions[0], args.batch_size)
+    runs = alone(accepted_per_minute, str(device), precisions[0], args.batch_size, 1 + args.repeats)
     print(
         f"AttrOP on the demo models, {precisions[0]}: {runs['refilled']:.0f} accepted images a minute, "
         f"{runs['refilled'] / runs['in_lockstep']:.2f} times those of batches that wait for their slowest row"
@@ -108,16 +108,21 @@ def machine_name(device):
     return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
 
 
-def fastest(function, device, repeats):
+def fastest(function, device, repeats, warm_up=True):
     """Seconds of the fastest of ``repeats`` runs, after one that does not count."""
     times = []
-    for _ in range(1 + repeats):
+    for _ in range(repeats + warm_up):
+        wait_for(device)
         start = time.perf_counter()
         function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        wait_for(device)
         times.append(time.perf_counter() - start)
-    return min(times[1:])
+    return min(times[-repeats:])
+
+
+def wait_for(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 @torch.inference_mode()
@@ -170,7 +175,7 @@ def training_job(preset, device, dtype, batch_size):
     torch.manual_seed(0)
     generator = Vec2Face(PRESETS[preset]).to(device, memory_format=torch.channels_last)
     encoder = IResNet().for_inference(device, dtype)
-    perceptual = LPIPS(vgg16().features.state_dict()).to(device)
+    perceptual = LPIPS(make_layers(cfgs["D"]).state_dict()).to(device)
     criterion = GeneratorLoss(encoder, perceptual)
     optimizer = torch.optim.AdamW(generator.parameters(), lr=1e-6, fused=True)
     vectors = torch.randn(batch_size, 512, device=device)
@@ -201,9 +206,9 @@ def measure(work, device, precision, preset, batch_size, repeats):
     if device.type == "cpu":
         keep_freed_memory()
     job, models = work(preset, device, dtype, batch_size)
-    seconds = fastest(job, device, repeats)
-    memory = peak_memory(device)
     counts = zip(count_flops(job, list(models)), models.values(), strict=True)
+    seconds = fastest(job, device, repeats, warm_up=False)
+    memory = peak_memory(device)
     scaled = [(conv * times, gemm * times) for (conv, gemm), times in counts]
     conv, gemm = (sum(flops) / batch_size / GIGA for flops in zip(*scaled, strict=True))
     return {
@@ -222,13 +227,13 @@ def with_share_of_floor(row, conv_peak, gemm_peak):
     return row | {"conv_peak": conv_peak, "gemm_peak": gemm_peak, "share_of_floor": floor / row["seconds_per_image"]}
 
 
-def accepted_per_minute(device, precision, batch_size):
+def accepted_per_minute(device, precision, batch_size, batches):
     """Accepted images a minute of whole AttrOP runs: rows replaced as they pass, or whole batches one by one."""
     device, dtype = torch.device(device), PRECISIONS[precision]
     keep_freed_memory()
     generator = load_vec2face(DEMO / "vec2face_generator.pth", device, dtype)
     encoder = load_face_encoder(DEMO / "face_encoder.pth", device, dtype)
-    vectors = np.load(DEMO / "identity_vectors.npy")[: 6 * batch_size]
+    vectors = np.load(DEMO / "identity_vectors.npy")[: batches * batch_size]
     attrop = AttrOP(generator, encoder, [quality_target(encoder, DEMO_QUALITY)], batch_size=batch_size, max_iters=30)
 
     def rows():
@@ -236,14 +241,14 @@ def accepted_per_minute(device, precision, batch_size):
             stream = identity_stream(0, number)
             yield Row(number, vector, vector, lambda stream=stream: MaskRatios().draw(stream))
 
-    def per_minute(batches):
+    def per_minute(runs):
         start = time.perf_counter()
-        accepted = sum(result.accepted for batch in batches for result in attrop.run(batch))
+        accepted = sum(result.accepted for run in runs for result in attrop.run(run))
         return 60 * accepted / (time.perf_counter() - start)
 
     list(attrop.run(islice(rows(), batch_size)))  # warm up
     waiting = rows()
-    lockstep = per_minute(list(islice(waiting, batch_size)) for _ in range(6))
+    lockstep = per_minute(list(islice(waiting, batch_size)) for _ in range(batches))
     return {"refilled": per_minute([rows()]), "in_lockstep": lockstep}
 
 

@@ -18,9 +18,10 @@ from utils.training_lmdb import TrainingLmdbWriter
 
 @pytest.fixture(scope="session")
 def training_lmdb(demo, tmp_path_factory):
-    """A training LMDB of the nine photos in tests/photos."""
+    """A training LMDB of the nine photos in tests/photos; beside it four.npy, a mask of the first four."""
     folder = tmp_path_factory.mktemp("training")
     prepare(demo, PHOTOS, folder)
+    np.save(folder / "four.npy", np.arange(4))
     return folder / "faces.lmdb"
 
 

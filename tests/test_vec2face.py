@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from models import PRESETS, TokenMask, Vec2Face, load_vec2face
 from models.vec2face import take_rows
+from utils.checkpoint import Undrawn
 from utils.errors import UserError
 
 TINY = PRESETS["vec2face_vit_tiny"]
@@ -118,6 +119,16 @@ def test_bfloat16_stays_close(generator, vectors, demo):
     with torch.inference_mode():
         difference = (low(x, mask).images - generator(x, mask).images).abs().mean()
     assert difference < 0.02
+
+
+def test_weights_from_a_file_are_not_drawn_first(demo):
+    before = torch.get_rng_state()
+    with Undrawn():
+        Vec2Face(TINY)
+    load_vec2face(demo.generator)
+    assert torch.equal(torch.get_rng_state(), before)
+    Vec2Face(TINY)
+    assert not torch.equal(torch.get_rng_state(), before)
 
 
 def test_another_preset_than_asked_for(demo):

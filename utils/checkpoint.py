@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from utils.errors import UserError
 
@@ -54,6 +55,16 @@ def state_dict_of(content, path):
         key.removeprefix("module."): value.float() if value.is_floating_point() else value
         for key, value in content.items()
     }
+
+
+class Undrawn(TorchFunctionMode):
+    """Models built in this context draw no random start values, which takes seconds: for weights from a file."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function.__name__.endswith(("uniform_", "normal_")):  # nn.init's too, named kaiming_uniform_ and so on
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 def fit(module, state, path, kind, name_of=str):

@@ -4,7 +4,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from utils.checkpoint import fit, frozen, load_file, state_dict_of
+from utils.checkpoint import Undrawn, fit, frozen, load_file, state_dict_of
 
 EXTRACTORS = ("fr", "vgg16", "inception")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -34,11 +34,13 @@ def load_extractor(name, path, device):
 
     state = state_dict_of(load_file(path), path)
     if name == "vgg16":
-        network = vgg16(weights=None)
+        with Undrawn():
+            network = vgg16(weights=None)
         fit(network, state, path, "torchvision's VGG16 with its classifier")
         network.classifier = network.classifier[:-1]
     else:
-        network = inception_v3(weights=None, init_weights=False, transform_input=False)
+        with Undrawn():
+            network = inception_v3(weights=None, init_weights=False, transform_input=False)
         fit(network, state, path, "torchvision's Inception v3")
         network.fc = nn.Identity()
     return frozen(ImageNetFeatures(network, SIDES[name]), device, torch.float32)
