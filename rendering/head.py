@@ -77,17 +77,16 @@ class HeadModel:
         parts = cv2.imread(str(data / "segmentation" / "body_parts_segmentation.png"))[..., ::-1]
         eye_faces = self._faces_in(parts, uv[keep], [(16, 231, 186), (16, 115, 231), (255, 101, 0), (24, 170, 109)])
         names = list(self.body.facial_action_labels)
-        shifts = [
-            self._forward(phenotype_kwargs=phenotypes, facial_actions={name: 1.0})[0][used] - body[used]
-            for name in names
-        ]
+        each = self.torch.eye(len(names))  # a row an expression, at full strength
+        shifts = self._forward(phenotype_kwargs=phenotypes, facial_actions=dict(zip(names, each, strict=True)))
+        shifts = shifts[:, used] - body[used]  # (E, V, 3)
         island = np.array(ISLAND)
         local = (uv[keep] - island[:2]) / (island[2:] - island[:2])
         vertices, triangles = body[used], renumber[faces[keep]]
         maps = self._maps(vertices, triangles, local, eye_faces, data)
         eyes = np.stack([self._eye_centre(vertices, triangles, eye_faces, side) for side in (1, -1)])
         self.head = Head(
-            vertices, triangles, local.astype(np.float32), eye_faces, np.stack(shifts).astype(np.float32), names,
+            vertices, triangles, local.astype(np.float32), eye_faces, shifts, names,
             self.shape_names, maps, self._landmarks(vertices, triangles, eye_faces, local, maps), eyes,
         )  # fmt: skip
 
@@ -110,8 +109,7 @@ class HeadModel:
     def _maps(self, vertices, faces, uv, eye_faces, data):
         """Template position of every texel, and MakeHuman's masks, in the head's own texture."""
         position = np.full((SIDE, SIDE, 3), np.nan, np.float32)
-        for face, corners in zip(faces[~eye_faces], uv[~eye_faces] * SIDE, strict=True):
-            fill_triangle(position, corners, vertices[face])
+        fill_triangles(position, uv[~eye_faces] * SIDE, vertices[faces[~eye_faces]])
         known = ~np.isnan(position[..., 0])
         _, nearest = cv2.distanceTransformWithLabels(
             (~known).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
@@ -146,17 +144,24 @@ class HeadModel:
         return self._forward(phenotype_kwargs=self._phenotypes(phenotypes), local_changes_kwargs=shapes)[0][self.used]
 
 
-def fill_triangle(picture, corners, values):
-    """Interpolate ``values`` (3, C) over a triangle with ``corners`` (3, 2) in pixels."""
-    low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
+def fill_triangles(picture, corners, values):
+    """Interpolate ``values`` (F, 3, C) over triangles with ``corners`` (F, 3, 2) in pixels; the last covers the others.
+
+    The texels of all triangles' boxes are taken at once, T of them.
+    """
+    low, high = np.floor(corners.min(1)).astype(int), np.ceil(corners.max(1)).astype(int)  # (F, 2)
     low, high = low.clip(0, SIDE), (high + 1).clip(0, SIDE)
-    x, y = np.meshgrid(np.arange(low[0], high[0]) + 0.5, np.arange(low[1], high[1]) + 0.5)
-    (x0, y0), (x1, y1), (x2, y2) = corners
+    size = high - low
+    count = size.prod(1)  # (F,)
+    face = np.repeat(np.arange(len(corners)), count)  # (T,)
+    place = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)  # (T,) within the box, row by row
+    column, row = low[face, 0] + place % size[face, 0], low[face, 1] + place // size[face, 0]
+    x, y = column + 0.5, row + 0.5
+    (x0, y0), (x1, y1), (x2, y2) = corners[face].transpose(1, 2, 0)  # (T,) each
     area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-    if abs(area) < 1e-12 or not x.size:
-        return
-    b = ((x - x0) * (y2 - y0) - (x2 - x0) * (y - y0)) / area
-    c = ((x1 - x0) * (y - y0) - (x - x0) * (y1 - y0)) / area
-    inside = (b >= -0.02) & (c >= -0.02) & (b + c <= 1.02)
-    block = picture[low[1] : high[1], low[0] : high[0]]
-    block[inside] = ((1 - b - c)[..., None] * values[0] + b[..., None] * values[1] + c[..., None] * values[2])[inside]
+    with np.errstate(divide="ignore", invalid="ignore"):  # triangles without area cover nothing
+        b = ((x - x0) * (y2 - y0) - (x2 - x0) * (y - y0)) / area
+        c = ((x1 - x0) * (y - y0) - (x - x0) * (y1 - y0)) / area
+    inside = (abs(area) >= 1e-12) & (b >= -0.02) & (c >= -0.02) & (b + c <= 1.02)
+    face, b, c = face[inside], b[inside, None], c[inside, None]  # (T', 1)
+    picture[row[inside], column[inside]] = (1 - b - c) * values[face, 0] + b * values[face, 1] + c * values[face, 2]
