@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import json
+from functools import partial
 
 import numpy as np
 import torch
@@ -164,7 +165,7 @@ class Measurement:
         )
         self.report.chart(lambda axes: draw_lines(axes, curve, "people", "separate people"), "separability curve")
         self.report.chart(
-            lambda axes: draw_histogram(axes, counts, "similarity of two people's centres"), "centres of all pairs"
+            partial(draw_histogram, counts=counts, x="similarity of two people's centres"), "centres of all pairs"
         )
         if used < len(centres):
             self.report.note(f"Histogram: all pairs of {used} of the {len(centres)} people, at random.")
@@ -210,7 +211,7 @@ class Measurement:
             for name, values in (("one person", genuine), ("two people", impostor)):
                 if not len(values):
                     continue
-                axes.hist(values, metrics.BINS, density=True, alpha=0.6, label=name)
+                axes.hist(values, metrics.BINS, density=True, histtype="stepfilled", alpha=0.6, label=name)
             axes.set(xlabel="similarity of two images")
             axes.legend()
 
@@ -262,7 +263,8 @@ class Measurement:
             low, middle, high = np.percentile(numbers, (5, 50, 95)).tolist()
             spread = metrics.spread_within(numbers, labels)
             variety[name] = {"5%": low, "50%": middle, "95%": high, "spread_within_a_person": spread}
-            self.report.chart(lambda axes, n=name, v=numbers: (axes.hist(v, 50), axes.set(xlabel=n)), name)
+            counts, edges = np.histogram(numbers, 50)
+            self.report.chart(partial(draw_histogram, counts=counts, edges=edges, x=name), name)
         variety["between_images_of_a_person"] = self._difference_within()
         self.results["variety"] = variety
         rows = [[name, *(v.values() if isinstance(v, dict) else [v])] for name, v in variety.items() if name in values]
@@ -363,8 +365,8 @@ def draw_lines(axes, points, x, y):
     axes.set(xlabel=x, ylabel=y)
 
 
-def draw_histogram(axes, counts, x):
-    axes.stairs(counts, metrics.BINS, fill=True)
+def draw_histogram(axes, counts, x, edges=metrics.BINS):
+    axes.stairs(counts, edges, fill=True)
     axes.set(xlabel=x)
 
 
