@@ -34,7 +34,7 @@ from utils.cli import (
     share,
 )
 from utils.demo_weights import use_demo_weights
-from utils.device import amp_dtype, keep_freed_memory, resolve_device
+from utils.device import amp_dtype, compiled, keep_freed_memory, resolve_device
 from utils.distributed import join_world
 from utils.errors import UserError
 from utils.sampling import MaskRatios
@@ -88,7 +88,7 @@ def training_parser():
         )
     model.add_argument("--dropout", type=float, default=DROPOUT, help="in the transformer blocks")
     model.add_argument("--ema", type=float, default=0.0, metavar="DECAY", help="also keep averaged weights (0: do not)")
-    model.add_argument("--compile", action="store_true", help="torch.compile the generator")
+    model.add_argument("--compile", action="store_true", help="torch.compile the generator; needs a C++ compiler")
 
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--batch_size", type=positive, default=64, help="images at a time and process")
@@ -166,7 +166,7 @@ def train(args, data, world, device, amp):
         state.resume(find_checkpoint(args.resume))
     generator, discriminator = parallel(state.generator, world, device), parallel(state.discriminator, world, device)
     if args.compile:
-        generator = torch.compile(generator)
+        generator = compiled(generator)
     base_lr = args.lr or args.blr * args.batch_size * args.accum_iter * world.size / RELEASED_DIVISOR
     masks = mask_ratios(args)
     last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf) // args.accum_iter * args.accum_iter

@@ -9,6 +9,7 @@ IMAGES ?= 20
 VECTORS ?= 100
 PAIRS ?= 6000
 WORLD_FR ?= --epochs 12 --milestones 8 11
+WORLD_JUDGE ?= $(WORLD_FR)
 WORLD_POSE ?= --epochs 6
 WORLD_GENERATOR ?= --epochs 10
 WORLD_GAN ?= --epochs 5
@@ -45,7 +46,7 @@ $(WORLD_WEIGHTS)/face_encoder.pth: $(WORLD)/people
 
 $(WORLD)/judge/model.pth: $(WORLD)/people
 	$(PY) scripts/train_fr.py --data $(WORLD)/people --network 34 --width 16 --head cosface --seed 7 \
-		--random_erasing 0 --augmentation 0.1 --batch_size 64 --lr 0.05 --warmup_epochs 0.1 $(WORLD_FR) --workers 2 \
+		--random_erasing 0 --augmentation 0.1 --batch_size 64 --lr 0.05 --warmup_epochs 0.1 $(WORLD_JUDGE) --workers 2 \
 		--output_dir $(WORLD)/judge --resume $(WORLD)/judge
 
 $(WORLD_WEIGHTS)/head_pose.pth $(WORLD)/pose/scores.json &: $(WORLD)/people $(WORLD)/unseen

@@ -31,7 +31,7 @@ from models.iresnet import DEPTHS, IResNet
 from models.traces import Traces
 from utils.checkpoint import fit, load_file, save_file, state_dict_of
 from utils.cli import add_training_run_flags, command, make_parser, multiple_of, positive
-from utils.device import amp_dtype, keep_freed_memory, resolve_device
+from utils.device import amp_dtype, compiled, keep_freed_memory, resolve_device
 from utils.distributed import join_world
 from utils.errors import UserError
 from utils.face_labels import load_labels
@@ -96,6 +96,7 @@ def fr_parser():
     recipe.add_argument("--seed", type=int, default=0, help="of weights, order, dropout and augmentation")
     recipe.add_argument("--use_amp", action=Boolean, default=True, help="16-bit arithmetic; on a CPU bfloat16 or none")
     recipe.add_argument("--amp_dtype", choices=["float16", "bfloat16"], default="bfloat16", help="16-bit type on a GPU")
+    recipe.add_argument("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
 
     run = add_training_run_flags(parser, "./fr")
     run.add_argument("--sets", nargs="*", default=[], help="verification sets to test on every epoch, see test_fr.py")
@@ -241,6 +242,8 @@ def train(args, data, world, device):
     parallel = model
     if world.size > 1:
         parallel = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    if args.compile:
+        parallel = compiled(parallel)
     last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
     log = Log(args, world, device, step, last_step, shown=("loss", "norm"))
     stop = StopSignal(world)

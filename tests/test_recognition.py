@@ -111,6 +111,18 @@ def test_two_ranks_resume_bitwise(tmp_path):
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
+def test_compiled_training_is_the_same_training(trained, tmp_path, monkeypatch, capsys):
+    train(*flags(tmp_path, "--compile", "--max_steps", 2))
+    compiled, eager = (json.loads((f / "log.jsonl").read_text().splitlines()[0]) for f in (tmp_path, trained))
+    assert compiled["loss"] == pytest.approx(eager["loss"], rel=1e-3)
+    assert compiled["norm"] == pytest.approx(eager["norm"], rel=1e-3)
+    assert weights(tmp_path)["backbone"].keys() == weights(trained)["backbone"].keys()
+    monkeypatch.setenv("CXX", "nowhere++")
+    with pytest.raises(SystemExit):
+        train(*flags(tmp_path / "other", "--compile"))
+    assert "needs a C++ compiler, and there is no nowhere++" in capsys.readouterr().err
+
+
 def test_se_networks_and_other_heads_train_and_load(tmp_path):
     for head in ("magface", "adaface", "cosface"):
         folder = tmp_path / head

@@ -1,6 +1,8 @@
 """Where the models run, and in what precision."""
 
 import ctypes
+import os
+import shutil
 import sys
 
 import torch
@@ -50,6 +52,16 @@ def amp_dtype(wanted, on_gpu, device):
 def cpu_has_bf16():
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(probe())
+
+
+def compiled(module):
+    """``module`` through torch.compile, with the random draws it would make without; UserError without a compiler."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if not shutil.which(compiler):
+        raise UserError(
+            f"--compile needs a C++ compiler, and there is no {compiler}; install it or leave --compile out."
+        )
+    return torch.compile(module, options={"fallback_random": True})
 
 
 def keep_freed_memory():
