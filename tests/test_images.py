@@ -71,6 +71,15 @@ def test_list_images(tmp_path):
     assert list_images(tmp_path / "c.jpeg") == [tmp_path / "c.jpeg"]
 
 
+def test_linked_folders_are_listed(tmp_path):
+    (tmp_path / "all" / "person").mkdir(parents=True)
+    (tmp_path / "all" / "person" / "0.png").write_bytes(b"x")
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "linked").symlink_to(tmp_path / "all" / "person")
+    (tmp_path / "some" / "circle").symlink_to(tmp_path / "some")
+    assert list_images(tmp_path / "some") == [tmp_path / "some" / "linked" / "0.png"]
+
+
 def test_nothing_to_list(tmp_path):
     (tmp_path / "notes.md").write_text("x")
     with pytest.raises(UserError, match="no images in it"):

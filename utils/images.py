@@ -1,5 +1,6 @@
 """Reading, aligning and encoding face images; contact sheets."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -19,14 +20,14 @@ cv2.setNumThreads(1)  # images are handled by several threads of ours
 
 
 def list_images(source, extensions=EXTENSIONS, what="images"):
-    """The image files of a folder (searched recursively), a ``.txt`` of paths, or one file: sorted, without repeats.
+    """The image files of a folder (with all folders below), a ``.txt`` of paths, or one file: sorted, without repeats.
 
     Paths in a list are taken as they stand, or else relative to the list. Raises UserError when there are none.
     ``extensions`` and ``what``: to list other files than images, and what to call them.
     """
     source = Path(source)
     if source.is_dir():
-        paths = [path for path in source.rglob("*") if path.suffix.lower() in extensions and path.is_file()]
+        paths = [path for path in files_below(source) if path.suffix.lower() in extensions and path.is_file()]
         paths = [path for path in paths if path.name != CONTACT_SHEET]
     elif source.suffix.lower() == ".txt" and source.is_file():
         lines = [Path(line.strip()) for line in source.read_text().splitlines() if line.strip()]
@@ -38,6 +39,15 @@ def list_images(source, extensions=EXTENSIONS, what="images"):
     if not paths:
         raise UserError(f"{source}: no {what} in it (looked for {', '.join(extensions)}).")
     return sorted(set(paths))
+
+
+def files_below(folder):
+    """All files of a folder and those below it, also of linked folders, as subsets are often made of links."""
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        parent = Path(parent)
+        here = parent.resolve()
+        folders[:] = [name for name in folders if not here.is_relative_to((parent / name).resolve())]  # no circles
+        yield from (parent / name for name in files)
 
 
 def read_image(path):
