@@ -48,7 +48,7 @@ demo: .venv/.installed
 	$(PY) -m pip install --quiet -r requirements-render.txt
 	touch $@
 
-# Rendered people, for who has no photos: 24,000 photos, some 15 minutes on two cores.
+# Rendered people, for who has no photos: 20,000 photos and 2,000 of others, 4 to 15 minutes on two cores.
 rendered/people: | .venv/.installed-render
 	$(PY) scripts/render_faces.py --identities 1000 --images 20 --output rendered/unfinished
 	mv rendered/unfinished $@
