@@ -3,6 +3,7 @@
 lpips and torchvision are imported where they are used: that takes seconds, and few runs have LPIPS's weights.
 """
 
+import warnings
 from itertools import islice
 from pathlib import Path
 
@@ -61,7 +62,8 @@ class LPIPS(PerceptualDistance):
         import lpips
 
         super().__init__()
-        with Undrawn():
+        with Undrawn(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the package calls torchvision by old names
             package = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)  # heads from the package, no download
         self.scale, self.features, self.heads = package.scaling_layer, package.net, package.lins
         self.features.load_state_dict(self._sliced(vgg_state))

@@ -324,6 +324,13 @@ def test_resume_from_the_wrong_file(demo, training_lmdb, uninterrupted, tmp_path
         assert message in capsys.readouterr().err
 
 
+def test_compiling_without_a_compiler(demo, training_lmdb, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setenv("CXX", "nowhere++")
+    with pytest.raises(SystemExit):
+        run(*flags(demo, training_lmdb, tmp_path, "--compile"))
+    assert "needs a C++ compiler, and there is no nowhere++" in capsys.readouterr().err
+
+
 def test_broken_records_end_the_run_past_the_limit(demo, training_lmdb, tmp_path, capsys):  # noqa: F811
     records = content(training_lmdb)
     records[b"3"] = b"\x00"
