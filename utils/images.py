@@ -45,9 +45,13 @@ def files_below(folder):
     """All files of a folder and those below it, also of linked folders, as subsets are often made of links."""
     for parent, folders, files in os.walk(folder, followlinks=True):
         parent = Path(parent)
-        here = parent.resolve()
-        folders[:] = [name for name in folders if not here.is_relative_to((parent / name).resolve())]  # no circles
+        folders[:] = [name for name in folders if not leads_back(parent / name)]
         yield from (parent / name for name in files)
+
+
+def leads_back(folder):
+    """Whether a folder is a link to one that it lies in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def read_image(path):
