@@ -60,7 +60,7 @@ rendered/unseen: | .venv/.installed-render
 # For a generator that begins as a linear map: train its image decoder, with judges that need no download.
 DECODER_ALONE := --model vec2face_vit_tiny --fmae_lr 0 --dropout 0 --token_weight 0 --lpips_weights encoder --pixel_weight 5 \
 	--identity_weight 0.1 --batch_size 8 --min_lr 2e-5 --warmup_epochs 0.03 --workers 1 --save_every 500
-SHARPEN := --disc_width 32 --disc_noise 0.06 --disc_weight 0.3 --adversarial lsgan --detail_weight 1
+SHARPEN := --disc_width 32 --disc_noise 0.06 --disc_weight 0.3 --adversarial lsgan --detail_weight 0.5
 
 # Run it again to go on. The second of the two epochs with the GAN.
 train-demo: .venv/.installed $(PHOTOS)

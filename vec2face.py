@@ -170,6 +170,7 @@ def train(args, data, world, device, amp):
     base_lr = args.lr or args.blr * args.batch_size * args.accum_iter * world.size / RELEASED_DIVISOR
     masks = mask_ratios(args)
     last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf) // args.accum_iter * args.accum_iter
+    state.last_step = last_step
     log = Log(args, world, device, state.step, last_step, shown=("total", "identity", "pixel"))
     if args.start_from and state.step == 0:
         log.say(f"starting from {args.start_from}")

@@ -13,6 +13,7 @@ WORLD_JUDGE ?= $(WORLD_FR)
 WORLD_POSE ?= --epochs 6
 WORLD_GENERATOR ?= --epochs 10
 WORLD_GAN ?= --epochs 5
+WORLD_POLISH ?= --epochs 1
 WORLD_SIMILARITY ?= --max_similarity 0.4
 WORLD_DATASET ?= --example 20
 WORLD_ATTROP ?= --max_iters 100
@@ -55,7 +56,8 @@ $(WORLD_WEIGHTS)/head_pose.pth $(WORLD)/pose/scores.json &: $(WORLD)/people $(WO
 	$(PY) scripts/shrink_weights.py $(WORLD)/pose/model.pth $(WORLD_WEIGHTS)/head_pose.pth
 
 # The generator, of the better photos only: what spoils the others cannot be told from a vector. It begins as a linear map,
-# for which the image decoder is trained, then sharpened by the GAN. See docs/world.md.
+# for which the image decoder is trained, then sharpened by the GAN; a part of that is taken back, and a second GAN, with a
+# discriminator that knows nothing yet, takes away what the first one let through. See docs/world.md.
 $(WORLD)/people.lmdb $(WORLD)/unseen.lmdb: $(WORLD)/%.lmdb: $(WORLD)/% $(WORLD_WEIGHTS)/face_encoder.pth
 	$(PY) scripts/prepare_training_set.py --images $(WORLD)/$* --encoder $(WORLD_WEIGHTS)/face_encoder.pth \
 		-d $(WORLD)/unfinished -n $*
@@ -68,13 +70,18 @@ $(WORLD)/soft_generator.pth: $(WORLD)/people.lmdb
 	$(PY) vec2face.py --train_source $< --mask $(WORLD)/good/*.npy --id_weights $(WORLD_WEIGHTS)/face_encoder.pth \
 		--start_from $(WORLD)/linear_start.pth $(DECODER_ALONE) --lr 1e-3 --ema 0.995 $(WORLD_GENERATOR) \
 		--output_dir $(WORLD)/soft_generator --resume $(WORLD)/soft_generator
-	$(PY) scripts/shrink_weights.py $(WORLD)/soft_generator/checkpoint-last.pth $@ --ema
+	$(PY) scripts/shrink_weights.py $(WORLD)/soft_generator/checkpoint-last.pth $@ --ema --finished
 
-$(WORLD_WEIGHTS)/vec2face_generator.pth: $(WORLD)/soft_generator.pth
-	$(PY) vec2face.py --train_source $(WORLD)/people.lmdb --mask $(WORLD)/good/*.npy \
-		--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --start_from $< $(DECODER_ALONE) --disc_start 0 $(SHARPEN) \
-		--lr 5e-4 --ema 0.99 $(WORLD_GAN) --output_dir $(WORLD)/generator --resume $(WORLD)/generator
-	$(PY) scripts/shrink_weights.py $(WORLD)/generator/checkpoint-last.pth $@ --ema
+WORLD_SHARPER = $(PY) vec2face.py --train_source $(WORLD)/people.lmdb --mask $(WORLD)/good/*.npy \
+	--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --start_from $< $(DECODER_ALONE) --disc_start 0 $(SHARPEN) --ema 0.99
+
+$(WORLD)/sharp_generator.pth: $(WORLD)/soft_generator.pth
+	$(WORLD_SHARPER) --lr 5e-4 $(WORLD_GAN) --output_dir $(WORLD)/sharp_generator --resume $(WORLD)/sharp_generator
+	$(PY) scripts/shrink_weights.py $(WORLD)/sharp_generator/checkpoint-last.pth $@ --ema --finished --interpolate $<
+
+$(WORLD_WEIGHTS)/vec2face_generator.pth: $(WORLD)/sharp_generator.pth
+	$(WORLD_SHARPER) --lr 2e-4 --disc_weight 0.2 $(WORLD_POLISH) --output_dir $(WORLD)/generator --resume $(WORLD)/generator
+	$(PY) scripts/shrink_weights.py $(WORLD)/generator/checkpoint-last.pth $@ --ema --finished
 
 $(WORLD_WEIGHTS)/identity_vectors.npy: $(WORLD)/people $(WORLD_WEIGHTS)/face_encoder.pth
 	$(PY) scripts/extract_features.py --images $(WORLD)/people --encoder $(WORLD_WEIGHTS)/face_encoder.pth -d $(WORLD)/features

@@ -19,7 +19,7 @@ from test_training_data import content, training_lmdb, write_lmdb  # noqa: F401,
 import image_generation
 import vec2face
 from models import PRESETS, Vec2Face, load_vec2face
-from scripts import convert_weights, plot_training
+from scripts import convert_weights, plot_training, shrink_weights
 from utils.checkpoint import sha256
 from utils.images import read_image
 from utils.training_data import TrainingData
@@ -228,7 +228,7 @@ def test_a_rank_without_data(demo, training_lmdb, tmp_path):  # noqa: F811
     assert "4 records are fewer than --batch_size 3 x 2 processes" in result.stderr
 
 
-def test_sigterm_saves_and_exits_0(demo, training_lmdb, uninterrupted, tmp_path):  # noqa: F811
+def test_sigterm_saves_and_exits_0(demo, training_lmdb, uninterrupted, tmp_path, capsys):  # noqa: F811
     """As a cluster sends it: to all processes of the job, those that read data too."""
     words = [*flags(demo, training_lmdb, tmp_path, "--ema", 0.9), "--workers", 1]
     process = Script("vec2face.py", *words)
@@ -237,8 +237,15 @@ def test_sigterm_saves_and_exits_0(demo, training_lmdb, uninterrupted, tmp_path)
     process.signal(signal.SIGTERM, group=True)
     assert process.wait().returncode == 0
     assert 2 <= checkpoint(tmp_path)["step"] < 8
+    shrink = [str(tmp_path / "checkpoint-last.pth"), str(tmp_path / "small.pth"), "--ema", "--finished"]
+    with pytest.raises(SystemExit):
+        shrink_weights.main(shrink)
+    assert "was stopped at step" in capsys.readouterr().err
+    assert not (tmp_path / "small.pth").exists()
     run(*words, "--resume", tmp_path / "checkpoint-last.pth")
     assert_same_training(checkpoint(tmp_path), checkpoint(uninterrupted))
+    shrink_weights.main(shrink)
+    assert (tmp_path / "small.pth").exists()
 
 
 def test_the_gan_begins_within_an_epoch(demo, training_lmdb, tmp_path):  # noqa: F811

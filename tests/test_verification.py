@@ -130,6 +130,6 @@ def test_features_of_demo_people_verify(encoder):
     from utils.verification import features_of
 
     faces = FaceSet(PHOTOS)
-    numbers, same = draw_pairs(faces, 12, 0)
+    numbers, same = draw_pairs(faces, 16, 0)
     features = features_of(encoder, [faces.image(i) for i in numbers])
     assert verify(pair_similarities(features), same)["accuracy"] > 0.9

@@ -55,6 +55,7 @@ def test_every_stage_of_make_world(tmp_path, capsys):
         "WORLD_POSE": "--batch_size 8 --max_steps 2 --workers 0", "WORLD_SIMILARITY": "--max_similarity 0.999",
         "WORLD_GENERATOR": "--batch_size 2 --max_steps 2 --warmup_epochs 0 --workers 0",
         "WORLD_GAN": "--batch_size 2 --max_steps 2 --disc_width 8 --warmup_epochs 0 --workers 0",
+        "WORLD_POLISH": "--batch_size 2 --max_steps 1 --disc_width 8 --warmup_epochs 0 --workers 0",
         "WORLD_DATASET": "--example 3", "WORLD_ATTROP": "--max_iters 1 --batch_size 2",
     }  # fmt: skip
     listed = subprocess.run(
@@ -274,6 +275,29 @@ def test_small_files_are_read_like_the_large_ones(demo, tmp_path, capsys):
     with pytest.raises(SystemExit):
         shrink_weights.main([str(demo.vectors), str(tmp_path / "x.pth")])
     assert not (tmp_path / "x.pth").exists()
+
+
+def test_between_two_generators(demo, tmp_path, capsys):
+    torch.manual_seed(0)
+    before = load_file(demo.generator)
+    weights = {key: value for key, value in before["model_vec2face"].items() if value.is_floating_point()}
+    moved = {key: value + torch.rand_like(value) for key, value in weights.items()}
+    after = before | {"model_vec2face": before["model_vec2face"] | moved}
+    torch.save(after, tmp_path / "after.pth")
+    words = [str(tmp_path / "after.pth"), str(tmp_path / "small.pth"), "--interpolate"]
+    shrink_weights.main([*words, str(demo.generator), "--share", "0.25"])
+    small = load_file(tmp_path / "small.pth")["model_vec2face"]
+    for key, value in weights.items():
+        expected = 0.75 * moved[key].float() + 0.25 * value.float()
+        assert torch.allclose(small[key].float(), expected, rtol=2e-3, atol=1e-3), key
+    assert load_vec2face(tmp_path / "small.pth")
+    (tmp_path / "small.pth").unlink()
+    torch.save(before | {"model_vec2face": {}}, tmp_path / "other.pth")
+    for other, message in ((demo.encoder, "not a generator"), (tmp_path / "other.pth", "other names or shapes")):
+        with pytest.raises(SystemExit):
+            shrink_weights.main([*words, str(other)])
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "small.pth").exists()
 
 
 def test_high_frequencies():

@@ -6,7 +6,7 @@ import torch
 
 from models.released_weights import released_key
 from models.vec2face import PRESETS, Vec2Face, generator_state, preset_of
-from utils.checkpoint import check_fit, sha256
+from utils.checkpoint import check_fit, load_file, sha256
 from utils.errors import UserError
 
 
@@ -27,6 +27,28 @@ def averaged(content, path):
     if not isinstance(content, dict) or not content.get("model_ema"):
         raise UserError(f"{path}: has no averaged weights; they come from vec2face.py --ema DECAY.")
     return content | {"model_vec2face": content["model_ema"]}
+
+
+def interpolated(content, path, other_path, share):
+    """The content with ``share`` of another generator's weights and 1 - share of its own, number by number.
+
+    Network interpolation (ESRGAN, Wang et al., 2018, section 3.4): it makes sense between states of one training.
+    Raises UserError unless both are files of this project with the same weights.
+    """
+    states = []
+    for source, name in ((content, path), (load_file(other_path), other_path)):
+        if not isinstance(source, dict) or "model_vec2face" not in source:
+            raise UserError(f"{name}: not a generator of this project's training; --interpolate takes two.")
+        states.append(source["model_vec2face"])
+    own, other = states
+    if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in other.items()}:
+        raise UserError(f"{other_path}: its weights have other names or shapes than those of {path}.")
+    mixed = {
+        key: torch.lerp(value.float(), other[key].float(), share).to(value.dtype)
+        for key, value in own.items()
+        if value.is_floating_point()
+    }
+    return content | {"model_vec2face": own | mixed}
 
 
 def checked_state(content, path):

@@ -20,7 +20,7 @@ SCORED = 256  # held-out photos at most, spread over all
 
 
 class TrainingState:
-    """Generator, discriminator, their optimisers, the scaler, averaged weights (or None), and steps done.
+    """Generator, discriminator, their optimisers, the scaler, averaged weights (or None), steps done and to do.
 
     ``feature_norms``: mean and standard deviation of the norms of the vectors, kept for those who generate with it.
     """
@@ -42,7 +42,7 @@ class TrainingState:
         self.optimizer_disc = torch.optim.AdamW(self.discriminator.parameters(), **options)
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaler_enabled)
         self.ema = self._averaged(self.generator.state_dict()) if args.ema else None
-        self.step = 0
+        self.step, self.last_step = 0, 0
 
     def _parameter_groups(self):
         """The weights before the image decoder, which take ``fmae_lr`` times the learning rate, and its own."""
@@ -93,6 +93,7 @@ class TrainingState:
             "optimizer_disc": self.optimizer_disc.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
+            "last_step": self.last_step,
             "args": self.args,
         }
         save_file(content, self.folder / name)
