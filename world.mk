@@ -1,5 +1,5 @@
 # make world: from nothing to the demo models, and what they achieve. Every stage is a file, made once; a stage that was
-# stopped goes on where it was. At the sizes below it takes days on two cores: for a first look,
+# stopped goes on where it was. At the sizes below it takes hours on two cores (docs/world.md); for a first look,
 #     make world PEOPLE=200 UNSEEN_PEOPLE=50 WORLD_FR="--epochs 2" WORLD_POSE="--epochs 2"
 
 WORLD ?= world
@@ -8,12 +8,12 @@ UNSEEN_PEOPLE ?= 1000
 IMAGES ?= 20
 VECTORS ?= 100
 PAIRS ?= 6000
-WORLD_FR ?= --epochs 12 --milestones 8 11
-WORLD_JUDGE ?= $(WORLD_FR)
-WORLD_POSE ?= --epochs 6
-WORLD_GENERATOR ?= --epochs 10
-WORLD_GAN ?= --epochs 5
-WORLD_POLISH ?= --epochs 1
+WORLD_FR ?= --epochs 4 --milestones 3 4
+WORLD_JUDGE ?= --epochs 2 --milestones 2
+WORLD_POSE ?= --epochs 1
+WORLD_GENERATOR ?= --epochs 1
+WORLD_GAN ?= --epochs 1
+WORLD_POLISH ?= --epochs 1 --max_steps 1100
 WORLD_SIMILARITY ?= --max_similarity 0.4
 WORLD_DATASET ?= --example 20
 WORLD_ATTROP ?= --max_iters 100

@@ -52,6 +52,7 @@ def test_every_stage_of_make_world(tmp_path, capsys):
     sizes = {
         "WORLD": world, "PY": "python", "PEOPLE": 5, "UNSEEN_PEOPLE": 4, "IMAGES": 10, "PAIRS": 4, "VECTORS": 2,
         "WORLD_FR": "--network 18 --width 16 --batch_size 8 --max_steps 2 --workers 0",
+        "WORLD_JUDGE": "--network 18 --width 16 --batch_size 8 --max_steps 2 --workers 0",
         "WORLD_POSE": "--batch_size 8 --max_steps 2 --workers 0", "WORLD_SIMILARITY": "--max_similarity 0.999",
         "WORLD_GENERATOR": "--batch_size 2 --max_steps 2 --warmup_epochs 0 --workers 0",
         "WORLD_GAN": "--batch_size 2 --max_steps 2 --disc_width 8 --warmup_epochs 0 --workers 0",
