@@ -93,6 +93,7 @@ class Result:
     iterations: int
     id_similarity: float
     values: dict = field(default_factory=dict)
+    missed: tuple = ()  # names of the targets not reached
     reason: str = ""
 
 
@@ -113,6 +114,11 @@ class AttrOP:
         self.generator, self.encoder, self.targets = generator, encoder, list(targets)
         self.batch_size, self.drop_ratio, self.max_iters = batch_size, drop_ratio, max_iters
         self.lr, self.id_weight, self.id_tolerance = lr, id_weight, id_tolerance
+
+    @property
+    def target_names(self):
+        """Names of all targets, the identity's first."""
+        return ["id_similarity", *(target.name for target in self.targets)]
 
     def run(self, rows):
         """Iterate over Results, in the order in which rows end. ``rows``: iterable of Row, read as places get free."""
@@ -163,11 +169,12 @@ class AttrOP:
             elif accepted[place]:
                 yield place, ""
             elif iterations == self.max_iters:
-                yield place, f"{self._failing(batch, place)} missed after {iterations} iterations"
+                yield place, f"{', '.join(self._missed(batch, place))} missed after {iterations} iterations"
 
-    def _failing(self, batch, place):
-        names = ["id_similarity", *(target.name for target in self.targets)]
-        return ", ".join(n for n, passed in zip(names, batch.best_passed[:, place].tolist(), strict=True) if not passed)
+    def _missed(self, batch, place):
+        return tuple(
+            n for n, passed in zip(self.target_names, batch.best_passed[:, place].tolist(), strict=True) if not passed
+        )
 
     def _result(self, batch, place, reason):
         row, known = batch.rows.pop(place), bool(batch.best_loss[place] < math.inf)
@@ -177,6 +184,7 @@ class AttrOP:
             vector=batch.best_vectors[place].cpu().numpy().copy(),  # the place is used again
             image=batch.best_images[place].clone().cpu() if known else None,
             accepted=not reason,
+            missed=self._missed(batch, place) if reason else (),
             iterations=batch.iterations[place],
             id_similarity=similarity,
             values={target.name: value for target, value in zip(self.targets, values, strict=True)},

@@ -6,20 +6,31 @@ import numpy as np
 import pytest
 from conftest import files_of
 
+from utils.dataset_layout import about_folder, manifest_path, parts_folder, settings_path
 from utils.dataset_lmdb import GrowingLmdb, LmdbStore, next_paths, reading
-from utils.dataset_parts import MANIFEST, PARTS, Part, index_manifest
-from utils.dataset_writer import DatasetWriter, finish_dataset, finished_names, manifest_lines, prepare_dataset
+from utils.dataset_parts import MANIFEST, Part, index_manifest
+from utils.dataset_writer import DatasetWriter, finish_dataset, identities_there, manifest_lines, prepare_dataset
 from utils.errors import UserError
 from utils.generation import GeneratedImage, Identity
+from utils.image_record import ImageRecord
 from utils.images import decode_image
 
 FORMATS = pytest.mark.parametrize("format", ["folder", "lmdb"])
 
 
-def images(number, count=3):
+def images(number, count=3, first=0):
     return [
-        GeneratedImage(np.full((112, 112, 3), (number, 20 * i, 99), np.uint8), {"sigma": 0.3}) for i in range(count)
+        GeneratedImage(
+            np.full((112, 112, 3), (number, 20 * i, 99), np.uint8), ImageRecord(number, f"{number:06d}", i, 0.3)
+        )
+        for i in range(first, count)
     ]
+
+
+def dataset_files(root):
+    """{relative path: bytes} of the people and of what lies beside them."""
+    about = {f"about/{name}": data for name, data in files_of(about_folder(root)).items()}
+    return files_of(root) | about
 
 
 def identity(number):
@@ -40,7 +51,7 @@ def test_slices_in_any_order_make_the_same_dataset(format, tmp_path):
     write(tmp_path / "one" / "data", format, range(6))
     for part, numbers in (("b", [4, 5]), ("c", [2, 0]), ("d", [1, 3])):
         write(tmp_path / "two" / "data", format, numbers, part)
-    one, two = (files_of(tmp_path / name / "data") for name in ("one", "two"))
+    one, two = (dataset_files(tmp_path / name / "data") for name in ("one", "two"))
     lmdb = one.pop("data.lmdb", b""), two.pop("data.lmdb", b"")
     assert one == two
     assert bool(lmdb[0]) == bool(lmdb[1]) == (format == "lmdb")
@@ -70,9 +81,9 @@ def test_lmdb_layout_of_fr_training(tmp_path):
 
 def test_folder_layout(tmp_path):
     write(tmp_path / "data", "folder", [12])
-    names = sorted(files_of(tmp_path / "data"))
     pictures = [f"000012/00{i}.jpg" for i in range(3)]
-    assert names == sorted([*pictures, "contact_sheet.jpg", "manifest.jsonl", "settings.json"])
+    assert sorted(files_of(tmp_path / "data")) == pictures
+    assert sorted(files_of(tmp_path / "data.about")) == ["contact_sheet.jpg", "manifest.jsonl", "settings.json"]
     assert [line["file"] for line in manifest_lines(tmp_path / "data")] == pictures
 
 
@@ -80,10 +91,10 @@ def test_folder_layout(tmp_path):
 def test_unmerged_parts_count_as_finished(format, tmp_path):
     root = tmp_path / "data"
     write(root, format, [0, 2], finish=False)
-    assert finished_names(root, format) == {"000000", "000002"}
+    assert set(identities_there(root, format)) == {"000000", "000002"}
     write(root, format, [1], part="b")
     assert [line["identity"] for line in manifest_lines(root)] == [0] * 3 + [1] * 3 + [2] * 3
-    assert not (root / PARTS).exists()
+    assert not parts_folder(root).exists()
 
 
 @FORMATS
@@ -91,15 +102,15 @@ def test_lines_without_images_do_not_count(format, tmp_path):
     """Killed between the two steps of a commit, and within a line."""
     root = tmp_path / "data"
     write(root, format, [0], finish=False)
-    manifest = root / PARTS / "a" / MANIFEST
+    manifest = parts_folder(root) / "a" / MANIFEST
     line = json.loads(manifest.read_text().splitlines()[0]) | {"identity": 1, "name": "000001"}
     manifest.write_text(manifest.read_text() + json.dumps(line) + "\n" + '{"identity": 2, "na')
-    assert finished_names(root, format) == {"000000"}
+    assert set(identities_there(root, format)) == {"000000"}
     write(root, format, [1, 2])
     write(tmp_path / "whole" / "data", format, range(3))
-    ours, whole = files_of(root), files_of(tmp_path / "whole" / "data")
+    ours, whole = dataset_files(root), dataset_files(tmp_path / "whole" / "data")
     assert ours.keys() == whole.keys()
-    assert ours[MANIFEST] == whole[MANIFEST]
+    assert ours[f"about/{MANIFEST}"] == whole[f"about/{MANIFEST}"]
 
 
 def test_half_written_folder_is_written_anew(tmp_path):
@@ -107,7 +118,7 @@ def test_half_written_folder_is_written_anew(tmp_path):
     prepare_dataset(root, {"format": "folder", "seed": 0}, {})
     (root / "000000").mkdir()
     (root / "000000" / "000.jpg").write_bytes(b"half")
-    assert finished_names(root, "folder") == set()
+    assert set(identities_there(root, "folder")) == set()
     write(root, "folder", [0])
     assert len(list((root / "000000").iterdir())) == 3
 
@@ -119,34 +130,35 @@ def test_killed_while_merging_an_lmdb(renamed, tmp_path):
     write(root, "lmdb", [0, 1])
     write(root, "lmdb", [2], part="b", finish=False)
     next_file, next_manifest = next_paths(root)
-    before, part_before = files_of(root), files_of(root / PARTS / "b")
+    lmdb, part = LmdbStore.path(root), parts_folder(root) / "b"
+    lmdb_before, manifest_before, part_before = lmdb.read_bytes(), manifest_path(root).read_bytes(), files_of(part)
     finish_dataset(root, "lmdb")
-    after, after_records = files_of(root), records(root)
+    after, after_records = dataset_files(root), records(root)
 
     # Rebuild what a kill would have left: the next files, not yet or half put in place.
-    (next_file if not renamed else LmdbStore.path(root)).write_bytes(after[LmdbStore.path(root).name])
-    next_manifest.write_bytes(after[MANIFEST])
+    next_manifest.write_bytes(manifest_path(root).read_bytes())
     if not renamed:
-        LmdbStore.path(root).write_bytes(before[LmdbStore.path(root).name])
-    (root / MANIFEST).write_bytes(before[MANIFEST])
-    (root / PARTS / "b").mkdir(parents=True)
+        next_file.write_bytes(lmdb.read_bytes())
+        lmdb.write_bytes(lmdb_before)
+    manifest_path(root).write_bytes(manifest_before)
+    part.mkdir(parents=True)
     for name, data in part_before.items():
-        (root / PARTS / "b" / name).write_bytes(data)
+        (part / name).write_bytes(data)
 
     write(root, "lmdb", [])
     assert records(root) == after_records
-    assert files_of(root).keys() == after.keys()
-    assert files_of(root)[MANIFEST] == after[MANIFEST]
+    assert dataset_files(root).keys() == after.keys()
+    assert dataset_files(root)[f"about/{MANIFEST}"] == after[f"about/{MANIFEST}"]
 
 
 @FORMATS
 def test_other_settings_are_refused_by_name(format, tmp_path):
     root = tmp_path / "data"
     write(root, format, [0])
-    before = files_of(root)
+    before = dataset_files(root)
     with pytest.raises(UserError, match=r"seed is 0 there and 1 now"):
         write(root, format, [1], seed=1)
-    assert files_of(root) == before
+    assert dataset_files(root) == before
     write(root, format, [1], seed=1, overwrite=True)
     assert [line["identity"] for line in manifest_lines(root)] == [1, 1, 1]
     assert not list(tmp_path.glob(".*"))
@@ -163,7 +175,7 @@ def test_foreign_folders_are_left_alone(tmp_path):
 
 def test_damaged_settings(tmp_path):
     write(tmp_path / "data", "folder", [0])
-    (tmp_path / "data" / "settings.json").write_text("{")
+    settings_path(tmp_path / "data").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         prepare_dataset(tmp_path / "data", {"format": "folder"}, {})
 
@@ -177,8 +189,8 @@ def test_one_slice_has_one_writer(tmp_path):
         with DatasetWriter(root, "folder", "b") as writer:
             writer.write(identity(0), images(0))
         finish_dataset(root, "folder")
-        assert (root / PARTS / "a").exists()  # a living process keeps its part
-    assert finished_names(root, "folder") == {"000000"}
+        assert (parts_folder(root) / "a").exists()  # a living process keeps its part
+    assert set(identities_there(root, "folder")) == {"000000"}
 
 
 def test_a_torn_line_does_not_spoil_the_next(tmp_path):
@@ -217,7 +229,7 @@ def test_error_of_the_background_reaches_the_caller(tmp_path):
 
     def write_where_a_file_is_in_the_way():
         with DatasetWriter(root, "folder", "a") as writer:
-            (root / PARTS / "a" / "unfinished").write_text("a file where a folder is needed")
+            (parts_folder(root) / "a" / "unfinished").write_text("a file where a folder is needed")
             for number in range(30):
                 writer.write(identity(number), images(number, count=1))
 

@@ -6,7 +6,8 @@ import msgpack
 import numpy as np
 import pytest
 import torch
-from conftest import PHOTOS, files_of
+from conftest import PHOTOS
+from test_dataset_writer import dataset_files
 
 import image_generation
 import image_generation_with_reference
@@ -15,14 +16,16 @@ from models.attrop import AttrOP
 from utils.dataset_lmdb import reading
 from utils.gate import Gate
 from utils.generation import Identity, Recipe, generate
+from utils.image_measures import ImageMeasures
 from utils.images import read_image
 
 
 def run(script, demo, folder, *words):
     weights = ["--quality_weights", demo.encoder, "--batch_size", 4, "--output_dir", folder, "--name", "gated"]
     script.main([str(word) for word in [*demo.models, *weights, *words]])
-    root = next(path.parent for path in folder.rglob("manifest.jsonl"))
-    return root, [json.loads(line) for line in (root / "manifest.jsonl").read_text().splitlines()]
+    about = next(path.parent for path in folder.rglob("manifest.jsonl"))
+    root = about.with_name(about.name.removesuffix(".about"))
+    return root, [json.loads(line) for line in (about / "manifest.jsonl").read_text().splitlines()]
 
 
 def people(vectors, count):
@@ -57,17 +60,21 @@ def test_what_is_written_passes_and_the_rest_says_why(demo, encoder, vectors, tm
 def test_the_first_try_is_the_image_without_a_gate(generator, encoder, vectors):
     recipe = Recipe(3, (0.3, 0.5))
     plain = list(generate(generator, people(vectors, 3), recipe, 4))
-    gated = list(generate(generator, people(vectors, 3), recipe, 4, gate=Gate(encoder, None, {"id_similarity": 0}, 5)))
+    options = {"measures": ImageMeasures(encoder), "gate": Gate({"id_similarity": 0}, 5)}
+    gated = list(generate(generator, people(vectors, 3), recipe, 4, **options))
     for (_, images), (_, other) in zip(plain, gated, strict=True):
         assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(images, other, strict=True))
-        assert all(image.record["passed"] and "tries" not in image.record for image in other)
+        assert all(image.record.passed and not image.record.tries for image in other)
 
 
 def test_nobody_passes_and_the_lmdb_has_no_empty_class(demo, tmp_path, capsys):
     words = ["--center_feature", demo.vectors, "--example", 2, "--skip_attrop", "--format", "lmdb", "--max_tries", 2]
     root, lines = run(image_generation, demo, tmp_path, *words, "--start_end", "0:3", "--min_quality", 100)
     assert all(line["key"] is None and len(line["tries"]) == 2 for line in lines)
-    assert "Fewest images: 000000 (0), 000001 (0), 000002 (0)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "the dataset has 0 images of 0 identities" in out
+    assert "quality below 100 at every try: 6 images; 90% of the images would pass at --min_quality" in out
+    assert "Without a single image, and so without a folder or class: 3 identities (000000, 000001, 000002)" in out
     with reading(root / "gated.lmdb") as transaction:
         assert msgpack.unpackb(transaction.get(b"__len__")) == 0
         assert msgpack.unpackb(transaction.get(b"__classnum__")) == 0
@@ -83,7 +90,7 @@ def test_slices_at_different_times_give_the_same_dataset(demo, tmp_path, format)
         parts, lines = run(image_generation, demo, tmp_path / "parts", *words, "--start_end", part)
     assert any(not line["passed"] for line in lines)
     if format == "folder":
-        assert files_of(whole) == files_of(parts)
+        assert dataset_files(whole) == dataset_files(parts)
     else:
         with reading(whole / "gated.lmdb") as one, reading(parts / "gated.lmdb") as two:
             assert list(map(tuple, one.cursor())) == list(map(tuple, two.cursor()))
@@ -99,13 +106,13 @@ def test_in_reference_and_pose_mode(demo, tmp_path, filled_files):
     words += ["--pose_weights", filled_files["sixdrepnet"], "--max_tries", 2, "--min_id_similarity", 0.99]
     _, lines = run(pose_image_generation, demo, tmp_path / "pose", *words)
     assert all(not line["passed"] and len(line["tries"]) == 2 for line in lines)
-    assert all(line["tries"][0]["iterations"] == 2 for line in lines)
+    assert all(line["attrop"]["iterations"] == 2 for line in lines)
 
 
 def test_attrop_rows_that_come_back_are_worked_on(generator, encoder, vectors):
     """The last rows fail the gate when nothing else waits: they still get their second try."""
     attrop = AttrOP(generator, encoder, batch_size=2, max_iters=1)
-    gate = Gate(encoder, None, {"id_similarity": 2.0}, 3)
-    result = list(generate(generator, people(vectors, 3), Recipe(1, (0.5,)), 2, attrop, "image", gate))
+    measures, gate = ImageMeasures(encoder), Gate({"id_similarity": 2.0}, 3)
+    result = list(generate(generator, people(vectors, 3), Recipe(1, (0.5,)), 2, attrop, "image", measures, gate))
     assert len(result) == 3
-    assert all(len(images[0].record["tries"]) == 3 and images[0].pixels is None for _, images in result)
+    assert all(len(images[0].record.tries) == 3 and images[0].pixels is None for _, images in result)

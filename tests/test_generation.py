@@ -53,19 +53,30 @@ def test_attrop_draws_do_not_depend_on_the_batch_size(generator, encoder, vector
     reference, other = with_attrop(5), with_attrop(batch_size)
     for number, images in other.items():
         for one, two in zip(images, reference[number], strict=True):
-            assert one.record["sigma"] == two.record["sigma"]
-            assert one.record["iterations"] == two.record["iterations"] == 2
-            assert one.record["quality"] == pytest.approx(two.record["quality"], abs=0.05)
+            assert one.record.sigma == two.record.sigma
+            assert one.record.attrop == two.record.attrop or attrop_on == "image"
+            for verdict in (one.record.attrop, two.record.attrop):
+                assert verdict is None or verdict.iterations == 2
+            if attrop_on == "image":
+                assert one.record.measured["quality"] == pytest.approx(two.record.measured["quality"], abs=0.05)
             assert np.abs(one.pixels.astype(int) - two.pixels).mean() < 1
 
 
-def test_records(generator, encoder, vectors):
+def test_what_attrop_measured_stands_beside_the_image_it_measured(generator, encoder, vectors):
+    """On this very image at the top, on the check image of the identity vector within the verdict."""
     attrop = AttrOP(generator, encoder, [quality_target(encoder, 20)], batch_size=4, max_iters=3)
-    images = run(generator, vectors, [0], 4, Recipe(3, (0.7,)), attrop=attrop, attrop_on="image")[0]
-    for image in images:
-        assert image.record.keys() == {"sigma", "accepted", "iterations", "reason", "id_similarity", "quality"}
+    on_images = run(generator, vectors, [0], 4, Recipe(3, (0.7,)), attrop=attrop, attrop_on="image")[0]
+    for image in on_images:
+        assert image.record.measured.keys() == {"id_similarity", "quality"}
+        assert image.record.attrop.measured_on == "image"
+        assert image.record.attrop.values == {}
         assert image.pixels.shape == (112, 112, 3)
         assert image.pixels.dtype == np.uint8
+    on_vector = run(generator, vectors, [0], 4, Recipe(3, (0.7,)), attrop=attrop)[0]
+    assert all(image.record.measured == {} for image in on_vector)
+    assert on_vector[0].record.attrop.measured_on == "check image"
+    assert on_vector[0].record.attrop.values.keys() == {"id_similarity", "quality"}
+    assert [image.record.attrop for image in on_vector[1:]] == [None, None]
 
 
 def test_images_of_a_person_differ_and_seeds_too(generator, vectors):

@@ -9,13 +9,14 @@ import time
 
 import numpy as np
 import pytest
-from conftest import PHOTOS, ROOT, files_of
+from conftest import PHOTOS, ROOT
 from processes import Script, run_script
-from test_dataset_writer import records
+from test_dataset_writer import dataset_files, records
 
 import image_generation
 import image_generation_with_reference
 import pose_image_generation
+from utils.dataset_layout import contact_sheet_path, manifest_path, parts_folder, settings_path
 from utils.images import read_image
 
 
@@ -32,7 +33,7 @@ def run(main, *flags):
 
 
 def manifest(folder):
-    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in manifest_path(folder).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def uninterrupted(demo, tmp_path_factory):
 
 
 def assert_same_dataset(folder, expected):
-    ours, theirs = files_of(folder), files_of(expected)
+    ours, theirs = dataset_files(folder), dataset_files(expected)
     assert ours.keys() == theirs.keys()
     if "test.lmdb" in ours:
         assert records(folder) == records(expected)
@@ -60,14 +61,18 @@ def test_dataset(uninterrupted, vectors):
     for line in lines:
         assert line["file"] == f"{line['identity']:06d}/{line['index']:03d}.jpg"
         assert read_image(folder / line["file"]).shape == (112, 112, 3)
-        assert line["accepted"] == (not line["reason"])
-        assert line["quality"] > 10
-    assert sum(line["accepted"] for line in lines) > 0
-    settings = json.loads((folder / "settings.json").read_text())
+    verdicts = [line["attrop"] for line in lines if "attrop" in line]
+    assert len(verdicts) == 6  # one an identity, with its first image
+    for verdict in verdicts:
+        assert verdict["measured_on"] == "check image"
+        assert verdict["accepted"] == (not verdict["missed"]) == (not verdict["reason"])
+        assert verdict["quality"] > 10
+    assert sum(verdict["accepted"] for verdict in verdicts) > 0
+    settings = json.loads(settings_path(folder).read_text())
     assert settings["settings"]["seed"] == 0
     assert len(settings["settings"]["generator"]) == 64
     assert settings["environment"]["torch"]
-    assert read_image(folder / "contact_sheet.jpg").shape == (6 * 112, 2 * 112, 3)
+    assert read_image(contact_sheet_path(folder)).shape == (6 * 112, 2 * 112, 3)
 
 
 def test_summary(demo, tmp_path, capsys):
@@ -76,7 +81,7 @@ def test_summary(demo, tmp_path, capsys):
     assert "4 images made" in out
     assert "% accepted" in out
     assert "iterations on average" in out
-    assert str(tmp_path / "test" / "contact_sheet.jpg") in out
+    assert str(tmp_path / "test.about" / "contact_sheet.jpg") in out
     run(image_generation.main, *command(demo, start_end="0:2"), "--output_dir", tmp_path)
     assert "2 of 2 identities are there already" in capsys.readouterr().out
 
@@ -98,7 +103,7 @@ def test_killed_and_resumed(demo, uninterrupted, format, tmp_path):
 
 
 def lines_written(folder):
-    return sum(path.read_bytes().count(b"\n") for path in folder.glob(".parts/*/manifest.jsonl"))
+    return sum(path.read_bytes().count(b"\n") for path in parts_folder(folder).glob("*/manifest.jsonl"))
 
 
 def test_interrupted_by_hand(demo, uninterrupted, tmp_path):
@@ -176,18 +181,18 @@ def test_slices_keep_their_numbers(demo, uninterrupted, tmp_path):
         ("--jpeg_quality", 90, "jpeg_quality"),
         ("--image_quality", 27, "attrop"),
         ("--mask_ratio_mu", 0.3, "mask_ratio"),
-        ("--example", 3, "example"),
+        ("--example", 1, "example"),
         ("--precision", "bf16", "precision"),
     ],
 )
 def test_other_settings_are_refused(demo, uninterrupted, flag, value, name, capsys):
-    before = files_of(uninterrupted["folder"])
+    before = dataset_files(uninterrupted["folder"])
     flags = [*command(demo), "--output_dir", uninterrupted["folder"].parent, flag, value]
     with pytest.raises(SystemExit) as error:
         run(image_generation.main, *flags)
     assert error.value.code == 2
     assert f"{name} is " in capsys.readouterr().err
-    assert files_of(uninterrupted["folder"]) == before
+    assert dataset_files(uninterrupted["folder"]) == before
 
 
 def test_overwrite_and_skip_attrop(demo, tmp_path):
@@ -196,7 +201,7 @@ def test_overwrite_and_skip_attrop(demo, tmp_path):
     run(image_generation.main, *flags, "--overwrite", "--skip_attrop", "--example", 3)
     lines = manifest(tmp_path / "test")
     assert len(lines) == 6
-    assert "accepted" not in lines[0]
+    assert all("attrop" not in line for line in lines)
 
 
 def test_reference_photos(demo, tmp_path, encoder, capsys):
@@ -214,9 +219,9 @@ def test_reference_photos(demo, tmp_path, encoder, capsys):
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["person1_0", "person3_0", "person4"]
     assert [line["sigma"] for line in manifest(folder)] == [0.2] * 9
 
-    before = files_of(folder)
+    before = dataset_files(folder)
     run(image_generation_with_reference.main, *flags, "--output_dir", tmp_path / "out")
-    assert files_of(folder) == before
+    assert dataset_files(folder) == before
 
 
 def test_align_finds_the_face(demo, tmp_path, capsys):
@@ -243,9 +248,10 @@ def test_pose_with_the_full_size_pose_network(demo, filled_files, tmp_path):
     for line in lines:
         assert -90 <= line["yaw"] <= 90
         assert "pitch" in line
-        assert line["iterations"] <= 4
+        assert line["attrop"]["iterations"] <= 4
+        assert line["attrop"]["measured_on"] == "image"
         assert line["sigma"] == 0.7
-    settings = json.loads((tmp_path / "test-45" / "settings.json").read_text())["settings"]["attrop"]
+    settings = json.loads(settings_path(tmp_path / "test-45").read_text())["settings"]["attrop"]
     assert settings == {"image_quality": 26, "max_iters": 4, "pose": 45, "signed_pose": True, "pitch": 10}
 
 

@@ -1,39 +1,57 @@
 """The folder format: ``<dataset>/<identity>/<index>.jpg``.
 
-An identity is in place once its folder has its final name.
+An identity is in place once its folder has its final name and holds the images that its manifest lines name.
 """
 
 import os
 import shutil
 from pathlib import Path
 
-from utils.dataset_parts import MANIFEST, idle_parts, recorded_identities, remove_parts
+from utils.dataset_layout import MANIFEST, manifest_path
+from utils.dataset_parts import IdentityLines, identities_in_place, idle_parts, remove_parts
 
 UNFINISHED = "unfinished"  # inside a part: identities being written
+REPLACED = "replaced"  # inside a part: the folder of an identity that was extended, until the new one is in place
 
 
 class FolderStore:
     """Writes identities as folders of JPEG files."""
 
     def __init__(self, root, part):
-        self.root, self.unfinished = Path(root), part.folder / UNFINISHED
-        shutil.rmtree(self.unfinished, ignore_errors=True)
+        self.root, self.folder = Path(root), part.folder
+        self._clean()
 
     def put(self, name, images):
-        """Write ``images``, a list of encoded bytes or None, then give the folder its final name."""
-        temporary = self.unfinished / name
+        """Write ``images``, a list of encoded bytes or None, then give the folder its final name.
+
+        An identity without a single image gets no folder: a reader would take it for an empty class.
+        """
+        temporary, final, aside = (
+            folder / name for folder in (self.folder / UNFINISHED, self.root, self.folder / REPLACED)
+        )
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for index, data in enumerate(images):
-            if data is not None:
-                (temporary / file_name(index)).write_bytes(data)
-        final = self.root / name
-        if final.exists():  # in no manifest, or it would have been skipped
-            shutil.rmtree(final)
-        temporary.rename(final)
+        if any(data is not None for data in images):
+            temporary.mkdir(parents=True)
+            for index, data in enumerate(images):
+                if data is not None:
+                    (temporary / file_name(index)).write_bytes(data)
+        if final.exists():  # an identity to extend, or what a killed run left and no manifest names
+            aside.parent.mkdir(exist_ok=True)
+            final.rename(aside)
+        if temporary.exists():
+            temporary.rename(final)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def stored(self, lines):
+        """The encoded image, or None, of each manifest line of an identity in place."""
+        return [line["file"] and (self.root / line["file"]).read_bytes() for line in lines]
 
     def close(self):
-        shutil.rmtree(self.unfinished, ignore_errors=True)
+        self._clean()
+
+    def _clean(self):
+        for name in (UNFINISHED, REPLACED):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     @staticmethod
     def place(name, index, written):
@@ -41,26 +59,34 @@ class FolderStore:
         return {"file": f"{name}/{file_name(index)}" if written else None}
 
     @staticmethod
-    def finished(root, parts=None):
-        """{(number, name): Record} of the identities in place."""
+    def finished(root, parts=None) -> dict[tuple[int, str], IdentityLines]:
+        """{(number, name): IdentityLines} of the identities in place."""
+        root, merged = Path(root), manifest_path(root)
         folders = {entry.name for entry in os.scandir(root) if entry.is_dir()}
-        return {key: record for key, record in recorded_identities(root, parts).items() if key[1] in folders}
+
+        def in_place(key, lines):
+            if not lines.images or key[1] not in folders:
+                return not lines.images
+            return lines.manifest == merged or sum(1 for _ in os.scandir(root / key[1])) >= lines.images
+
+        return identities_in_place(root, parts, in_place)
 
     @staticmethod
     def merge(root):
         """Bring the manifest lines of all ended processes together, in order of identity and image."""
-        parts = idle_parts(root)
-        temporary = Path(root) / (MANIFEST + ".next")
+        parts, target = idle_parts(root), manifest_path(root)
+        temporary = target.with_name(MANIFEST + ".next")
         with open(temporary, "wb") as merged:
-            for record in FolderStore.finished(root, parts).values():
-                merged.write(record.text())
-        temporary.replace(Path(root) / MANIFEST)
+            for lines in FolderStore.finished(root, parts).values():
+                merged.write(lines.text())
+        temporary.replace(target)
         remove_parts(parts)
 
     @staticmethod
     def recover(root):
         """Drop what a merge left that was killed."""
-        (Path(root) / (MANIFEST + ".next")).unlink(missing_ok=True)
+        target = manifest_path(root)
+        target.with_name(MANIFEST + ".next").unlink(missing_ok=True)
 
     @staticmethod
     def images(root, lines):

@@ -13,7 +13,8 @@ from pathlib import Path
 import lmdb
 import msgpack
 
-from utils.dataset_parts import MANIFEST, idle_parts, recorded_identities, remove_parts
+from utils.dataset_layout import MANIFEST, about_folder, manifest_path
+from utils.dataset_parts import IdentityLines, identities_in_place, idle_parts, remove_parts
 
 PART_FILE = "images.lmdb"
 FIRST_MAP_SIZE = 1 << 26
@@ -78,11 +79,17 @@ class LmdbStore:
     """Writes identities into this part's LMDB."""
 
     def __init__(self, root, part):
+        self.root = Path(root)
         self.lmdb = GrowingLmdb(part.folder / PART_FILE)
 
     def put(self, name, images):
         """Write ``images``, a list of encoded bytes or None, in one transaction."""
         self.lmdb.put([(name.encode(), msgpack.packb(images))])
+
+    def stored(self, lines):
+        """The encoded image, or None, of each manifest line of an identity in the merged file."""
+        with reading(LmdbStore.path(self.root)) as transaction:
+            return images_by_key(transaction, lines)
 
     def close(self):
         self.lmdb.close()
@@ -98,19 +105,19 @@ class LmdbStore:
         return Path(root) / f"{Path(root).resolve().name}.lmdb"
 
     @staticmethod
-    def finished(root, parts=None):
-        """{(number, name): Record} of the identities in the merged file or in a part."""
-        records, keys = recorded_identities(root, parts), {Path(root): None}
-        for folder in {record.manifest.parent for record in records.values()} - set(keys):
-            keys[folder] = set()
-            if (folder / PART_FILE).exists():
-                with reading(folder / PART_FILE) as transaction:
-                    keys[folder] = {bytes(key).decode() for key in transaction.cursor().iternext(values=False)}
+    def finished(root, parts=None) -> dict[tuple[int, str], IdentityLines]:
+        """{(number, name): IdentityLines} of the identities in the merged file or in a part."""
+        merged, has_merged, names = manifest_path(root), LmdbStore.path(root).exists(), {}  # {part: names in its LMDB}
 
-        def in_place(name, folder):
-            return keys[folder] is None or name in keys[folder]
+        def in_place(key, lines):
+            if lines.manifest == merged:
+                return has_merged
+            folder = lines.manifest.parent
+            if folder not in names:
+                names[folder] = names_in(folder / PART_FILE)
+            return key[1] in names[folder]
 
-        return {key: record for key, record in records.items() if in_place(key[1], record.manifest.parent)}
+        return identities_in_place(root, parts, in_place)
 
     @staticmethod
     def merge(root):
@@ -122,16 +129,15 @@ class LmdbStore:
         number, pending = 0, []
         with ExitStack() as stack, open(next_manifest, "w") as manifest:
             merged = stack.enter_context(closing(GrowingLmdb(next_file)))
-            sources = (
-                {root: stack.enter_context(reading(LmdbStore.path(root)))} if LmdbStore.path(root).exists() else {}
-            )
-            sources |= {
+            sources = {
                 part: stack.enter_context(reading(part / PART_FILE)) for part in parts if (part / PART_FILE).exists()
             }
+            if LmdbStore.path(root).exists():
+                sources[about_folder(root)] = stack.enter_context(reading(LmdbStore.path(root)))
             label = 0
-            for (_, name), record in finished.items():
-                lines = record.lines()
-                images = stored_images(sources, record, name, lines, root)
+            for (_, name), where in finished.items():
+                lines = where.read()
+                images = stored_images(sources, where, name, lines, root)
                 for line, image in zip(lines, images, strict=True):
                     line["key"] = None if image is None else str(number)
                     manifest.write(json.dumps(line) + "\n")
@@ -144,7 +150,7 @@ class LmdbStore:
                     pending = []
             merged.put(pending + closing_records(number, label))
         next_file.replace(LmdbStore.path(root))
-        next_manifest.replace(root / MANIFEST)
+        next_manifest.replace(manifest_path(root))
         remove_parts(parts)
 
     @staticmethod
@@ -155,7 +161,7 @@ class LmdbStore:
             next_file.unlink()
             next_manifest.unlink(missing_ok=True)
         elif next_manifest.exists():
-            next_manifest.replace(Path(root) / MANIFEST)
+            next_manifest.replace(manifest_path(root))
 
     @staticmethod
     def images(root, lines):
@@ -164,12 +170,20 @@ class LmdbStore:
             return [image for image in images_by_key(transaction, lines) if image is not None]
 
 
-def stored_images(sources, record, name, lines, root):
+def names_in(path):
+    """The names of the identities in the LMDB of a part; none where there is no such file yet."""
+    if not path.exists():
+        return set()
+    with reading(path) as transaction:
+        return {bytes(key).decode() for key in transaction.cursor().iternext(values=False)}
+
+
+def stored_images(sources, where, name, lines, root):
     """An identity's encoded images or Nones, from the merged file (by key) or from its part (by name)."""
-    folder = record.manifest.parent
-    if folder != root:
+    folder = where.manifest.parent
+    if folder != about_folder(root):
         return msgpack.unpackb(sources[folder].get(name.encode()))
-    return images_by_key(sources[root], lines)
+    return images_by_key(sources[folder], lines)
 
 
 def images_by_key(transaction, lines):
@@ -179,4 +193,4 @@ def images_by_key(transaction, lines):
 
 def next_paths(root):
     """Where a merge writes the LMDB and the manifest before they take their names, in this order."""
-    return LmdbStore.path(root).with_suffix(".next"), Path(root) / (MANIFEST + ".next")
+    return about_folder(root) / "images.lmdb.next", about_folder(root) / (MANIFEST + ".next")

@@ -1,7 +1,7 @@
 """What several processes may write into one dataset at the same time: each its own part, merged at the end.
 
-A part is a folder ``.parts/<name>`` inside the dataset, locked while its process lives. It holds the
-process's manifest lines and whatever its store has not put in place yet.
+A part is a folder ``NAME.about/parts/<name>``, locked while its process lives. It holds the process's manifest lines
+and whatever its store has not put in place yet.
 """
 
 import fcntl
@@ -12,10 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from utils.dataset_layout import MANIFEST, about_folder, parts_folder
 from utils.errors import UserError
-
-PARTS = ".parts"
-MANIFEST = "manifest.jsonl"
 
 
 @contextmanager
@@ -33,7 +31,7 @@ class Part:
     """This process's part. ``append`` is safe to call from several threads when they hold the writer's lock."""
 
     def __init__(self, root, name):
-        self.folder = Path(root) / PARTS / name
+        self.folder = parts_folder(root) / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = locked(self.folder, wait=False)
         try:
@@ -71,43 +69,50 @@ def cut_torn_line(path):
 def idle_parts(root):
     """The parts whose process has ended."""
     idle = []
-    for folder in sorted((Path(root) / PARTS).glob("*")):
+    for folder in sorted(parts_folder(root).glob("*")):
         with suppress(BlockingIOError, FileNotFoundError), locked(folder, wait=False):
             idle.append(folder)
     return idle
 
 
-def recorded_identities(root, parts=None):
-    """{(number, name): Record} of all identities in the merged manifest and in ``parts`` (default: all), in order.
-
-    A record says that the identity was about to be put in place; the store knows whether it is.
-    """
-    parts = sorted((Path(root) / PARTS).glob("*")) if parts is None else parts
-    records = {}
-    for folder in (Path(root), *parts):
-        if (folder / MANIFEST).exists():
-            records.update(index_manifest(folder / MANIFEST))
-    return dict(sorted(records.items()))
-
-
-class Record(NamedTuple):
-    """Where one identity's lines stand: ``manifest`` file, first byte and end."""
+class IdentityLines(NamedTuple):
+    """Where one identity's lines stand: ``manifest`` file, first byte and end; how many lines and images these are."""
 
     manifest: Path
     start: int
     end: int
+    lines: int
+    images: int
 
-    def text(self):
+    def text(self) -> bytes:
         with open(self.manifest, "rb") as file:
             file.seek(self.start)
             return file.read(self.end - self.start)
 
-    def lines(self):
+    def read(self) -> list[dict]:
         return [json.loads(line) for line in self.text().splitlines()]
 
 
-def index_manifest(path):
-    """{(number, name): Record} of the whole lines; of an identity that was written twice the last one."""
+def identities_in_place(root, parts, in_place):
+    """{(number, name): IdentityLines} of the identities whose images are where their lines say, in order.
+
+    The merged manifest comes first, then ``parts`` (default: all). An identity that is in several counts where it has
+    most lines: one that was extended by further images is in the merged manifest without them. ``in_place(key, lines)``
+    tells whether the images are there: lines are written first, and a kill may have come between.
+    """
+    parts = sorted(parts_folder(root).glob("*")) if parts is None else parts
+    identities = {}
+    for folder in (about_folder(root), *parts):
+        if not (folder / MANIFEST).exists():
+            continue
+        for key, lines in index_manifest(folder / MANIFEST).items():
+            if (key not in identities or lines.lines > identities[key].lines) and in_place(key, lines):
+                identities[key] = lines
+    return dict(sorted(identities.items()))
+
+
+def index_manifest(path) -> dict[tuple[int, str], IdentityLines]:
+    """{(number, name): IdentityLines} of the whole lines; of an identity that was written twice the last one."""
     index, start = {}, 0
     with open(path, "rb") as file:
         for line in file:
@@ -115,8 +120,12 @@ def index_manifest(path):
             if line.endswith(b"\n"):
                 record = json.loads(line)
                 key = (record["identity"], record["name"])
-                first = start if record["index"] == 0 or key not in index else index[key].start
-                index[key] = Record(path, first, end)
+                has_image = record.get("passed") is not False
+                if record["index"] == 0 or key not in index:
+                    index[key] = IdentityLines(path, start, end, 1, int(has_image))
+                else:
+                    before = index[key]
+                    index[key] = IdentityLines(path, before.start, end, before.lines + 1, before.images + has_image)
             start = end
     return index
 

@@ -27,6 +27,13 @@ class World(NamedTuple):
         if self.size > 1:
             dist.barrier(group=self.patient_group)
 
+    def total(self, number):
+        """The sum of a whole number over all ranks, after a barrier."""
+        numbers = [number] * self.size
+        if self.size > 1:
+            dist.all_gather_object(numbers, number, group=self.patient_group)
+        return sum(numbers)
+
 
 def join_world(backend="gloo"):
     """Join the processes torchrun started; alone without torchrun."""

@@ -1,6 +1,7 @@
 """The work of generation: identities in, finished identities out. No files, no flags, no progress bars."""
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple
@@ -11,24 +12,32 @@ import torch
 from models.attrop import Row
 from models.vec2face import TokenMask
 from utils.errors import UserError
-from utils.gate import Waiting
+from utils.gate import Gate, Waiting
+from utils.image_measures import ImageMeasures
+from utils.image_record import AttrOPVerdict, ImageRecord, rounded
 from utils.sampling import MaskRatios, identity_stream, image_sigmas, image_stream, perturb
 
 
 class Identity(NamedTuple):
-    """One person to draw. ``number`` seeds the random streams, ``name`` is the folder, ``vector`` is (512,) float32."""
+    """One identity to draw.
+
+    ``number`` seeds the random streams, ``name`` is the folder, ``vector`` is (512,) float32; ``source``: the photo or
+    folder that the vector came from; ``first_image``: how many of its images there are already.
+    """
 
     number: int
     name: str
     vector: np.ndarray
+    source: str | None = None
+    first_image: int = 0
 
 
 @dataclass
 class GeneratedImage:
-    """``pixels`` (112, 112, 3) uint8 RGB, None when no try passed the gate; ``record``: what the manifest says."""
+    """``pixels`` (112, 112, 3) uint8 RGB, None when no try passed the gate; ``record``: its manifest line."""
 
     pixels: np.ndarray | None
-    record: dict
+    record: ImageRecord
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class Drawn:
     index: int
     clean: np.ndarray
     sigma: float
-    record: dict
+    verdict: AttrOPVerdict | None = None
     tries: tuple = ()
     stream: np.random.Generator = field(init=False)
     vector: np.ndarray = field(init=False)
@@ -63,29 +72,42 @@ class Drawn:
         self.vector = perturb(self.clean, self.sigma, self.stream)
         return self
 
+    def record(self, measured, verdict=None):
+        """What is known of the image, now that it is decoded."""
+        return ImageRecord(
+            self.identity.number, self.identity.name, self.index, self.sigma, self.identity.source, rounded(measured),
+            verdict or self.verdict,
+        )  # fmt: skip
 
-def generate(generator, identities, recipe, batch_size, attrop=None, attrop_on="identity", gate=None):
+
+def generate(
+    generator, identities: Iterable[Identity], recipe: Recipe, batch_size: int, attrop=None,
+    attrop_on: str = "identity", measures: ImageMeasures | None = None, gate: Gate | None = None,
+) -> Iterator[tuple[Identity, list[GeneratedImage]]]:  # fmt: skip
     """Iterate over (Identity, list of GeneratedImages), in the order in which identities are finished.
 
     ``identities``: any iterable of Identity, read as work goes on. ``attrop``: None, or an AttrOP that
     works on each identity's vector before the noise (``attrop_on="identity"``, paper section 3.4) or on
     every noisy vector (``"image"``, pose mode: the image written is then the one AttrOP checked).
-    ``gate``: None, or a Gate: an image that fails is drawn again with a fresh stream, and left out when no try passes.
-    Raises UserError when an image is not finite.
+    ``measures``: what is measured of every image, batched with decoding; ``gate``: an image that fails is drawn again
+    with a fresh stream, and left out when no try passes. Raises ValueError when the gate asks for what nobody measures,
+    UserError when an image is not finite.
     """
     on_images = attrop is not None and attrop_on == "image"
+    if gate is not None and not gate.minimums.keys() <= set(measures.names if measures else ()):
+        raise ValueError(f"the gate asks for {', '.join(gate.minimums)}, which are not all measured")
     lifts = attrop is not None and not on_images
-    lifted = lift(attrop, identities, recipe) if lifts else ((i, i.vector, {}) for i in identities)
+    lifted = lift(attrop, identities, recipe) if lifts else ((i, i.vector, None) for i in identities)
     waiting = Waiting(draw_images(lifted, recipe))
     if on_images:
-        images = attrop_images(attrop, waiting, recipe, gate)
+        images = attrop_images(attrop, waiting, recipe, measures)
     else:
-        images = decode(generator, waiting, recipe, batch_size, gate)
+        images = decode(generator, waiting, recipe, batch_size, measures)
     yield from assemble(images if gate is None else passing(images, waiting, gate, recipe.seed), recipe.example)
 
 
 def lift(attrop, identities, recipe):
-    """AttrOP on the identity vectors: yields (identity, lifted vector, record)."""
+    """AttrOP on the identity vectors: yields (identity, lifted vector, AttrOPVerdict)."""
 
     def rows():
         for identity in identities:
@@ -93,19 +115,22 @@ def lift(attrop, identities, recipe):
             yield Row(identity, identity.vector, identity.vector, lambda stream=stream: recipe.masks.draw(stream))
 
     for result in attrop.run(rows()):
-        yield result.key, result.vector, attrop_record(result)
+        yield result.key, result.vector, verdict_of(result, "check image", values_of(result))
 
 
 def draw_images(lifted, recipe):
-    """(identity, vector, record) -> the identity's ``recipe.example`` noisy vectors, as Drawn."""
-    for identity, vector, record in lifted:
+    """(identity, vector, verdict) -> the noisy vectors of the images the identity lacks, as Drawn.
+
+    The verdict on the identity vector goes with the first image alone.
+    """
+    for identity, vector, verdict in lifted:
         sigmas = image_sigmas(recipe.seed, identity.number, recipe.example, recipe.sigmas)
-        for index, sigma in enumerate(sigmas):
-            yield Drawn(identity, index, vector, sigma, {"sigma": sigma, **record}).draw(recipe.seed)
+        for index in range(identity.first_image, recipe.example):
+            yield Drawn(identity, index, vector, sigmas[index], None if index else verdict).draw(recipe.seed)
 
 
-def attrop_images(attrop, drawn, recipe, gate):
-    """AttrOP on every noisy vector; its identity target is the vector without noise."""
+def attrop_images(attrop, drawn, recipe, measures):
+    """AttrOP on every noisy vector, its identity target is the vector without noise; yields (Drawn, pixels, record)."""
 
     def row(image):
         return Row(image, image.vector, image.identity.vector, lambda: recipe.masks.draw(image.stream))
@@ -113,47 +138,51 @@ def attrop_images(attrop, drawn, recipe, gate):
     for result in attrop.run(map(row, drawn)):
         if result.image is None:
             raise not_finite(result.key)
-        record = attrop_record(result)
-        if gate is not None:
+        pixels, measured = to_pixels(result.image[None]), values_of(result)
+        if measures is not None:
             device = next(attrop.generator.parameters()).device
             identity = torch.from_numpy(result.key.identity.vector)[None].to(device)  # (1, 512)
-            with torch.inference_mode():
-                values = gate.measure(result.image[None].to(device), identity)
-            record |= {name: round(float(value), 4) for name, value in values.items()}
-        yield result.key, to_pixels(result.image[None])[0].numpy(), record
+            measured |= {name: float(value) for name, value in measures(to_images(pixels.to(device)), identity).items()}
+        yield result.key, pixels[0].numpy(), result.key.record(measured, verdict_of(result, "image"))
+
+
+def values_of(result):
+    """{name: value} that AttrOP measured on the image it returns."""
+    return {"id_similarity": result.id_similarity, **result.values}
+
+
+def verdict_of(result, measured_on, values=None):
+    return AttrOPVerdict(
+        measured_on, result.accepted, result.iterations, tuple(result.missed), result.reason, rounded(values or {})
+    )
 
 
 def passing(images, waiting, gate, seed):
     """(Drawn, pixels, record) -> the same, when it passes the gate or has no try left; else it is drawn again."""
     for image, pixels, record in images:
-        failure = gate.failures(record)
-        tries = (*image.tries, record | {"reason": failure}) if failure else image.tries
-        if failure and len(tries) < gate.max_tries:
-            waiting.again.append(replace(image, tries=tries).draw(seed))
-            continue
-        record = record | {"passed": not failure} | ({"tries": list(tries)} if tries else {})
-        yield image, None if failure else pixels, record
+        failure, tries = gate.failures(record.measured), image.tries
+        if failure:
+            tries = (*tries, record.measured | {"reason": failure})
+            if len(tries) < gate.max_tries:
+                waiting.again.append(replace(image, tries=tries).draw(seed))
+                continue
+        measured = {} if failure else record.measured  # no image, nothing measured of it; the tries tell
+        yield image, None if failure else pixels, replace(record, measured=measured, passed=not failure, tries=tries)
 
 
-def attrop_record(result):
-    record = {"accepted": result.accepted, "iterations": result.iterations, "reason": result.reason}
-    record["id_similarity"] = round(result.id_similarity, 4)
-    return record | {name: round(value, 3) for name, value in result.values.items()}
-
-
-def decode(generator, drawn, recipe, batch_size, gate):
+def decode(generator, drawn, recipe, batch_size, measures):
     """Decode in batches padded to ``batch_size``, reading one while the next runs; yields (Drawn, pixels, record)."""
     in_flight = None
     while (batch := list(islice(drawn, batch_size))) or in_flight:
-        launched = launch(generator, batch, recipe.masks, batch_size, gate) if batch else None
+        launched = launch(generator, batch, recipe.masks, batch_size, measures) if batch else None
         if in_flight:
             yield from collect(*in_flight)
         in_flight = (batch, launched) if batch else None
 
 
 @torch.inference_mode()
-def launch(generator, batch, masks, batch_size, gate):
-    """Start decoding: pixels (B, 112, 112, 3) uint8, whether each is finite (B,), what the gate measures, the event."""
+def launch(generator, batch, masks, batch_size, measures):
+    """Start decoding: pixels (B, 112, 112, 3) uint8, whether each is finite (B,), what is measured, the event."""
     device = next(generator.parameters()).device
     vectors = np.ones((batch_size, batch[0].vector.size), np.float32)
     identities = np.ones_like(vectors)
@@ -163,12 +192,12 @@ def launch(generator, batch, masks, batch_size, gate):
         noise[place], rates[place] = masks.draw(image.stream)
     mask = TokenMask.from_noise(torch.from_numpy(noise), masks.minimum, torch.from_numpy(rates)).to(device)
     images = generator(torch.from_numpy(vectors).to(device), mask).images
-    finite = images.flatten(1).isfinite().all(1)  # (B,)
+    finite, pixels = images.flatten(1).isfinite().all(1), to_pixels(images)  # (B,), (B, 112, 112, 3)
     values = {}
-    if gate is not None:
-        values = gate.measure(images.clip(-1, 1), torch.from_numpy(identities).to(device))
-        values = {name: value.float().to("cpu", non_blocking=True) for name, value in values.items()}
-    pixels, finite = (x.to("cpu", non_blocking=True) for x in (to_pixels(images), finite))
+    if measures is not None:
+        values = measures(to_images(pixels), torch.from_numpy(identities).to(device))
+        values = {name: value.to("cpu", non_blocking=True) for name, value in values.items()}
+    pixels, finite = (x.to("cpu", non_blocking=True) for x in (pixels, finite))
     event = torch.cuda.Event() if device.type == "cuda" else None
     if event:
         event.record()
@@ -182,13 +211,18 @@ def collect(batch, launched):
     for place, image in enumerate(batch):  # what follows is padding
         if not finite[place]:
             raise not_finite(image)
-        record = {name: round(float(value[place]), 4) for name, value in values.items()}
-        yield image, pixels[place].numpy(), record
+        measured = {name: float(value[place]) for name, value in values.items()}
+        yield image, pixels[place].numpy(), image.record(measured)
 
 
 def to_pixels(images):
     """(N, 3, 112, 112) in [-1, 1] -> (N, 112, 112, 3) uint8."""
     return ((images.clip(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def to_images(pixels):
+    """(N, 112, 112, 3) uint8 -> (N, 3, 112, 112) float32 in [-1, 1]: what a reader makes of the pixels."""
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def not_finite(image):
@@ -202,7 +236,7 @@ def assemble(images, example):
     """(Drawn, pixels, record) in any order -> (Identity, GeneratedImages in order), an identity when it is complete."""
     unfinished = defaultdict(dict)
     for drawn, pixels, record in images:
-        one = unfinished[drawn.identity.number]
-        one[drawn.index] = GeneratedImage(pixels, drawn.record | record)
-        if len(one) == example:
-            yield drawn.identity, [image for _, image in sorted(unfinished.pop(drawn.identity.number).items())]
+        identity, done = drawn.identity, unfinished[drawn.identity.number]
+        done[drawn.index] = GeneratedImage(pixels, record)
+        if len(done) == example - identity.first_image:
+            yield identity, [image for _, image in sorted(unfinished.pop(identity.number).items())]

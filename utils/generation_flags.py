@@ -1,5 +1,7 @@
 """The flags of the three generation scripts."""
 
+from argparse import BooleanOptionalAction
+
 from utils.cli import (
     add_flags_without_effect,
     finite,
@@ -75,7 +77,9 @@ def generation_parser(mode, description):
     gates.add_argument("--min_quality", type=finite, help="lowest quality")
     gates.add_argument("--max_tries", type=positive, default=5, help="tries an image has before it is left out")
     if mode == "reference":
-        gates.add_argument("--quality_weights", default=QUALITY_WEIGHTS, help="quality model for --min_quality")
+        gates.add_argument(
+            "--quality_weights", default=QUALITY_WEIGHTS, help="quality model for --min_quality and --measure"
+        )
     add_model_flags(parser)
     add_device_flags(parser)
     parser.add_argument("--batch_size", type=positive, default=64, help="images at a time")
@@ -91,7 +95,15 @@ def generation_parser(mode, description):
         "--format", choices=list(STORES), default="folder", help="folders of JPEGs, or an LMDB for FR training"
     )
     output.add_argument("--jpeg_quality", type=jpeg_quality, default=75, help="1 to 100")
-    output.add_argument("--overwrite", action="store_true", help="delete a dataset of this name first")
+    output.add_argument(
+        "--measure", action=BooleanOptionalAction,
+        help="measurement of every image's id similarity and quality (and yaw and pitch in pose mode) for the manifest "
+        "(default: where it costs less than a tenth of drawing the images)",
+    )  # fmt: skip
+    output.add_argument("--overwrite", action="store_true", help="deletion of a dataset of this name first")
+    output.add_argument(
+        "--migrate", action="store_true", help="conversion of a dataset that an earlier version wrote, to go on with it"
+    )
     ignored = parser.add_argument_group("without effect")
     add_flags_without_effect(ignored)
     return parser

@@ -2,7 +2,6 @@
 
 import platform
 import time
-from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,13 +16,14 @@ from models.sixdrepnet import load_pose_estimator
 from models.vec2face import load_vec2face
 from utils.checkpoint import sha256
 from utils.cli import note_flags_without_effect
+from utils.dataset_layout import contact_sheet_path
 from utils.dataset_writer import (
     STORES,
     DatasetWriter,
     finish_dataset,
-    finished_names,
-    manifest_lines,
+    identities_there,
     prepare_dataset,
+    read_records,
 )
 from utils.demo_weights import use_demo_weights
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
@@ -31,12 +31,12 @@ from utils.distributed import join_world
 from utils.errors import UserError
 from utils.gate import Gate
 from utils.generation import Recipe, generate
+from utils.generation_measures import make_measures
+from utils.generation_summary import attrop_lines, count_records, gate_lines
 from utils.identity_sources import PhotoSource, VectorSource
-from utils.images import CONTACT_SHEET
 from utils.sampling import MaskRatios
 
 RELEASED_QUALITY = 27.0  # of the released quality model, where AttrOP went
-REPORTED = 10  # people named in the summary
 
 
 def run_generation(mode, args):
@@ -59,33 +59,48 @@ def run_generation(mode, args):
         args.image_quality = usual_quality(models.get("quality"))
     source = make_source(mode, args, models)
     root = Path(args.output_dir) / (f"{args.name}-{args.pose:g}" if mode == "pose" else args.name)
+    measures, measured, note = make_measures(
+        args, models, device, precision, root, list(gate_minimums(args)), mode == "pose" and not args.skip_attrop
+    )
+    world.barrier()  # everybody has seen what was there before
     if world.is_main:
         for warning in source.warnings + encoder_warnings(args, models) + quality_warnings(mode, args, models):
             print(f"warning: {warning}")
-        settings = describe(mode, args, recipe, precision, source, models)
-        prepare_dataset(root, settings, describe_environment(device), args.overwrite)
+        if note:
+            print(f"note: {note}")
+        settings = describe(mode, args, recipe, precision, source, models) | {"measured": measured}
+        prepare_dataset(root, settings, describe_environment(device), args.overwrite, args.migrate)
     world.barrier()
-    finished = finished_names(root, args.format)
-    todo = [row for row in source.slice if source.names[row] not in finished]
+    there = identities_there(root, args.format)
+    there = {source.names[row]: there[source.names[row]] for row in source.slice if source.names[row] in there}
+    todo = [
+        row for row in source.slice
+        if source.names[row] not in there or there[source.names[row]].lines < recipe.example
+    ]  # fmt: skip
     world.barrier()  # nobody writes before everybody has looked
 
     mine = todo[world.rank :: world.size]
     if world.is_main and len(todo) < len(source.slice):
         print(f"{len(source.slice) - len(todo)} of {len(source.slice)} identities are there already.")
+    if world.is_main and (more := sum(source.names[row] in there for row in todo)):
+        print(f"{more} identities have fewer than {recipe.example} images and get the others.")
     part = f"{source.slice.start:08d}-{source.slice.stop:08d}-{world.rank:04d}-of-{world.size:04d}"
     attrop = make_attrop(mode, args, recipe, models)
-    identities = generate(
-        models["generator"], source.identities(mine), recipe, args.batch_size, attrop, attrop_on_for(mode),
-        make_gate(args, models),
-    )  # fmt: skip
+    identities = (
+        identity._replace(first_image=there[identity.name].lines if identity.name in there else 0)
+        for identity in source.identities(mine)
+    )
+    generated = generate(
+        models["generator"], identities, recipe, args.batch_size, attrop, attrop_on_for(mode), measures, make_gate(args)
+    )
     with DatasetWriter(root, args.format, part, args.jpeg_quality, args.workers) as writer:
-        drain(identities, writer, len(mine), recipe.example, show=world.is_main and bool(mine))
-    world.barrier()
+        made = drain(generated, writer, len(mine), there, show=world.is_main and bool(mine))
+    made = world.total(made)
     if world.is_main:
         finish_dataset(root, args.format)
         for line in source_report(source):
             print(line)
-        print(summary(root, args, len(todo) - len(getattr(source, "skipped", [])), time.monotonic() - started))
+        print(summary(root, args, attrop, made, time.monotonic() - started))
     if getattr(source, "skipped", []) and len(source.skipped) == len(mine) == len(source.slice):
         raise UserError(f"{args.image_file}: none of the {len(mine)} images could be used.")
 
@@ -110,9 +125,9 @@ def roles_of(mode, args):
     """The models a run needs beside the generator, of "id", "quality" and "pose"."""
     uses_attrop = mode != "reference" and not args.skip_attrop
     needed = {
-        "id": mode == "reference" or uses_attrop or args.min_id_similarity is not None,
-        "quality": uses_attrop or args.min_quality is not None,
-        "pose": mode == "pose" and uses_attrop,
+        "id": mode == "reference" or uses_attrop or args.min_id_similarity is not None or args.measure,
+        "quality": uses_attrop or args.min_quality is not None or args.measure,
+        "pose": mode == "pose" and (uses_attrop or args.measure),
     }
     return [role for role, is_needed in needed.items() if is_needed]
 
@@ -150,7 +165,7 @@ def encoder_warnings(args, models):
 def quality_warnings(mode, args, models):
     """Lines to print when the wanted quality is above what the quality model gives to photos."""
     norms = models["quality"].feature_norms if "quality" in models else None
-    wanted = args.min_quality if mode == "reference" else max(args.image_quality, args.min_quality or 0)
+    wanted = max(args.min_quality or 0, 0 if mode == "reference" else args.image_quality)
     if not norms or wanted <= norms["95%"]:
         return []
     return [
@@ -172,10 +187,15 @@ def attrop_on_for(mode):
     return "image" if mode == "pose" else "identity"
 
 
-def make_gate(args, models):
+def gate_minimums(args):
+    """{measure: lowest value that passes} that the gate flags ask for."""
     asked = {"id_similarity": args.min_id_similarity, "quality": args.min_quality}
-    minimums = {name: lowest for name, lowest in asked.items() if lowest is not None}
-    return Gate(models.get("id"), models.get("quality"), minimums, args.max_tries) if minimums else None
+    return {name: lowest for name, lowest in asked.items() if lowest is not None}
+
+
+def make_gate(args):
+    minimums = gate_minimums(args)
+    return Gate(minimums, args.max_tries) if minimums else None
 
 
 def make_attrop(mode, args, recipe, models):
@@ -232,13 +252,17 @@ def describe_environment(device):
     }
 
 
-def drain(identities, writer, count, example, show):
+def drain(generated, writer, count, there, show):
+    """Write what is generated under a progress bar; how many images."""
+    made = 0
     with tqdm(total=count, unit="id", disable=not show, smoothing=0.05) as bar:
         started = time.monotonic()
-        for identity, images in identities:
-            writer.write(identity, images)
+        for identity, images in generated:
+            writer.write(identity, images, there.get(identity.name))
+            made += len(images)
             bar.update()
-            bar.set_postfix_str(f"{bar.n * example / (time.monotonic() - started):.1f} images/s", refresh=False)
+            bar.set_postfix_str(f"{made / (time.monotonic() - started):.1f} images/s", refresh=False)
+    return made
 
 
 def source_report(source):
@@ -246,37 +270,19 @@ def source_report(source):
         yield f"skipped {line}"
 
 
-def summary(root, args, made, seconds):
+def summary(root, args, attrop, made, seconds):
     """A few lines on the finished dataset, from its manifest."""
-    identities, images, accepted, iterations, tried, best = set(), 0, 0, 0, 0, -np.inf
-    left_out = Counter()
-    for line in manifest_lines(root):
-        identities.add(line["identity"])
-        images += line.get("passed", True)
-        if not line.get("passed", True):
-            left_out[line["name"]] += 1
-        if "accepted" in line:
-            tried += 1
-            accepted += line["accepted"]
-            iterations += line["iterations"]
-            best = max(best, line.get("quality", -np.inf))
+    minimums = gate_minimums(args)
+    counts = count_records(read_records(root), minimums)
+    with_images = sum(count > 0 for count in counts.images.values())
     lines = [
-        f"{made * args.example} images made in {seconds:.0f} s; "
-        f"the dataset has {images} images of {len(identities)} identities."
+        f"{made} images made in {seconds:.0f} s; the dataset has {sum(counts.images.values())} images of {with_images} "
+        "identities."
     ]
-    if tried:
-        lines.append(f"AttrOP: {accepted / tried:.0%} accepted, {iterations / tried:.1f} iterations on average.")
-        if not accepted and best < args.image_quality - 1:
-            lines.append(
-                f"hint: no image came near quality {args.image_quality:g}, the best had {best:.1f}; "
-                "lower --image_quality."
-            )
-    if left_out:
-        lines.append(
-            f"gate: {left_out.total()} images passed in none of {args.max_tries} tries and are left out, of "
-            f"{len(left_out)} people; the manifest says why. Fewest images: "
-            + ", ".join(f"{name} ({args.example - count})" for name, count in left_out.most_common(REPORTED))
-        )
+    if attrop is not None:
+        lines += attrop_lines(counts, args.image_quality, attrop.target_names)
+    lines += gate_lines(counts, minimums, args.max_tries)
     lines.append(f"dataset: {root}" + (f" ({STORES['lmdb'].path(root).name})" if args.format == "lmdb" else ""))
-    lines.append(f"contact sheet: {root / CONTACT_SHEET}")
+    if contact_sheet_path(root).exists():
+        lines.append(f"contact sheet: {contact_sheet_path(root)}")
     return "\n".join(lines)

@@ -87,6 +87,7 @@ class PhotoSource:
         self.encoder, self.batch_size = encoder, batch_size
         self.aligner = FaceAligner() if align else None
         self.names = dict(enumerate(photo_names(self.photos)))
+        self.sources = [relative_name(path, source) for path in self.photos]
         self.skipped, self.warnings = [], []
 
     @cached_property
@@ -104,7 +105,7 @@ class PhotoSource:
         size = min(self.batch_size, CPU_FEATURE_BATCH) if on_cpu else self.batch_size  # a CPU gains nothing from more
         while batch := list(islice(rows, size)):
             for (row, _), feature in zip(batch, self._features([image for _, image in batch], size), strict=False):
-                yield Identity(row, self.names[row], feature)
+                yield Identity(row, self.names[row], feature, self.sources[row])
 
     def _readable(self, rows):
         for row in rows:
@@ -125,6 +126,11 @@ class PhotoSource:
         device = next(self.encoder.parameters()).device
         images = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2)  # (N, 112, 112, 3) -> (N, 3, 112, 112)
         return self.encoder(images.float() / 127.5 - 1).cpu().numpy()  # (N, 512)
+
+
+def relative_name(path, source):
+    """A photo's path within the folder of photos; as it is where the photos come from a list or are one file."""
+    return path.relative_to(source).as_posix() if Path(source).is_dir() else str(path)
 
 
 def photo_names(paths):
