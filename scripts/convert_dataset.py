@@ -1,12 +1,16 @@
-"""Rewrite datasets of people: folder to LMDB and back, several into one, one into several.
+"""Rewrite datasets of people: folder to LMDB and back, several into one, one into several, for other libraries.
 
     python scripts/convert_dataset.py tests/photos faces.lmdb
     python scripts/convert_dataset.py faces.lmdb faces --people 0:2
     python scripts/convert_dataset.py part1.lmdb part2 all.lmdb
+    python scripts/convert_dataset.py generated_images/test test-for-the-hub --to imagefolder
+    python scripts/convert_dataset.py generated_images/test test-shards --to webdataset
 
-A source is a folder of person/photo or an LMDB; the last name is the target, an LMDB when it ends in .lmdb, else a
-folder. Photos are copied as they are. The people of several sources are numbered one source after the other:
-merging never mixes two people. The target appears when it is complete.
+A source is a folder of person/photo or an LMDB; the last name is the target. Photos are copied as they are; those that
+are no JPEG are encoded as one, except into an LMDB. The people of several sources are numbered one source after the
+other: merging never mixes two people. --to imagefolder adds Hugging Face's metadata.jsonl, and --to webdataset a .json
+beside each image, with the label, the identity's name and what a generated dataset's manifest says of the image. The
+target appears when it is complete.
 """
 
 import sys
@@ -16,76 +20,60 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import shutil
 
-import numpy as np
 from tqdm import tqdm
 
 from utils.cli import command, make_parser, parse_slice, writing
+from utils.dataset_export import photos_of, write_folder, write_imagefolder, write_webdataset
 from utils.dataset_lmdb import write_fr_lmdb
 from utils.errors import UserError
 from utils.face_set import FaceSet
-from utils.images import decode_image, encode_jpeg
 
-JPEG_START = b"\xff\xd8"
+FORMS = ("folder", "lmdb", "imagefolder", "webdataset")
 
 
 @command
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("sources", nargs="+", help="folders or LMDBs")
-    parser.add_argument("target", help="NAME.lmdb, or a folder")
+    parser.add_argument("target", help="name of the new dataset")
+    parser.add_argument("--to", choices=FORMS, help="form of the target (default: lmdb for NAME.lmdb, else folder)")
     parser.add_argument("--mask", help=".npy of positions to take, of a single source")
     parser.add_argument("--people", metavar="A:B", help="only people A to B-1, counted over all sources")
     args = parser.parse_args(argv)
     if args.mask and len(args.sources) > 1:
         raise UserError("--mask: give one source.")
+    form = args.to or ("lmdb" if args.target.endswith(".lmdb") else "folder")
     with writing(args.target) as target:
         if target.exists():
             raise UserError(f"{target}: exists already; delete it, or choose another name.")
         sets = [FaceSet(source, args.mask) for source in args.sources]
         chosen = parse_slice(args.people, sum(len(faces.people) for faces in sets), "--people")
         unfinished = target.with_name(target.name + ".unfinished")
-        write = write_fr_lmdb if target.suffix == ".lmdb" else write_folder
         remove(unfinished)
-        count = write(unfinished, photos(sets, chosen), len(chosen))
+        count = write(form, unfinished, photos(sets, chosen), len(chosen))
         unfinished.rename(target)
     print(f"{target}: {count} photos of {len(chosen)} people")
 
 
 def photos(sets, chosen):
-    """Iterate over (person from 0, encoded photo), people in order. Raises UserError at a photo that cannot be read."""
+    """Iterate over the Photos of the chosen people of all sets, labelled from 0, people in order."""
     first = 0
-    bar = tqdm(total=sum(len(faces) for faces in sets), unit="im")
-    for faces in sets:
-        for index in np.argsort(faces.labels, kind="stable").tolist():
-            person = first + int(faces.labels[index])
-            bar.update()
-            if person in chosen:
-                try:
-                    yield person - chosen.start, faces.read(index)
-                except (OSError, ValueError) as error:
-                    raise UserError(f"{faces.name(index)}: cannot be read: {error}") from error
-        first += len(faces.people)
-        faces.close()
-    bar.close()
+    with tqdm(total=sum(len(faces) for faces in sets), unit="im") as bar:
+        for faces in sets:
+            for photo in photos_of(faces):
+                bar.update()
+                if first + photo.label in chosen:
+                    yield photo._replace(label=first + photo.label - chosen.start)
+            first += len(faces.people)
 
 
-def write_folder(path, records, people):
-    """FOLDER/<six digits>/<three digits>.jpg; photos in other formats are encoded as JPEG. How many photos."""
-    count, last, index = 0, None, 0
-    path.mkdir()
-    for person, photo in records:
-        index = index + 1 if person == last else 0
-        last = person
-        folder = path / f"{person:06d}"
-        folder.mkdir(exist_ok=True)
-        if not photo.startswith(JPEG_START):
-            try:
-                photo = encode_jpeg(decode_image(photo), 95)
-            except ValueError as error:
-                raise UserError(f"photo {index} of person {person}: {error}") from error
-        (folder / f"{index:03d}.jpg").write_bytes(photo)
-        count += 1
-    return count
+def write(form, path, photos, people):
+    """Write the photos of so many people in a form of FORMS; how many photos."""
+    if form == "lmdb":
+        return write_fr_lmdb(path, ((photo.label, photo.data) for photo in photos), people)
+    return {"folder": write_folder, "imagefolder": write_imagefolder, "webdataset": write_webdataset}[form](
+        path, photos
+    )
 
 
 def remove(path):

@@ -59,6 +59,10 @@ class FaceSet:
         """What to call a photo in a message."""
         return self.store.name(int(self.positions[index]))
 
+    def place(self, index):
+        """The ``file`` or ``key`` that a manifest gives the photo."""
+        return self.store.place(int(self.positions[index]))
+
     def close(self):
         """Let go of the LMDB, until the next photo."""
         self.store.close()
@@ -96,6 +100,10 @@ class FolderFaces:
     def name(self, position):
         return str(self.paths[position])
 
+    def place(self, position):
+        path = self.paths[position]
+        return f"{path.parent.name}/{path.name}"
+
     def person(self, label):
         return self.names[label]
 
@@ -130,6 +138,9 @@ class LmdbFaces:
 
     def name(self, position):
         return f"{self.path} record {position}"
+
+    def place(self, position):
+        return str(position)
 
     def person(self, label):
         return f"{label:06d}"
