@@ -1,5 +1,6 @@
 # make demo    ten people who do not exist, a pose sheet, a quality sheet and a report, in generated_images
-# make test    the test suite
+# make test    the test suite, without its two slowest tests
+# make test-all   the whole test suite
 # make lint    ruff
 # make train-demo   a small generator from 900 of 1,000 rendered people, scored on the others; PHOTOS=folder: on yours
 # make pipeline   vectors, images, report, recogniser, test: the whole chain at toy scale with the demo models
@@ -19,7 +20,7 @@ PHOTOS ?= rendered/people
 UNSEEN ?= rendered/unseen
 PIPELINE ?= pipeline
 
-.PHONY: demo train-demo pipeline test lint bench clean
+.PHONY: demo train-demo pipeline test test-all lint bench clean
 include world.mk
 
 .venv/.installed: requirements.txt
@@ -91,7 +92,10 @@ table-%: .venv/.installed $(PHOTOS) $(UNSEEN)
 	$(PY) scripts/run_ablation.py $* --photos $(PHOTOS) --unseen $(UNSEEN) $(TABLE)
 
 test: .venv/.installed-dev
-	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+
+test-all: test
+	$(PY) -m pytest -m slow -n 2
 
 lint: .venv/.installed-dev
 	$(PY) -m ruff check .

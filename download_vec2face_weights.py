@@ -44,7 +44,8 @@ GROUPS = {
         ["lmdb_dataset/WebFace4M/WebFace4M.lmdb", "lmdb_dataset/WebFace4M/50000_ids_1022444_ims.npy"],
     ),
     "hsface": Group(
-        "the generated HSFace datasets, to train face recognition (10k and 20k as data, the larger ones as masks)",
+        "the generated datasets HSFace10K and 20K, to train face recognition, and the masks of HSFace100K and 200K: "
+        "positions in HSFace300K, which is not on the Hub",
         [f"HSFaces/hsface{size}.lmdb" for size in ("10k", "20k")]
         + [f"HSFaces/hsface{size}_mask.npy" for size in ("100k", "200k")],
         repository_type="dataset",
