@@ -42,6 +42,11 @@ def list_images(source, extensions=EXTENSIONS, what="images"):
     return sorted(set(paths))
 
 
+def name_in(source, photo):
+    """What to call one of ``list_images(source)``: its path in the folder, or as it stands in the list."""
+    return str(photo.relative_to(source)) if Path(source).is_dir() else str(photo)
+
+
 def files_below(folder):
     """All files of a folder and those below it, also of linked folders, as subsets are often made of links."""
     for parent, folders, files in os.walk(folder, followlinks=True):
