@@ -66,13 +66,11 @@ SHARPEN := --disc_width 32 --disc_noise 0.06 --disc_weight 0.3 --adversarial lsg
 # Run it again to go on. The second of the two epochs with the GAN.
 train-demo: .venv/.installed $(PHOTOS)
 	$(PY) scripts/prepare_training_set.py --images $(PHOTOS) --encoder $(DEMO)/face_encoder.pth -d $(TRAINING) -n people
-	$(PY) scripts/small_portion_training_mask.py -im $(PHOTOS) -d $(TRAINING)/train --identities 900
-	$(PY) scripts/small_portion_training_mask.py -im $(PHOTOS) -d $(TRAINING)/held_out --identities 900 --rest
-	rm $(TRAINING)/held_out/900_ids_*
-	$(PY) scripts/linear_start.py --train_source $(TRAINING)/people.lmdb --mask $(TRAINING)/train/*.npy \
+	$(PY) scripts/small_portion_training_mask.py --data $(TRAINING)/people.lmdb -d $(TRAINING)/masks --identities 900 --rest
+	$(PY) scripts/linear_start.py --train_source $(TRAINING)/people.lmdb --mask $(TRAINING)/masks/*_ims.npy \
 		--id_weights $(DEMO)/face_encoder.pth --output $(TRAINING)/start.pth
-	$(PY) vec2face.py --train_source $(TRAINING)/people.lmdb --mask $(TRAINING)/train/*.npy \
-		--held_out $(TRAINING)/held_out/*.npy --score_every 500 --id_weights $(DEMO)/face_encoder.pth \
+	$(PY) vec2face.py --train_source $(TRAINING)/people.lmdb --mask $(TRAINING)/masks/*_ims.npy \
+		--held_out $(TRAINING)/masks/*_rest.npy --score_every 500 --id_weights $(DEMO)/face_encoder.pth \
 		--start_from $(TRAINING)/start.pth $(DECODER_ALONE) --lr 1e-3 --epochs 2 --disc_start 1 $(SHARPEN) --log_every 50 \
 		--output_dir $(TRAINING)/run --resume $(TRAINING)/run
 

@@ -64,7 +64,8 @@ $(WORLD)/people.lmdb $(WORLD)/unseen.lmdb: $(WORLD)/%.lmdb: $(WORLD)/% $(WORLD_W
 	mv $(WORLD)/unfinished/$*.lmdb $@
 
 $(WORLD)/soft_generator.pth: $(WORLD)/people.lmdb
-	$(PY) scripts/small_portion_training_mask.py -im $(WORLD)/people --identities $(PEOPLE) --min_quality 0.6 -d $(WORLD)/good
+	$(PY) scripts/small_portion_training_mask.py --data $< --identities $(PEOPLE) --min_quality 0.6 \
+		--labels $(WORLD)/people/labels.jsonl -d $(WORLD)/good
 	$(PY) scripts/linear_start.py --train_source $< --mask $(WORLD)/good/*.npy \
 		--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --output $(WORLD)/linear_start.pth
 	$(PY) vec2face.py --train_source $< --mask $(WORLD)/good/*.npy --id_weights $(WORLD_WEIGHTS)/face_encoder.pth \

@@ -22,7 +22,7 @@ from utils.cli import command, folder_name, make_parser, positive, writing
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.identity_sources import PhotoSource
-from utils.images import SIDE, decode_image, encode_jpeg, list_images, resize
+from utils.images import SIDE, decode_image, encode_jpeg, list_images, name_in, resize
 from utils.model_flags import add_device_flags
 from utils.training_lmdb import TrainingLmdbWriter
 
@@ -54,7 +54,7 @@ def main(argv=None):
 
 
 def write(path, names, classes, records, skipped):
-    """Write ``records(start)``, which yields (source number, image, feature, label) from photo ``start`` on.
+    """Write ``records(start)``, which yields (source number, name, image, feature, label) from photo ``start`` on.
 
     ``names``: of all photos, what an interrupted run is known by.
     """
@@ -65,6 +65,11 @@ def write(path, names, classes, records, skipped):
     for line in skipped:
         print(f"skipped {line}")
     print(f"{path}: {writer.count} images of {classes} identities")
+    if left_out := len(names) - writer.count:
+        print(
+            f"{left_out} of {len(names)} photos were left out, so record numbers are not positions in the list of "
+            f"photos: make masks with scripts/small_portion_training_mask.py --data {path}"
+        )
 
 
 def records_of_lists(args):
@@ -84,7 +89,7 @@ def records_of_lists(args):
     def records(start):
         for number in range(start, len(images)):
             image = stored(read(images[number], Path.read_bytes), images[number])
-            yield number, image, read(features[number], load_feature), labels[number]
+            yield number, images[number], image, read(features[number], load_feature), labels[number]
 
     return images, len(set(labels)), records, []
 
@@ -127,10 +132,10 @@ def records_of_folder(args):
     source = PhotoSource(args.images, encoder, batch_size=args.batch_size, align=args.align)
 
     def records(start):
-        for identity in source.identities(range(start, len(photos))):
+        for identity, crop in source.with_crops(range(start, len(photos))):
             path = photos[identity.number]
-            image = encode_jpeg(source.crop(path), JPEG_QUALITY) if args.align else stored(path.read_bytes(), path)
-            yield identity.number, image, identity.vector, people[path.parent.name]
+            image = path.read_bytes() if crop.intact else encode_jpeg(crop.image, JPEG_QUALITY)
+            yield identity.number, name_in(args.images, path), image, identity.vector, people[path.parent.name]
 
     return photos, len(people), records, source.skipped
 

@@ -3,7 +3,8 @@
     python scripts/test_fr.py --weights weights/demo/face_encoder.pth --pairs tests/photos --pair_count 12
     python scripts/test_fr.py --weights run/model.pth --data_dir test_sets --sets lfw cfp_fp agedb_30 calfw cplfw
 
-A set is NAME.bin (InsightFace), NAME.xz (released), NAME.npy with issame.txt, or NAME.npz (written by --save_pairs).
+A set is NAME.bin (InsightFace), NAME.xz (released), NAME.npy or NAME/NAME.npy with issame.txt beside it, or NAME.npz
+(written by --save_pairs).
 The threshold of each fold is chosen on the nine others; a feature is the sum of the photo's and its mirror image's.
 """
 

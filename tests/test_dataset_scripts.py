@@ -14,7 +14,6 @@ from scripts import (
     extract_features,
     identity_label_collection,
     inspect_dataset,
-    small_portion_training_mask,
 )
 from utils.errors import UserError
 
@@ -60,18 +59,6 @@ def test_a_folder_that_cannot_be_written(tmp_path, capsys):
     assert error.value.code == 2
     assert "demo_labels.txt: cannot write" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_mask_is_the_legacy_choice(tmp_path):
-    run(small_portion_training_mask.main, "-im", PHOTOS, "-d", tmp_path, "--identities", 2)
-    np.random.seed(0)
-    chosen = np.random.choice(["person1", "person3", "person4"], 2, replace=False)
-    expected = [i for i, path in enumerate(sorted(PHOTOS.rglob("*.jpg"))) if path.parent.name in chosen]
-    assert np.load(tmp_path / "2_ids_6_ims.npy").tolist() == expected
-    run(small_portion_training_mask.main, "-im", PHOTOS, "-d", tmp_path, "--identities", 2, "--rest")
-    assert np.load(tmp_path / "1_ids_3_ims.npy").tolist() == sorted(set(range(9)) - set(expected))
-    with pytest.raises(UserError, match="only 3 people"):
-        small_portion_training_mask.choose(["a", "b", "c"], 4, 0)
 
 
 def test_inspect_lists_broken_records(training_lmdb, tmp_path, capsys):  # noqa: F811

@@ -2,6 +2,7 @@ import io
 import shutil
 from contextlib import closing
 
+import cv2
 import lmdb
 import msgpack
 import numpy as np
@@ -11,9 +12,9 @@ from conftest import PHOTOS
 
 from scripts import prepare_training_set
 from utils.errors import UserError
-from utils.images import read_image
+from utils.images import FaceAligner, encode_jpeg, read_image, resize
 from utils.training_data import AUGMENTATIONS, TrainingData, augment, epoch_batches, make_loader
-from utils.training_lmdb import TrainingLmdbWriter
+from utils.training_lmdb import NAME, TrainingLmdbWriter, photo_names
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +26,8 @@ def training_lmdb(demo, tmp_path_factory):
     return folder / "faces.lmdb"
 
 
-def prepare(demo, photos, folder):
-    flags = ["--images", photos, "--encoder", demo.encoder, "-d", folder, "-n", "faces", "--precision", "fp32"]
+def prepare(demo, photos, folder, *more):
+    flags = [*more, "--images", photos, "--encoder", demo.encoder, "-d", folder, "-n", "faces", "--precision", "fp32"]
     prepare_training_set.main([str(flag) for flag in flags])
 
 
@@ -44,6 +45,11 @@ def test_released_layout(training_lmdb, encoder):
     assert image == (PHOTOS / "person3" / "1.jpg").read_bytes()  # already 112x112: stored as it is
     assert label == 1
     assert feature[:6] == b"\x93NUMPY"
+
+
+def test_every_record_keeps_the_name_of_its_photo(training_lmdb):
+    photos = sorted(PHOTOS.rglob("*.jpg"))
+    assert photo_names(training_lmdb) == [f"{photo.parent.name}/{photo.name}" for photo in photos]
 
 
 def test_items(training_lmdb, encoder):
@@ -68,7 +74,12 @@ def test_lists_as_released(demo, training_lmdb, tmp_path):
     (tmp_path / "labels.txt").write_text("\n".join("000111222"))
     lists = ["-im", tmp_path / "images.txt", "-f", tmp_path / "features.txt", "-l", tmp_path / "labels.txt"]
     prepare_training_set.main([str(flag) for flag in [*lists, "-d", tmp_path, "-n", "faces"]])
-    assert content(tmp_path / "faces.lmdb") == content(training_lmdb)
+    assert without_names(content(tmp_path / "faces.lmdb")) == without_names(content(training_lmdb))
+    assert photo_names(tmp_path / "faces.lmdb") == [str(photo) for photo in photos]
+
+
+def without_names(records):
+    return {key: value for key, value in records.items() if not key.startswith(NAME)}
 
 
 def test_goes_on_after_a_kill(demo, training_lmdb, tmp_path):
@@ -76,7 +87,7 @@ def test_goes_on_after_a_kill(demo, training_lmdb, tmp_path):
     writer = TrainingLmdbWriter(tmp_path / "faces.lmdb", data[b"__source__"])
     for number in range(4):
         image, feature, label = msgpack.unpackb(data[str(number).encode()])
-        writer.add(number, image, np.load(io.BytesIO(feature)), label)
+        writer.add(number, data[NAME + str(number).encode()].decode(), image, np.load(io.BytesIO(feature)), label)
     writer.flush()
     writer.lmdb.close()
     prepare(demo, PHOTOS, tmp_path)
@@ -183,3 +194,30 @@ def test_mask(training_lmdb, tmp_path):
     with closing(TrainingData(training_lmdb, tmp_path / "mask.npy")) as data:
         assert len(data) == 2
         assert data[0, 1][2] == 2
+
+
+def test_a_raw_photo_is_decoded_and_aligned_once(demo, tmp_path, monkeypatch):
+    """The crop that the feature is of is the one that is stored."""
+    photo = read_image(PHOTOS / "person1" / "0.jpg")
+    matrix = cv2.getRotationMatrix2D((56, 56), 20, 2.2)
+    matrix[:, 2] += (150, 120)
+    scene = cv2.warpAffine(photo, matrix, (420, 400), borderValue=(120, 120, 120))
+    (tmp_path / "raw" / "person1").mkdir(parents=True)
+    (tmp_path / "raw" / "person1" / "0.jpg").write_bytes(encode_jpeg(scene, 95))
+    aligned, decoded, align, decode = [], [], FaceAligner.__call__, cv2.imdecode
+    monkeypatch.setattr(FaceAligner, "__call__", lambda *words: aligned.append(align(*words)) or aligned[-1])
+    monkeypatch.setattr(cv2, "imdecode", lambda *words: decoded.append(decode(*words)) or decoded[-1])
+    prepare(demo, tmp_path / "raw", tmp_path, "--align")
+    assert (len(aligned), len(decoded)) == (1, 1)
+    image, _, _ = msgpack.unpackb(content(tmp_path / "faces.lmdb")[b"0"])
+    assert image == encode_jpeg(aligned[0], prepare_training_set.JPEG_QUALITY)
+
+
+def test_a_larger_photo_is_stored_as_it_was_seen(demo, tmp_path):
+    photo = read_image(PHOTOS / "person1" / "0.jpg")
+    (tmp_path / "large" / "person1").mkdir(parents=True)
+    (tmp_path / "large" / "person1" / "0.png").write_bytes(cv2.imencode(".png", cv2.resize(photo, (224, 224)))[1])
+    prepare(demo, tmp_path / "large", tmp_path)
+    seen = resize(read_image(tmp_path / "large" / "person1" / "0.png"))
+    image, _, _ = msgpack.unpackb(content(tmp_path / "faces.lmdb")[b"0"])
+    assert image == encode_jpeg(seen, prepare_training_set.JPEG_QUALITY)

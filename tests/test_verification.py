@@ -15,7 +15,7 @@ from scripts import test_fr as tester
 from utils.errors import UserError
 from utils.face_set import FaceSet
 from utils.verification import best_threshold, equal_error_rate, pair_similarities, verify
-from utils.verification_set import PairSet, draw_pairs, load_pairs, save_pairs
+from utils.verification_set import PairSet, draw_pairs, find_set, load_pairs, save_pairs
 
 
 @given(st.integers(0, 10_000), st.integers(2, 60))
@@ -95,6 +95,53 @@ def test_a_photo_of_several_pairs_is_kept_once():
         assert np.array_equal(pairs.photos[place], faces.image(number))
 
 
+def test_sets_are_found_by_name_by_file_name_and_in_a_folder_of_their_own(demo, tmp_path, capsys):
+    """lfw.xz and syn.bin beside each other, and cfp_fp/cfp_fp.npy with issame.txt as FR-training code writes it."""
+    faces = FaceSet(PHOTOS)
+    numbers, same = draw_pairs(faces, 12, 0)
+    encoded = [faces.read(i) for i in numbers]
+    with lzma.open(tmp_path / "lfw.xz", "wb") as file:
+        pickle.dump((encoded, same.tolist()), file)
+    (tmp_path / "syn.bin").write_bytes(pickle.dumps((encoded, same.tolist())))
+    (tmp_path / "cfp_fp").mkdir()
+    images = np.stack([faces.image(i) for i in numbers]).transpose(0, 3, 1, 2)  # (2P, H, W, 3) -> (2P, 3, H, W)
+    np.save(tmp_path / "cfp_fp" / "cfp_fp.npy", images)
+    np.savetxt(tmp_path / "cfp_fp" / "issame.txt", same.astype(int), fmt="%s")
+    words = ["--weights", demo.encoder, "--data_dir", tmp_path, "--precision", "fp32", "--device", "cpu"]
+    words += ["--output", tmp_path / "r.json", "--sets", "lfw.xz", "syn", "cfp_fp"]
+    tester.main([str(word) for word in words])
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert results["lfw"] == results["syn"] == results["cfp_fp"]
+    assert find_set(tmp_path / "cfp_fp", "elsewhere") == tmp_path / "cfp_fp" / "cfp_fp.npy"
+    with pytest.raises(UserError, match=r"no verification set called calfw .*calfw/calfw.npy"):
+        find_set("calfw", tmp_path)
+
+
+def test_labels_of_pairs_as_numpy_writes_them(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((4, 112, 112, 3), np.uint8))
+    np.savetxt(tmp_path / "issame.txt", [1, 0])  # 1.000000000000000000e+00
+    assert load_pairs(tmp_path / "a.npy").same.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_encoded_images_of_any_kind(tmp_path, protocol):
+    """Bytes, bytearrays, and the arrays that OpenCV's imencode gives today, (N,), and gave before, (N, 1)."""
+    data = (PHOTOS / "person1" / "0.jpg").read_bytes()
+    array = np.frombuffer(data, np.uint8)
+    images = [data, bytearray(data), array, array[:, None]]
+    (tmp_path / "x.bin").write_bytes(pickle.dumps((images, [True, False]), protocol))
+    pairs = load_pairs(tmp_path / "x.bin")
+    assert pairs.numbers.tolist() == [0, 0, 0, 0]  # one photo, four times
+    assert np.array_equal(pairs.photos[0], FaceSet(PHOTOS).image(0))
+
+
+class Vast:
+    """Unpickled as it asks to be, a bytearray of a terabyte."""
+
+    def __reduce__(self):
+        return bytearray, (10**12,)
+
+
 class Hostile:
     def __reduce__(self):
         return os.system, ("touch hostile_code_ran",)
@@ -105,6 +152,7 @@ def test_bad_verification_sets(tmp_path, monkeypatch):
     data = (PHOTOS / "person1" / "0.jpg").read_bytes()
     cases = {
         "hostile.bin": (pickle.dumps(([data] * 4, [Hostile(), True])), "refused"),
+        "vast.bin": (pickle.dumps(([data] * 4, [Vast(), True])), "refused.*bytearray"),
         "odd.bin": (pickle.dumps(([data] * 3, [True, False])), "3 images for 2 pairs"),
         "one_kind.bin": (pickle.dumps(([data] * 4, [True, True])), "pairs of one person and pairs of two"),
         "truncated.bin": (pickle.dumps(([data] * 4, [True, False]))[:-500], "truncated|damaged"),

@@ -1,6 +1,7 @@
 """The labels that render_faces.py writes beside its photos."""
 
 import json
+from pathlib import Path
 
 from utils.errors import UserError
 from utils.face_set import FolderFaces
@@ -13,16 +14,34 @@ def load_labels(faces):
 
     Raises UserError when there is no such file, or it does not have every photo.
     """
-    in_folder = isinstance(faces.store, FolderFaces)
-    path = faces.path / LABELS if in_folder else faces.path.with_suffix(".jsonl")
+    if isinstance(faces.store, FolderFaces):
+        paths = [faces.store.paths[position] for position in faces.positions]
+        return labels_by_name(faces.path / LABELS, [str(path.relative_to(faces.path)) for path in paths])
+    path = faces.path.with_suffix(".jsonl")
+    lines = read_labels(path)
+    if faces.positions.max() >= len(lines):
+        raise UserError(f"{path}: not the labels of {faces.path}: only {len(lines)} lines.")
+    return [lines[position] for position in faces.positions]
+
+
+def labels_by_name(path, names):
+    """[{"yaw", "pitch", ...}] of photos, found by their ``names``: PERSON/PHOTO, or paths into the labels' folder.
+
+    Raises UserError when the file cannot be read or does not have every photo.
+    """
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        if in_folder:
-            known = {line["file"]: line for line in lines}
-            paths = [faces.store.paths[position] for position in faces.positions]
-            return [known[str(photo.relative_to(faces.path))] for photo in paths]
-        return [lines[position] for position in faces.positions]
+        known = {line["file"]: line for line in read_labels(path)}
+        known |= {str(Path(path).parent / file): line for file, line in known.items()}
+        return [known[name] for name in names]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the labels of these photos: no {error}.") from error
+
+
+def read_labels(path):
+    """The lines of a file of labels, [{"file", "yaw", "pitch", ...}]. Raises UserError when it cannot be read."""
+    try:
+        return [json.loads(line) for line in Path(path).read_text().splitlines()]
     except OSError as error:
         raise UserError(f"{path}: no labels of these photos; scripts/render_faces.py writes them.") from error
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not the labels of {faces.path}, or damaged: {error}.") from error
+    except ValueError as error:
+        raise UserError(f"{path}: damaged labels: {error}.") from error

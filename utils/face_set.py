@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from utils.errors import UserError
 from utils.images import EXTENSIONS, SIDE, decode_image, encode_jpeg, resize
-from utils.training_lmdb import LazyLmdb, load_mask
+from utils.masks import load_mask
+from utils.training_lmdb import LazyLmdb
 
 JPEG_QUALITY = 95  # where a photo has to be encoded again
 

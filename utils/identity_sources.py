@@ -5,6 +5,7 @@ from collections import Counter
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -75,6 +76,13 @@ def load_vectors(path, width):
     return vectors
 
 
+class Crop(NamedTuple):
+    """A photo as the encoder gets it, (112, 112, 3) uint8 RGB, and whether that is the whole file, unchanged."""
+
+    image: np.ndarray
+    intact: bool
+
+
 class PhotoSource:
     """Identity vectors from photos: the FR feature of each. Unreadable photos are listed in ``skipped`` and left out.
 
@@ -99,13 +107,18 @@ class PhotoSource:
         return digest.hexdigest()
 
     def identities(self, rows):
-        """Iterate over the Identities of some photos, features taken in batches of constant size."""
+        """Iterate over the Identities of some photos."""
+        return (identity for identity, _ in self.with_crops(rows))
+
+    def with_crops(self, rows):
+        """Iterate over (Identity, Crop) of some photos, features taken in batches of constant size."""
         rows = self._readable(rows)
         on_cpu = next(self.encoder.parameters()).device.type == "cpu"
         size = min(self.batch_size, CPU_FEATURE_BATCH) if on_cpu else self.batch_size  # a CPU gains nothing from more
         while batch := list(islice(rows, size)):
-            for (row, _), feature in zip(batch, self._features([image for _, image in batch], size), strict=False):
-                yield Identity(row, self.names[row], feature, self.sources[row])
+            features = self._features([crop.image for _, crop in batch], size)
+            for (row, crop), feature in zip(batch, features, strict=False):
+                yield Identity(row, self.names[row], feature, self.sources[row]), crop
 
     def _readable(self, rows):
         for row in rows:
@@ -115,9 +128,10 @@ class PhotoSource:
                 self.skipped.append(f"{self.photos[row]}: {error}")
 
     def crop(self, path):
-        """A photo as the encoder gets it, (112, 112, 3). Raises ValueError or OSError when it cannot be used."""
-        image = read_image(path)
-        return resize(image if self.aligner is None else self.aligner(image))
+        """The Crop of a photo. Raises ValueError or OSError when it cannot be used."""
+        photo = read_image(path)
+        image = resize(photo if self.aligner is None else self.aligner(photo))
+        return Crop(image, image is photo)
 
     @torch.inference_mode()
     def _features(self, images, size):

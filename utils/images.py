@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from utils.errors import UserError
+from utils.image_format import check_complete
 
 SIDE = 112
 CONTACT_SHEET = "contact_sheet.jpg"  # drawn beside a dataset, not part of it
@@ -41,6 +42,11 @@ def list_images(source, extensions=EXTENSIONS, what="images"):
     return sorted(set(paths))
 
 
+def name_in(source, photo):
+    """What to call one of ``list_images(source)``: its path in the folder, or as it stands in the list."""
+    return str(photo.relative_to(source)) if Path(source).is_dir() else str(photo)
+
+
 def files_below(folder):
     """All files of a folder and those below it, also of linked folders, as subsets are often made of links."""
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -60,11 +66,11 @@ def read_image(path):
 
 
 def decode_image(data):
-    """Encoded bytes -> (H, W, 3) uint8 RGB. Raises ValueError when they are no image or a truncated one."""
-    if data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        raise ValueError("truncated JPEG")  # the scan begins and never ends
-    if data[:4] == b"\x89PNG" and b"IEND" not in data[-64:]:
-        raise ValueError("truncated PNG")
+    """Encoded bytes -> (H, W, 3) uint8 RGB; bytes after the end of the image do no harm.
+
+    Raises ValueError when they are no image or a truncated one.
+    """
+    check_complete(data)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if image is None:
         raise ValueError("not an image, or damaged")

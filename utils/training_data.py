@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from utils.errors import UserError
 from utils.images import SIDE, resize
-from utils.training_lmdb import LazyLmdb, decode_record, load_mask, open_lmdb, unpack_record
+from utils.masks import load_mask
+from utils.training_lmdb import LazyLmdb, decode_record, open_lmdb, unpack_record
 
 AUGMENTATIONS = ("noaug", "randcrop", "randresizedcrop")
 PADDING = 8  # pixels around the image before a random crop

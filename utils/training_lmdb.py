@@ -1,6 +1,7 @@
 """The training LMDB, read and written: key ``b"0"``.. -> msgpack (image bytes, .npy bytes of the FR feature, label)."""
 
 import io
+import os
 from pathlib import Path
 
 import lmdb
@@ -14,6 +15,7 @@ from utils.images import decode_image, resize
 RECORDS_PER_TRANSACTION = 1000
 NEXT_SOURCE = b"__next_source__"
 SOURCE = b"__source__"
+NAME = b"__name__"  # and the number of a record: which photo it is. Readers of the published form never ask for it.
 
 
 def open_lmdb(path):
@@ -45,17 +47,19 @@ def decode_record(data, width):
     return resize(decode_image(image)), feature, int(label)
 
 
-def load_mask(path, count, source):
-    """Positions to use, (n,) integers, of the ``count`` records of ``source``. Raises UserError when they cannot be."""
-    try:
-        mask = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not a mask (.npy of whole numbers): {error}") from error
-    if mask.ndim != 1 or not np.issubdtype(mask.dtype, np.integer) or mask.size == 0:
-        raise UserError(f"{path}: a mask is a list of whole numbers, this is {mask.dtype} of shape {mask.shape}.")
-    if mask.min() < 0 or mask.max() >= count:
-        raise UserError(f"{path}: has positions {mask.min()} to {mask.max()}; {source} has {count} records.")
-    return mask
+def photo_names(path):
+    """The name of the photo that each record was made from, in the order of the records.
+
+    Relative to the folder of photos (PERSON/PHOTO), or as in the list of photos. Raises UserError when the LMDB has
+    none: it was made by other code, or by this script before it kept them.
+    """
+    env = open_lmdb(path)
+    with env, env.begin() as transaction:
+        count = msgpack.unpackb(transaction.get(b"__len__", b"\0"))
+        names = [transaction.get(NAME + str(position).encode()) for position in range(count)]
+    if None in names:
+        raise UserError(f"{path}: does not say which photo record {names.index(None)} is; make it anew to know.")
+    return [os.fsdecode(name) for name in names]
 
 
 class LazyLmdb:
@@ -99,13 +103,17 @@ class TrainingLmdbWriter:
                 msgpack.unpackb(transaction.get(key, b"\0")) for key in (b"__len__", NEXT_SOURCE)
             )
 
-    def add(self, source, image, feature, label):
-        """``source``: number of the photo, ``image``: encoded bytes, ``feature``: (512,) float32, ``label``: int."""
-        buffer = io.BytesIO()
+    def add(self, source, name, image, feature, label):
+        """Append a record: ``image`` as encoded bytes, ``feature`` (512,) float32, ``label`` a whole number.
+
+        ``source`` and ``name``: number of the photo in its source, and what it is called there.
+        """
+        buffer, key = io.BytesIO(), str(self.count).encode()
         np.save(buffer, np.asarray(feature, np.float32), allow_pickle=False)
-        self.pending.append((str(self.count).encode(), msgpack.packb((image, buffer.getvalue(), int(label)))))
+        self.pending.append((key, msgpack.packb((image, buffer.getvalue(), int(label)))))
+        self.pending.append((NAME + key, os.fsencode(name)))
         self.count, self.next_source = self.count + 1, source + 1
-        if len(self.pending) >= RECORDS_PER_TRANSACTION:
+        if len(self.pending) >= 2 * RECORDS_PER_TRANSACTION:  # a record and its name
             self.flush()
 
     def flush(self):

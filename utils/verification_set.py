@@ -21,6 +21,9 @@ ADMITTED = {  # what pickles of arrays and of bytes name, in old and new NumPy
 }  # fmt: skip
 
 
+BYTEARRAYS = {("builtins", "bytearray"), ("__builtin__", "bytearray")}  # of Python 3 and 2
+
+
 class PairSet:
     """P pairs of 2P ``images``, (112, 112, 3) uint8 RGB; a photo of several pairs is kept, and looked at, once.
 
@@ -38,9 +41,20 @@ class PlainUnpickler(pickle.Unpickler):
     """Admits lists, bytes, booleans, numbers and NumPy arrays; anything else in a pickle is refused, not run."""
 
     def find_class(self, module, name):
+        if (module, name) in BYTEARRAYS:
+            return bytes_of_bytearray
         if (module, name) not in ADMITTED:
             raise pickle.UnpicklingError(f"it calls {module}.{name}")
         return super().find_class(module, name)
+
+
+def bytes_of_bytearray(content=b"", encoding=None):
+    """What a pickled bytearray holds, as bytes: pickles give its bytes, old ones as text of as many characters."""
+    if isinstance(content, str):
+        return content.encode("latin-1")
+    if not isinstance(content, bytes):
+        raise pickle.UnpicklingError("a bytearray of something else than bytes")
+    return content
 
 
 def load_pairs(path):
@@ -73,11 +87,19 @@ def load_pairs(path):
 
 
 def find_set(name, folder):
-    """The file of a verification set by its name in a folder, or its own path. Raises UserError when there is none."""
-    for path in (Path(name), *(Path(folder) / f"{name}{ending}" for ending in ENDINGS)):
+    """The file of a verification set by its name, with or without its ending, in a folder, or by its own path.
+
+    NAME/NAME.npy is found too, where FR-training code keeps them. Raises UserError when there is none.
+    """
+    inside = Path(folder) / name
+    array = f"{Path(name).name}.npy"
+    for path in (Path(name), inside, *(Path(f"{inside}{ending}") for ending in ENDINGS), inside / array, Path(name, array)):
         if path.is_file():
             return path
-    raise UserError(f"{folder}: no verification set called {name} (looked for {name}{{{','.join(ENDINGS)}}}).")
+    raise UserError(
+        f"{folder}: no verification set called {name} "
+        f"(looked for {name}, {name}{{{','.join(ENDINGS)}}} and {name}/{array})."
+    )
 
 
 def unpickle(file):
@@ -111,6 +133,7 @@ def read_npy(path):
     if listed is None:
         raise UserError(f"{path}: needs issame.txt beside it, a line a pair.")
     words = {"true": True, "1": True, "false": False, "0": False}
+    words |= {f"{value:.18e}": bool(value) for value in (0, 1)}  # as np.savetxt writes them
     lines = [line.strip().lower() for line in listed.read_text().splitlines() if line.strip()]
     if wrong := next((line for line in lines if line not in words), None):
         raise UserError(f"{listed}: a line is True or False (or 1, 0), not {wrong!r}.")
@@ -121,11 +144,11 @@ READERS = {".bin": read_bin, ".xz": read_xz, ".npz": read_npz, ".npy": read_npy}
 
 
 def as_image(image):
-    """Encoded bytes, or an array (H, W, 3) or (3, H, W) of uint8 or of floats in [-1, 1] -> (112, 112, 3) uint8."""
-    if isinstance(image, (bytes, bytearray)):
+    """Encoded bytes, also as an array, or pixels (H, W, 3) or (3, H, W), uint8 or in [-1, 1] -> (112, 112, 3) uint8."""
+    if isinstance(image, (bytes, bytearray)):  # in a pickle of protocol 5 a bytearray is one
         return resize(decode_image(bytes(image)))
     image = np.asarray(image)
-    if image.dtype == np.uint8 and image.ndim == 1:  # encoded, as an array
+    if image.dtype == np.uint8 and image.size == max(image.shape):  # encoded: (N,), or (N, 1) by older OpenCV
         return resize(decode_image(image.tobytes()))
     if image.ndim == 3 and image.shape[0] == 3:
         image = image.transpose(1, 2, 0)  # (3, H, W) -> (H, W, 3)
