@@ -5,7 +5,7 @@ from utils.device import PRECISIONS
 
 
 def add_device_flags(parser, precision="fp32"):
-    """``--device`` and ``--precision``. What is stored or quoted is fp32 by default; scripts that draw images pass auto."""
+    """``--device`` and ``--precision``: fp32 where something is stored or quoted, auto where images are drawn."""
     group = parser.add_argument_group("where and how to compute")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument(
