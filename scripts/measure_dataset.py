@@ -26,9 +26,11 @@ from utils.errors import UserError
 from utils.face_set import FaceSet
 from utils.image_features import EXTRACTORS
 from utils.measured_set import MeasuredSet
-from utils.measurement import Measurement
+from utils.measurement import Measurement, dataset_name
 from utils.model_flags import add_device_flags
 from utils.outputs import report_folder
+
+OURS = ("report.json", "features.npy")  # files that tell a report's folder, the second already while it is made
 
 
 def measure_parser():
@@ -55,8 +57,8 @@ def measure_parser():
         "--neighbours",
         type=positive,
         default=NEIGHBOURS,
-        help="neighbours of improved precision and recall: 3 in the paper that defines them (Kynkaanniemi et al.), 10 in "
-        "UIFace's evaluation",
+        help="neighbours of improved precision and recall: 3 in the paper that defines them (Kynkaanniemi et al.), "
+        "10 in UIFace's evaluation",
     )
     work.add_argument(
         "--fidelity_images",
@@ -82,7 +84,7 @@ def main(argv=None):
         raise UserError(f"--extractor {args.extractor} needs --extractor_weights, the file of its weights.")
     output = report_folder(args.data, args.output)
     faces, references = FaceSet(args.data, args.mask), [FaceSet(path) for path in args.reference]
-    check_output(output, Path(args.data).resolve().name)
+    check_output(output, dataset_name(args), by_default=not args.output)
     device = resolve_device(args.device)
     keep_freed_memory()
     precision = resolve_precision(args.precision, device)
@@ -111,14 +113,15 @@ def main(argv=None):
     print(f"report: {page}, {page.with_suffix('.json')}")
 
 
-def check_output(folder, dataset):
-    """UserError when a folder holds something else than a report on this dataset, finished or not."""
+def check_output(folder, dataset, by_default):
+    """UserError when a folder holds something else than a report on this dataset, finished or not.
+
+    ``by_default``: it was not named by the user, so other scripts may have written their reports into it.
+    """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not folder.is_dir() or not any((folder / name).exists() for name in ("report.json", "features.npy")):
-        if folder.name != report_folder(dataset).name:  # where inspect_dataset.py writes, too
-            raise UserError(f"--output {folder}: is there and no report of this script; name another folder.")
-        return
+    if not folder.is_dir() or not (by_default or any((folder / name).exists() for name in OURS)):
+        raise UserError(f"--output {folder}: is there and no report of this script; name another folder.")
     try:
         found = json.loads((folder / "report.json").read_text())["overview"].get("dataset", dataset)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

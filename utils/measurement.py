@@ -21,7 +21,7 @@ CHANCE = 0.05  # below it a difference is taken to be one
 
 
 class Measurement:
-    """Each method measures one thing of a MeasuredSet, into ``results`` (plain values), ``report`` and ``lines`` (text).
+    """Each method measures one thing of a MeasuredSet, into ``results`` (plain values), ``report`` and ``lines``.
 
     ``args``: the flags of scripts/measure_dataset.py; ``judge``: what to call the FR model the features are of.
     """
@@ -29,7 +29,7 @@ class Measurement:
     def __init__(self, args, data, judge, device, dtype):
         self.args, self.data, self.judge, self.device, self.dtype = args, data, judge, device, dtype
         self.rng = np.random.default_rng(args.seed)
-        self.name = Path(args.data).resolve().name
+        self.name = dataset_name(args)
         images, people = len(data.faces), len(data.faces.people)
         self.report = Report(f"{self.name}: {images} images of {people} people")
         self.results, self.lines = {}, []
@@ -298,6 +298,12 @@ class Measurement:
         return data.outputs(model, places, self.args.batch_size, what)
 
 
+def dataset_name(args):
+    """What to call the dataset in its report."""
+    name = Path(args.data).resolve().name
+    return f"{name} with mask {Path(args.mask).name}" if args.mask else name
+
+
 MEANING_OF_SIMILARITY = (
     "A person here is the mean FR feature of the person's images, by {judge}. Identity vectors sampled below a "
     "similarity bound only those vectors, not the images made from them."
@@ -309,7 +315,7 @@ NO_REFERENCE = (
 
 
 def verdict_on(separate, count, chance, name):
-    """A sentence that says no more than the numbers do: ``separate`` of ours and of the reference's ``count`` people."""
+    """What the numbers show, and no more: how many of ``count`` people are separate, ours and the reference's."""
     if chance >= CHANCE:
         return f"{count} people show no difference from people of {name} (p = {chance:.2g})"
     word = "less" if separate[0] < separate[1] else "more"
