@@ -43,7 +43,7 @@ demo: .venv/.installed
 	$(PY) scripts/attribute_sheet.py --attribute quality --values $(DEMO_QUALITIES) --count 4 --max_iters 40 $(DEMO_MODELS) \
 		--output $(DEMO_OUTPUT)-quality
 	$(PY) scripts/measure_dataset.py $(DEMO_OUTPUT) --id_weights $(DEMO)/face_encoder.pth \
-		--quality_weights $(DEMO)/face_encoder.pth --pose_weights $(DEMO)/head_pose.pth --output $(DEMO_OUTPUT)-report
+		--quality_weights $(DEMO)/face_encoder.pth --pose_weights $(DEMO)/head_pose.pth
 
 .venv/.installed-render: requirements-render.txt .venv/.installed
 	$(PY) -m pip install --quiet -r requirements-render.txt
@@ -74,14 +74,15 @@ train-demo: .venv/.installed $(PHOTOS)
 		--start_from $(TRAINING)/start.pth $(DECODER_ALONE) --lr 1e-3 --epochs 2 --disc_start 1 $(SHARPEN) --log_every 50 \
 		--output_dir $(TRAINING)/run --resume $(TRAINING)/run
 
-pipeline: .venv/.installed
-	$(PY) scripts/sample_identities.py --features $(DEMO)/identity_vectors.npy --count 60 --max_similarity 0.4 \
-		--output $(PIPELINE)/people.npy
+$(PIPELINE)/people.npy: | .venv/.installed
+	$(PY) scripts/sample_identities.py --features $(DEMO)/identity_vectors.npy --count 60 --max_similarity 0.4 --output $@
+
+pipeline: .venv/.installed $(PIPELINE)/people.npy
 	$(PY) image_generation.py --center_feature $(PIPELINE)/people.npy --example 10 --batch_size 32 \
 		--min_id_similarity 0.5 --model_weights $(DEMO)/vec2face_generator.pth --id_weights $(DEMO)/face_encoder.pth \
 		--quality_weights $(DEMO)/face_encoder.pth --output_dir $(PIPELINE) --name dataset
 	$(PY) scripts/measure_dataset.py $(PIPELINE)/dataset --id_weights $(DEMO)/face_encoder.pth \
-		--quality_weights $(DEMO)/face_encoder.pth --reference tests/photos --output $(PIPELINE)/measured
+		--quality_weights $(DEMO)/face_encoder.pth --reference tests/photos
 	$(PY) scripts/train_fr.py --data $(PIPELINE)/dataset --network 18 --width 16 --no-se --batch_size 32 --epochs 12 \
 		--milestones 9 --random_erasing 0 --output_dir $(PIPELINE)/fr --resume $(PIPELINE)/fr
 	$(PY) scripts/test_fr.py --weights $(PIPELINE)/fr/model.pth --pairs tests/photos --pair_count 16

@@ -88,7 +88,7 @@ $(WORLD_WEIGHTS)/identity_vectors.npy: $(WORLD)/people $(WORLD_WEIGHTS)/face_enc
 	$(PY) scripts/extract_features.py --images $(WORLD)/people --encoder $(WORLD_WEIGHTS)/face_encoder.pth -d $(WORLD)/features
 	$(PY) scripts/center_features.py -feat $(WORLD)/features -dataset people -dest $(WORLD)
 	$(PY) scripts/sample_identities.py --features $(WORLD)/people_center_feature.npy --avoid $(WORLD)/people_center_feature.npy \
-		--count $(VECTORS) $(WORLD_SIMILARITY) --output $@
+		--count $(VECTORS) $(WORLD_SIMILARITY) --output $@ --overwrite
 
 # What they achieve, on people that none of them saw.
 $(WORLD)/fr.json: $(WORLD_WEIGHTS)/face_encoder.pth $(SETS)

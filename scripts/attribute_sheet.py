@@ -50,12 +50,13 @@ def main(argv=None):
     add_model_flags(parser)
     parser.add_argument("--quality_weights", default=QUALITY_WEIGHTS, help="quality model")
     parser.add_argument("--pose_weights", default="weights/6DRepNet_300W_LP_AFLW2000.pth", help="head pose model")
-    add_device_flags(parser)
+    add_device_flags(parser, precision="auto")
     args = parser.parse_args(argv)
     use_demo_weights(args, unused=["pose_weights"] if args.attribute == "quality" else [])
     device = resolve_device(args.device)
     keep_freed_memory()
-    dtype = PRECISIONS[resolve_precision(args.precision, device)]
+    precision = resolve_precision(args.precision, device)
+    dtype = PRECISIONS[precision]
     generator = load_vec2face(args.model_weights, device, dtype, args.model)
     encoder = load_face_encoder(args.id_weights, device, dtype)
     source = VectorSource(args.center_feature, f"0:{args.count}", 0)
@@ -74,7 +75,7 @@ def main(argv=None):
     with writing(f"{args.output}.jpg") as target:
         target.write_bytes(encode_jpeg(contact_sheet(sheet[:SHOWN]), 92))
     with writing(f"{args.output}.json") as target:
-        target.write_text(json.dumps({"vectors": len(people)} | figures, indent=2) + "\n")
+        target.write_text(json.dumps({"vectors": len(people), "precision": precision} | figures, indent=2) + "\n")
     for value, figure in figures.items():
         print(
             f"{args.attribute} {value}: {figure['accepted']:.0%} of {len(people)} accepted, reached "

@@ -1,9 +1,11 @@
 """Compare datasets by what measure_dataset.py found: are the people different, is each one person, do they leak?
 
-    python scripts/compare_datasets.py hsface10k=measured/report.json mine=other/report.json
+    python scripts/compare_datasets.py hsface10k=hsface10k.report/report.json \\
+        mine=generated_images/mine.report/report.json
 
-Several reports of one NAME are averaged (mean ± standard deviation). All must have been measured by the same judge;
-leakage is that into the first --reference.
+Several reports of one NAME are averaged (mean ± standard deviation). All must have been measured by the same judge in
+the same precision; leakage is that into the first --reference. Precision, recall and the Fréchet distance (or FID) are
+shown where all reports have them in the same features, with as many neighbours and images, to the same reference.
 """
 
 import sys
@@ -28,6 +30,7 @@ COSINES = {
     "to the own centre": ("identity", "similarity_to_own_centre", "mean"),
     "to the nearest known person": ("leakage", 0, "mean_of_largest"),
 }
+SAME = ("reference", "features", "neighbours", "images", "distance_name")  # of a report's fidelity, to be comparable
 
 
 @command
@@ -51,15 +54,29 @@ def read(path):
 
 def table(reports):
     """Markdown: a dataset a line. ``reports``: {name: [report of each seed]}. UserError when judges differ."""
-    judges = {report["overview"]["judge"] for runs in reports.values() for report in runs}
+    overviews = [report["overview"] for runs in reports.values() for report in runs]
+    judges = {f"{overview['judge']}, {overview.get('precision', 'precision not said')}" for overview in overviews}
     if len(judges) > 1:
         raise UserError(f"measured by different judges ({'; '.join(sorted(judges))}): measure them with the same one.")
-    lines = ["| dataset | " + " | ".join([*SHARES, *COSINES]) + " |", "|---" * (1 + len(SHARES) + len(COSINES)) + "|"]
+    columns = [(name, place, "{:.2%}") for name, place in SHARES.items()]
+    columns += [(name, place, "{:.3f}") for name, place in COSINES.items()]
+    columns += fidelity_columns([report for runs in reports.values() for report in runs])
+    lines = ["| dataset | " + " | ".join(name for name, *_ in columns) + " |", "|---" * (1 + len(columns)) + "|"]
     for name, runs in reports.items():
-        cells = [cell(runs, place, "{:.2%}") for place in SHARES.values()]
-        cells += [cell(runs, place, "{:.3f}") for place in COSINES.values()]
+        cells = [cell(runs, place, form) for _, place, form in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def fidelity_columns(reports):
+    """Columns (title, place in a report, format) of precision, recall and distance; none where they differ in kind."""
+    kinds = [[at(report, ("fidelity", key)) for key in SAME] for report in reports]
+    if kinds[0][-1] is None or any(kind != kinds[0] for kind in kinds):
+        return []
+    title = kinds[0][-1]
+    distance = ("fidelity", "fid" if title == "FID" else "frechet_distance")
+    shares = [(name, ("fidelity", name), "{:.3f}") for name in ("precision", "recall")]
+    return [*shares, (title, distance, "{:.4g}")]
 
 
 def cell(runs, place, form):

@@ -3,7 +3,7 @@
     python scripts/compare_fr.py real=real/test.json hsface10k=fr/test.json --real real
 
 Each NAME=FILE is what test_fr.py --output wrote; several files of one name are averaged (mean ± standard deviation over
-seeds). The gap is the paper's, (REAL - SYN) / SYN of the averages.
+seeds). The gap is defined as in UIFace, (REAL - SYN) / SYN of the averages.
 """
 
 import sys
@@ -23,7 +23,9 @@ from utils.errors import UserError
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("results", nargs="+", metavar="NAME=FILE", help="figures of a recogniser")
-    parser.add_argument("--real", help="the NAME that was trained on real data: adds the gap")
+    parser.add_argument(
+        "--real", help="the NAME that was trained on real data: adds the gap, (REAL - SYN) / SYN as in UIFace"
+    )
     parser.add_argument("--output", help="also write the table, .md")
     args = parser.parse_args(argv)
     results = grouped(args.results, read)
@@ -67,7 +69,7 @@ def table(results, real=None):
             if list(run) != sets:
                 raise UserError(f"{name}: was tested on {', '.join(run)}, another on {', '.join(sets)}.")
     averages = {name: [float(np.mean(list(run.values()))) for run in runs] for name, runs in results.items()}
-    head = ["training data", *sets, "average"] + ([f"gap to {real}"] if real else [])
+    head = ["training data", *sets, "average"] + ([f"gap to {real}, (REAL - SYN) / SYN as in UIFace"] if real else [])
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, runs in results.items():
         cells = [name, *(spread([run[column] for run in runs]) for column in sets), spread(averages[name])]

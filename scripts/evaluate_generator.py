@@ -63,7 +63,8 @@ def main(argv=None):
         raise UserError("--threshold is that of --judge_weights: give both.")
     device = resolve_device(args.device)
     keep_freed_memory()
-    dtype = PRECISIONS[resolve_precision(args.precision, device)]
+    precision = resolve_precision(args.precision, device)
+    dtype = PRECISIONS[precision]
     generator = load_vec2face(args.model_weights, device, dtype)
     encoder = load_face_encoder(args.id_weights, device, dtype)
     judge = load_face_encoder(args.judge_weights, device, dtype) if args.judge_weights else None
@@ -72,6 +73,7 @@ def main(argv=None):
         scores, pairs = reconstruct(
             generator, encoder, data, positions, args.batch_size, args.seed, judge, args.threshold
         )
+    scores["precision"] = precision
     with writing(f"{args.output}.json") as target:
         target.write_text(json.dumps(scores, indent=2) + "\n")
     with writing(f"{args.output}.jpg") as target:

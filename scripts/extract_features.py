@@ -39,7 +39,8 @@ def main(argv=None):
     use_demo_weights(args)
     device = resolve_device(args.device)
     keep_freed_memory()
-    encoder = load_face_encoder(args.encoder, device, PRECISIONS[resolve_precision(args.precision, device)])
+    precision = resolve_precision(args.precision, device)
+    encoder = load_face_encoder(args.encoder, device, PRECISIONS[precision])
     source = PhotoSource(args.images, encoder, batch_size=args.batch_size, align=args.align)
     found = tqdm(source.identities(source.slice), total=len(source.photos), unit="im")
     save = save_array if args.one_file else save_each
@@ -51,7 +52,7 @@ def main(argv=None):
         print(f"skipped {line}")
     if not count:
         raise UserError(f"{args.images}: none of the images could be used.")
-    print(f"{args.dest}: features of {count} photos")
+    print(f"{args.dest}: features of {count} photos, computed in {precision}")
 
 
 def save_each(folder, features):

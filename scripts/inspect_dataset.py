@@ -2,7 +2,8 @@
 
     python scripts/inspect_dataset.py lmdb_dataset/faces.lmdb
 
-Prints a summary, lists every broken record, and writes a contact sheet. Exit code 1 when a record is broken.
+Prints a summary, lists every broken record, and writes a contact sheet beside the LMDB. Exit code 1 when a
+record is broken.
 """
 
 import sys
@@ -17,7 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.cli import command, make_parser, positive, writing
-from utils.images import contact_sheet, encode_jpeg
+from utils.images import CONTACT_SHEET, contact_sheet, encode_jpeg
+from utils.outputs import refuse_existing, report_folder
 from utils.training_lmdb import decode_record, open_lmdb
 
 SHEET_ROWS, SHEET_COLUMNS = 8, 10
@@ -28,8 +30,13 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("lmdb", help="training LMDB")
     parser.add_argument("--rep_dim", type=positive, default=512, help="length of a feature")
-    parser.add_argument("--sheet", default="contact_sheet.jpg", help="picture to write")
+    parser.add_argument("--sheet", help="picture to write (default: NAME.report/contact_sheet.jpg beside NAME.lmdb)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a picture that --sheet names")
     args = parser.parse_args(argv)
+    if args.sheet:
+        refuse_existing(args.sheet, overwrite=args.overwrite)
+    else:
+        args.sheet = report_folder(args.lmdb) / CONTACT_SHEET
     env = open_lmdb(args.lmdb)
     with env, env.begin(buffers=True) as transaction:
         count, classes = (number(transaction, key) for key in (b"__len__", b"__classnum__"))

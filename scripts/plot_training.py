@@ -1,6 +1,6 @@
 """Draw how a training run went, from its log.jsonl.
 
-    python scripts/plot_training.py output_dir --output curves.png
+    python scripts/plot_training.py output_dir
 
 Left the loss terms, then id similarity and PSNR of the held-out photos where the run had --held_out. A dotted
 line marks where the GAN phase began.
@@ -20,6 +20,7 @@ import matplotlib.pyplot as plt
 
 from utils.cli import command, make_parser, writing
 from utils.errors import UserError
+from utils.outputs import refuse_existing
 
 TERMS = ("total", "pixel", "ssim", "token", "identity", "lpips", "adversarial", "discriminator")
 HELD_OUT = {"held_out/id_similarity_mean": "held-out id similarity", "held_out/psnr": "held-out PSNR, dB"}
@@ -29,8 +30,13 @@ HELD_OUT = {"held_out/id_similarity_mean": "held-out id similarity", "held_out/p
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("run", help="output folder of vec2face.py")
-    parser.add_argument("--output", default="curves.png", help="picture to write, .png, .svg or .pdf")
+    parser.add_argument("--output", help="picture to write, .png, .svg or .pdf (default: RUN/curves.png)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a picture that --output names")
     args = parser.parse_args(argv)
+    if args.output:
+        refuse_existing(args.output, overwrite=args.overwrite)
+    else:
+        args.output = Path(args.run) / "curves.png"
     lines = read_log(Path(args.run) / "log.jsonl")
     figure = draw(lines)
     with writing(args.output) as target:

@@ -48,14 +48,15 @@ def main(argv=None):
     use_demo_weights(args)
     device = resolve_device(args.device)
     keep_freed_memory()
-    encoder = load_face_encoder(args.quality_weights, device, PRECISIONS[resolve_precision(args.precision, device)])
+    precision = resolve_precision(args.precision, device)
+    encoder = load_face_encoder(args.quality_weights, device, PRECISIONS[precision])
     photos = good_photos(FaceSet(args.photos), args.count, args.seed)
     curves = {
         "blur": {blur: norms(encoder, [blurred(photo, blur) for photo in photos]) for blur in BLURS},
         "resolution": {side: norms(encoder, [coarse(photo, side) for photo in photos]) for side in RESOLUTIONS},
     }
     with writing(f"{args.output}.json") as target:
-        target.write_text(json.dumps({"photos": len(photos)} | curves, indent=2) + "\n")
+        target.write_text(json.dumps({"photos": len(photos), "precision": precision} | curves, indent=2) + "\n")
     with writing(f"{args.output}.png") as target:
         target.write_bytes(plot(curves))
     for name, curve in curves.items():

@@ -4,7 +4,8 @@
     python scripts/sample_identities.py --features centres.npy --count 300000 --avoid centres.npy --output people.npy
 
 No two of the vectors written are more similar (cosine) than --max_similarity, nor is one of them to one of --avoid: a
-final pass over all pairs makes sure, and people.json says what it found. Killed: run the same command again.
+final pass over all pairs makes sure, and people.json says what it found. Killed: run the same command again. Files
+that are there already are replaced only with --overwrite.
 """
 
 import sys
@@ -33,6 +34,7 @@ from utils.identity_sampling import (
     with_mean_similarity,
 )
 from utils.identity_sources import load_vectors
+from utils.outputs import refuse_existing
 
 WIDTH = 512
 
@@ -52,6 +54,11 @@ def sampling_parser():
     parser.add_argument("--seed", type=not_negative, default=0, help="of all draws")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--output", default="identity_vectors.npy", help="file to write; a .json of its name beside it")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace --output and remove what belongs to it (.json, .txt, _mixup.npy, _mixup_labels.npy)",
+    )
     return parser
 
 
@@ -59,6 +66,9 @@ def sampling_parser():
 def main(argv=None):
     args = sampling_parser().parse_args(argv)
     check(args)
+    companions = companions_of(Path(args.output))
+    unfinished = Partial.begun(args.output)  # which may have written some companions
+    refuse_existing(args.output, *([] if unfinished else companions), overwrite=args.overwrite)
     device = resolve_device(args.device)
     features = np.array(load_vectors(args.features, WIDTH)) if args.features else None
     avoid = np.array(load_vectors(args.avoid, WIDTH)) if args.avoid else ()
@@ -70,13 +80,17 @@ def main(argv=None):
         if args.average_similarity is not None:
             vectors = with_mean_similarity(vectors, args.average_similarity)
         report = verify(vectors, avoid, args, device)
-        save(target, vectors)
+        stale = set(companions) - {target.with_suffix(".json")}
         if args.mixup:
             mixed, labels = mix_pairs(vectors, args.mixup, *args.mixup_range, args.seed)
-            save(target.with_name(f"{target.stem}_mixup.npy"), mixed)
-            save(target.with_name(f"{target.stem}_mixup_labels.npy"), labels)
+            for path, array in zip(companions[-2:], (mixed, labels), strict=True):
+                save(path, array)
+                stale.remove(path)
             print(f"{target.stem}_mixup.npy: {args.mixup} mixtures; who is in them: {target.stem}_mixup_labels.npy")
         target.with_suffix(".json").write_text(json.dumps(settings(args) | report, indent=2) + "\n")
+        save(target, vectors)  # last: once it is there, so is what belongs to it
+        for path in stale:
+            path.unlink(missing_ok=True)
         partial.remove()
     print(f"{target}: {len(vectors)} vectors; similarity {report['largest_similarity']:.4f} at most, "
           f"{report['mean_similarity']:.4f} on average")  # fmt: skip
@@ -93,6 +107,12 @@ def check(args):
         raise UserError("--mixup_range: two shares between 0 and 1, the smaller first.")
     if Path(args.output).suffix != ".npy":
         raise UserError(f"--output {args.output}: name a .npy file.")
+
+
+def companions_of(target):
+    """The files that belong to an .npy of vectors, by their names."""
+    mixtures = (target.with_name(f"{target.stem}_{name}.npy") for name in ("mixup", "mixup_labels"))
+    return [target.with_suffix(".json"), target.with_suffix(".txt"), *mixtures]
 
 
 def settings(args):
@@ -149,13 +169,23 @@ class Partial:
     """
 
     def __init__(self, target, settings):
-        self.rows, self.state = (target.with_name(target.name + suffix) for suffix in (".partial", ".partial.json"))
+        self.rows, self.state = self.files(target)
         self.settings, self.block, self.count = settings, 0, 0
-        if self.state.exists() and self.rows.exists():
+        if self.begun(target):
             state = json.loads(self.state.read_text())
             if state["settings"] != settings:
                 raise UserError(f"{self.rows}: was begun with other settings; delete it, or choose another --output.")
             self.block, self.count = state["block"], state["count"]
+
+    @staticmethod
+    def files(target):
+        """Of the rows, and of how far it came."""
+        return [Path(f"{target}{ending}") for ending in (".partial", ".partial.json")]
+
+    @staticmethod
+    def begun(target):
+        """Whether an unfinished run left something."""
+        return all(path.exists() for path in Partial.files(target))
 
     def __enter__(self):
         self.file = open(self.rows, "r+b" if self.block else "w+b")

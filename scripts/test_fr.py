@@ -61,14 +61,17 @@ def main(argv=None):
 
 
 def test(args, sets):
+    """{set: accuracy, std, threshold, tpr, and the precision the encoder computed in}."""
     device = resolve_device(args.device)
     keep_freed_memory()
-    encoder = load_face_encoder(args.weights, device, PRECISIONS[resolve_precision(args.precision, device)])
+    precision = resolve_precision(args.precision, device)
+    encoder = load_face_encoder(args.weights, device, PRECISIONS[precision])
     results = {}
     for pairs in sets:
         show = lambda starts, name=pairs.name: tqdm(starts, desc=name, unit="batch", leave=False)  # noqa: E731
         features = features_of(encoder, pairs.photos, args.batch_size, show=show)  # (U, D)
-        results[pairs.name] = verify(pair_similarities(features[pairs.numbers]), pairs.same)
+        figures = verify(pair_similarities(features[pairs.numbers]), pairs.same)
+        results[pairs.name] = figures | {"precision": precision}
     return results
 
 

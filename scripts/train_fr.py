@@ -296,33 +296,31 @@ def train(args, data, world, device):
         if world.is_main:
             save()
             if pair_sets and (step % steps_per_epoch == 0 or step == last_step):
-                log.scores("accuracy", accuracies(model, pair_sets, half_precision), step, epoch)
+                log.scores("accuracy", accuracies(model, pair_sets), step, epoch)
         if stop.seen:
             log.say("stopped as asked; the checkpoint is complete. Go on with --resume.")
             break
     if world.is_main and step == last_step:
-        write_model(args, data, model, half_precision)
+        write_model(args, data, model)
     log.close()
 
 
-def accuracies(model, pair_sets, half_precision):
-    """{set: accuracy in ten folds}, in eval mode."""
+def accuracies(model, pair_sets):
+    """{set: accuracy in ten folds}, in eval mode and fp32."""
     model.eval()
-    with half_precision():
-        features = {pairs.name: features_of(model.backbone, pairs.photos) for pairs in pair_sets}  # (U, D) each
+    features = {pairs.name: features_of(model.backbone, pairs.photos) for pairs in pair_sets}  # (U, D) each
     model.train()
     return {p.name: verify(pair_similarities(features[p.name][p.numbers]), p.same)["accuracy"] for p in pair_sets}
 
 
-def write_model(args, data, model, half_precision):
+def write_model(args, data, model):
     """model.pth: the backbone, and what the norms of its features are on photos of the training set."""
     photos = []
     for index in np.linspace(0, len(data.faces) - 1, min(NORMS_FROM, len(data.faces))).astype(int):
         with contextlib.suppress(ValueError, OSError):
             photos.append(data.faces.image(int(index)))
     model.eval()
-    with half_precision():
-        percentiles = norm_percentiles(model.backbone, photos)
+    percentiles = norm_percentiles(model.backbone, photos)  # in fp32, as this is what users are told to expect
     model.train()
     content = {"state_dict": model.backbone.state_dict(), "head": args.head, "feature_norms": percentiles}
     save_file(content, Path(args.output_dir) / MODEL)

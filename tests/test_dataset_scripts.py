@@ -68,6 +68,14 @@ def test_inspect_lists_broken_records(training_lmdb, tmp_path, capsys):  # noqa:
     assert "photos a person: 3 to 3" in out
     assert "0 broken records" in out
     assert (tmp_path / "sheet.jpg").exists()
+    before = (tmp_path / "sheet.jpg").read_bytes()
+    with pytest.raises(SystemExit):
+        run(inspect_dataset.main, training_lmdb, "--sheet", tmp_path / "sheet.jpg")
+    assert "sheet.jpg: exists already; give --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "sheet.jpg").read_bytes() == before
+    run(inspect_dataset.main, training_lmdb)
+    beside = training_lmdb.with_name(training_lmdb.name.removesuffix(".lmdb") + ".report")
+    assert (beside / "contact_sheet.jpg").read_bytes() == before
 
     records = content(training_lmdb)
     image, feature, _ = msgpack.unpackb(records[b"1"])
@@ -75,7 +83,7 @@ def test_inspect_lists_broken_records(training_lmdb, tmp_path, capsys):  # noqa:
     records[b"2"] = msgpack.packb((image[:900], feature, 0))
     path = write_lmdb(tmp_path / "x.lmdb", records)
     with pytest.raises(SystemExit) as error:
-        run(inspect_dataset.main, path, "--sheet", tmp_path / "sheet.jpg")
+        run(inspect_dataset.main, path, "--sheet", tmp_path / "sheet.jpg", "--overwrite")
     assert error.value.code == 1
     out = capsys.readouterr().out
     assert "broken record 1: label 7, there are 3 people" in out

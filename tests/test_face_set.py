@@ -1,5 +1,7 @@
 """Folders and LMDBs of people, good and bad."""
 
+import shutil
+
 import msgpack
 import numpy as np
 import pytest
@@ -41,6 +43,66 @@ def test_a_mask_leaves_people_out(tmp_path):
     faces = FaceSet(PHOTOS, tmp_path / "mask.npy")
     assert faces.labels.tolist() == [0, 0, 1, 1]
     assert faces.people == ["person1", "person4"]
+
+
+def files(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_text("")
+    return folder
+
+
+def copy(target):
+    shutil.copytree(PHOTOS, target)
+    return target
+
+
+def test_a_generated_dataset_is_read_with_its_records_inside_or_beside(tmp_path):
+    old = files(copy(tmp_path / "old" / "x"), "manifest.jsonl", "settings.json", "contact_sheet.jpg")
+    new = copy(tmp_path / "new" / "x")
+    files(tmp_path / "new" / "x.about", "manifest.jsonl", "settings.json", "contact_sheet.jpg")
+    for dataset in (old, new):
+        faces = FaceSet(dataset)
+        assert faces.people == ["person1", "person3", "person4"]
+        assert len(faces) == 9
+
+
+def test_a_folder_of_datasets_is_refused_by_their_names(tmp_path):
+    generated = tmp_path / "generated"
+    copy(generated / "new")
+    files(generated / "new.about", "settings.json", "contact_sheet.jpg")
+    files(generated / "new.report", "report.html", "contact_sheet.jpg")
+    with pytest.raises(UserError, match=r"generated: holds datasets, name one of them: new\."):
+        FaceSet(generated)
+    files(generated / "old" / "000000", "000.jpg")
+    files(generated / "old", "settings.json", "contact_sheet.jpg")
+    files(generated / "begun", "manifest.jsonl", "contact_sheet.jpg")
+    files(generated / "of_lmdb", "of_lmdb.lmdb", "contact_sheet.jpg")
+    files(generated / "lmdb_folder", "data.mdb")
+    files(generated / "somebody", "0.jpg")
+    names = "begun, lmdb_folder, new, of_lmdb, old"
+    with pytest.raises(UserError, match=f"generated: holds datasets, name one of them: {names}"):
+        FaceSet(generated)
+
+
+def test_several_lmdbs_and_a_dataset_beside_an_lmdb_are_refused(tmp_path):
+    fr_lmdb(tmp_path / "a.lmdb", [0, 1])
+    assert len(FaceSet(tmp_path)) == 2
+    fr_lmdb(tmp_path / "b.lmdb", [0, 1])
+    with pytest.raises(UserError, match=r"holds datasets, name one of them: a\.lmdb, b\.lmdb"):
+        FaceSet(tmp_path)
+    (tmp_path / "b.lmdb").unlink()
+    copy(tmp_path / "photos")
+    with pytest.raises(UserError, match=r"holds datasets, name one of them: a\.lmdb, photos"):
+        FaceSet(tmp_path)
+
+
+def test_what_lies_beside_a_dataset_is_nobody(tmp_path):
+    dataset = copy(tmp_path / "x")
+    for folder in ("old.about", "old.report", ".parts"):
+        files(dataset / folder, "picture.jpg")
+    files(dataset / "only_a_sheet", "contact_sheet.jpg")
+    assert FaceSet(dataset).people == ["person1", "person3", "person4"]
 
 
 def test_bad_face_sets(tmp_path):

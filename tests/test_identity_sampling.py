@@ -6,12 +6,20 @@ import time
 
 import numpy as np
 import pytest
+from conftest import files_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import Script
 
 from scripts import sample_identities
-from utils.identity_sampling import GaussianSampler, PCASampler, mix_pairs, sample_apart, with_mean_similarity
+from utils.identity_sampling import (
+    GaussianSampler,
+    PCASampler,
+    mix_pairs,
+    sample_apart,
+    similarity_of_pairs,
+    with_mean_similarity,
+)
 
 
 def sample(*words):
@@ -64,6 +72,25 @@ def test_people_to_avoid_and_the_report(demo, tmp_path):
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["v.json", "v.npy"]
 
 
+def test_files_that_are_there_stay_unless_overwrite_is_given(tmp_path, capsys):
+    words = ["--method", "gaussian", "--count", 5, "--mixup", 3, "--output", tmp_path / "v.npy"]
+    sample(*words)
+    before = files_of(tmp_path)
+    assert set(before) == {"v.npy", "v.json", "v_mixup.npy", "v_mixup_labels.npy"}
+    for kept in before:  # one of them is enough
+        folder = tmp_path / f"only {kept}"
+        folder.mkdir()
+        (folder / kept).write_bytes(b"mine")
+        with pytest.raises(SystemExit) as error:
+            sample(*words[:-1], folder / "v.npy")
+        assert error.value.code == 2
+        assert f"{kept}: exists already; give --overwrite" in capsys.readouterr().err
+        assert files_of(folder) == {kept: b"mine"}
+    sample("--method", "gaussian", "--count", 6, "--output", tmp_path / "v.npy", "--overwrite")
+    assert len(np.load(tmp_path / "v.npy")) == 6
+    assert sorted(path.name for path in tmp_path.glob("v*.*")) == ["v.json", "v.npy"]  # no mixtures of other vectors
+
+
 def test_a_full_space_says_how_many_fit(demo, tmp_path, capsys):
     words = ["--features", demo.vectors, "--max_similarity", 0.05, "--output", tmp_path / "v.npy"]
     with pytest.raises(SystemExit) as error:
@@ -108,6 +135,15 @@ def test_a_chosen_mean_similarity(wanted, seed):
     pulled = with_mean_similarity(vectors, wanted)
     assert off_diagonal(cosines(pulled)).mean() == pytest.approx(wanted, abs=1e-3)
     assert np.allclose(np.linalg.norm(pulled, axis=1), np.linalg.norm(vectors, axis=1), rtol=1e-4)
+
+
+def test_a_mean_similarity_takes_no_pass_over_all_pairs():
+    """20,000 vectors: 4e8 pairs, times 40 steps, would take minutes."""
+    vectors = np.random.default_rng(0).standard_normal((20_000, 32)).astype(np.float32)
+    begun = time.process_time()
+    pulled = with_mean_similarity(vectors, 0.3)
+    assert time.process_time() - begun < 3
+    assert similarity_of_pairs(pulled[:3000])[1] == pytest.approx(0.3, abs=0.01)
 
 
 def test_mixup_keeps_norms_and_names_its_pairs(tmp_path):

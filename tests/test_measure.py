@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from scripts import compare_datasets, compare_fr, convert_dataset, measure_datas
 from utils import dataset_metrics as metrics
 from utils.errors import UserError
 from utils.face_set import FaceSet
+from utils.measurement import verdict_on
+from utils.outputs import report_folder
 
 
 def people(seed, classes=7, images=6, width=16, noise=0.5):
@@ -136,17 +139,54 @@ def test_features_go_on_after_a_kill(demo, encoder, tmp_path):
     from utils.feature_cache import FeatureCache
 
     faces = FaceSet(PHOTOS)
-    whole = FeatureCache(tmp_path / "whole", faces, encoder, "hash")
+    whole = FeatureCache(tmp_path / "whole", faces, encoder, "hash", "fp32")
     whole.fill(4)
-    part = FeatureCache(tmp_path / "part", faces, encoder, "hash")
+    assert whole.features.dtype == np.float32
+    part = FeatureCache(tmp_path / "part", faces, encoder, "hash", "fp32")
     part.array[:4], part.done = whole.array[:4], 4
     part._save()
     part.array[4:] = 7  # written and not saved
-    again = FeatureCache(tmp_path / "part", faces, encoder, "hash")
+    again = FeatureCache(tmp_path / "part", faces, encoder, "hash", "fp32")
     assert again.done == 4
     again.fill(4)
     assert np.array_equal(again.features, whole.features)
-    assert FeatureCache(tmp_path / "part", faces, encoder, "another encoder").done == 0
+    assert FeatureCache(tmp_path / "part", faces, encoder, "another encoder", "fp32").done == 0
+
+
+def test_features_of_other_photos_or_precision_are_not_used_again(encoder, tmp_path):
+    from utils.feature_cache import FeatureCache
+
+    def done(faces, precision="fp32"):
+        """How many images are there before any work; then all are."""
+        cache = FeatureCache(tmp_path / "cache", faces, encoder, "hash", precision)
+        before = cache.done
+        cache.fill(9)
+        return before
+
+    shutil.copytree(PHOTOS, tmp_path / "photos")
+    assert (done(FaceSet(tmp_path / "photos")), done(FaceSet(tmp_path / "photos"))) == (0, 9)
+    assert done(FaceSet(tmp_path / "photos"), "bf16") == 0
+    assert done(FaceSet(tmp_path / "photos")) == 0
+
+    for name, middle in (("one", 3), ("two", 4)):  # as many, and the same first and last one
+        np.save(tmp_path / f"{name}.npy", np.array([0, middle, 8]))
+    assert done(FaceSet(tmp_path / "photos", tmp_path / "one.npy")) == 0
+    assert done(FaceSet(tmp_path / "photos", tmp_path / "two.npy")) == 0
+    assert done(FaceSet(tmp_path / "photos", tmp_path / "two.npy")) == 3
+
+    assert done(FaceSet(tmp_path / "photos")) == 0
+    shutil.copy(PHOTOS / "person4" / "0.jpg", tmp_path / "photos" / "person3" / "1.jpg")  # the dataset was made anew
+    assert done(FaceSet(tmp_path / "photos")) == 0
+
+
+def test_a_kill_while_other_photos_are_measured_does_not_leave_their_features(encoder, tmp_path):
+    from utils.feature_cache import FeatureCache
+
+    np.save(tmp_path / "mask.npy", np.array([8, 7, 6, 5, 4, 3, 2, 1, 0]))
+    forward, backward = FaceSet(PHOTOS), FaceSet(PHOTOS, tmp_path / "mask.npy")
+    FeatureCache(tmp_path / "cache", forward, encoder, "hash", "fp32").fill(9)
+    FeatureCache(tmp_path / "cache", backward, encoder, "hash", "fp32")  # killed before it saved anything
+    assert FeatureCache(tmp_path / "cache", forward, encoder, "hash", "fp32").done == 0
 
 
 def test_single_people_and_single_images(demo, tmp_path):
@@ -166,7 +206,113 @@ def test_fidelity_needs_enough_images(demo, tmp_path):
             shutil.copytree(person, tmp_path / "more" / f"{person.name}-{copy}")
     report, _ = measure(demo, tmp_path / "r", tmp_path / "more", "--reference", tmp_path / "more")
     assert report["fidelity"]["precision"] == report["fidelity"]["recall"] == 1
-    assert "compare within this project only" in report["fidelity"]["features"]
+    assert report["fidelity"]["neighbours"] == 3
+
+
+def test_the_report_lies_beside_the_dataset_and_replaces_nothing_else(demo, tmp_path, capsys):
+    def run(*words):
+        measure_dataset.main([str(w) for w in [*words, "--id_weights", demo.encoder, "--device", "cpu"]])
+
+    def refused(*words):
+        with pytest.raises(SystemExit) as error:
+            run(*words)
+        assert error.value.code == 2
+        return capsys.readouterr().err
+
+    shutil.copytree(PHOTOS, tmp_path / "x")
+    before = files_of(tmp_path / "x")
+    run(tmp_path / "x")
+    report = tmp_path / "x.report" / "report.json"
+    assert json.loads(report.read_text())["overview"]["precision"] == "fp32"
+    assert (tmp_path / "x.report" / "report.html").exists()
+    run(tmp_path / "x")  # the same dataset again
+    assert files_of(tmp_path / "x") == before
+
+    assert "lies inside the dataset" in refused(tmp_path / "x", "--output", tmp_path / "x" / "report")
+    shutil.copytree(PHOTOS, tmp_path / "y")
+    assert "holds the report on x" in refused(tmp_path / "y", "--output", tmp_path / "x.report")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "features.txt").write_text("mine")
+    assert "is there and no report of this script" in refused(tmp_path / "y", "--output", tmp_path / "mine")
+    assert files_of(tmp_path / "x") == files_of(tmp_path / "y") == before
+    assert "holds datasets, name one of them: x, y" in refused(tmp_path)
+    np.save(tmp_path / "half.npy", np.arange(6))
+    assert "holds the report on x; name" in refused(tmp_path / "x", "--mask", tmp_path / "half.npy")
+    assert json.loads(report.read_text())["overview"]["dataset"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("sets/x", "sets/x.report"),
+        ("sets/x/", "sets/x.report"),
+        ("sets/x.lmdb", "sets/x.report"),
+        ("sets/x/x.lmdb", "sets/x.report"),  # a generated dataset's
+        ("sets/sigma.3", "sets/sigma.3.report"),
+    ],
+)
+def test_where_reports_lie(data, expected):
+    assert report_folder(data) == Path(expected)
+
+
+def clones(folder, people):
+    """``people`` folders, each of the same two photos."""
+    for person in range(people):
+        (folder / f"{person:03d}").mkdir(parents=True)
+        for index in range(2):
+            shutil.copy(PHOTOS / "person1" / f"{index}.jpg", folder / f"{person:03d}")
+    return folder
+
+
+def test_the_verdict_says_no_more_than_the_people_show(demo, tmp_path, capsys):
+    report, _ = measure(demo, tmp_path / "alone", PHOTOS)
+    out = capsys.readouterr().out
+    assert "bound only those vectors, not the images" in out
+    assert "verdict: none without --reference" in out
+    assert report["people"]["compared_with"] == []
+
+    report, page = measure(demo, tmp_path / "few", clones(tmp_path / "clones", 9), "--reference", PHOTOS)
+    out = capsys.readouterr().out
+    (compared,) = report["people"]["compared_with"]
+    assert (compared["people"], compared["separate"]) == (3, 1)  # as many as the reference has
+    assert "verdict: 3 people show no difference from people of photos (p = " in out
+    assert compared["p_value"] > 0.05
+    assert f"of as many people of photos: {compared['separate_in_reference']} (" in out
+    assert "show no difference from people of photos" in page
+
+
+@pytest.mark.parametrize(
+    ("separate", "count", "verdict"),
+    [
+        ((42, 60), 60, "they lie apart less often than"),
+        ((60, 42), 60, "they lie apart more often than"),
+        ((42, 47), 60, "60 people show no difference"),
+        ((420, 470), 600, "they lie apart less often than"),
+    ],
+)
+def test_a_difference_is_told_when_the_counts_show_it(separate, count, verdict):
+    chance = metrics.chance_of_difference(*separate, count)
+    assert verdict_on(separate, count, chance, "photos").startswith(verdict)
+
+
+def test_people_of_a_larger_set_are_compared_at_equal_counts():
+    centres = unit(np.random.default_rng(0).standard_normal((50, 4)))
+    rng = np.random.default_rng(1)
+    assert metrics.separate_among(centres, 1, rng) == 1
+    whole = metrics.separability(metrics.nearest_earlier(centres)[0])[-1][1]
+    assert metrics.separate_among(centres, 50, rng) == whole
+
+
+def test_shares_are_percentages_and_the_title_names_the_dataset(demo, tmp_path, capsys):
+    shutil.copytree(PHOTOS, tmp_path / "dataset")
+    report, page = measure(demo, tmp_path / "r", tmp_path / "dataset", "--reference", PHOTOS)
+    assert "<h1>dataset: 9 images of 3 people</h1>" in page
+    cells = dict(re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td></tr>", page))
+    assert cells["equal error rate of random pairs"] == f"{report['identity']['equal_error_rate']:.2%}"
+    assert f"equal error rate {report['identity']['equal_error_rate']:.2%}" in capsys.readouterr().out
+    similarities = [value for name, value in cells.items() if name.startswith(("similarity to", "mean similarity"))]
+    assert similarities
+    assert all(re.fullmatch(r"-?[01]\.[0-9]{3}", value) for value in similarities)
 
 
 def convert(*words):
@@ -211,6 +357,7 @@ def test_the_table_of_the_paper(tmp_path, capsys):
     words = [f"real={tmp_path}/real.json", f"syn={tmp_path}/a.json", f"syn={tmp_path}/b.json", "--real", "real"]
     compare_fr.main(words)
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("| gap to real, (REAL - SYN) / SYN as in UIFace |")
     assert lines[2] == "| real | 90.00% | 80.00% | 85.00% | - |"
     assert lines[3] == "| syn | 85.00% ± 7.07% | 65.00% ± 7.07% | 75.00% ± 7.07% | 13.33% |"
     (tmp_path / "b.json").write_text("{}")
@@ -244,6 +391,19 @@ def test_datasets_side_by_side(tmp_path, capsys):
     assert text.splitlines()[3] == (
         "| b | 90.00% ± 14.14% | 0.00% ± 0.00% | - | 25.00% ± 0.00% | 0.100 ± 0.000 | 1.000 ± 0.000 | 0.300 ± 0.000 |"
     )
+    fidelity = {"reference": "r", "features": "x", "images": [9, 9], "neighbours": 3, "precision": 0.5, "recall": 0.25}
+    distance = {"distance_name": "Fréchet distance (features of x)", "frechet_distance": 7.0}
+    compared = []
+    for number, changes in enumerate(({}, {}, {"neighbours": 10})):
+        path = report(f"f{number}", 1)
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"fidelity": fidelity | distance | changes}))
+        compared.append(f"{number}={path}")
+    compare_datasets.main(compared[:2])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("| precision | recall | Fréchet distance (features of x) |")
+    assert lines[2].endswith("| 0.500 | 0.250 | 7 |")
+    compare_datasets.main(compared)  # 10 neighbours are not 3
+    assert "Fréchet" not in capsys.readouterr().out
     for word, message in (
         (f"c={report('4', 1, 'another')}", "different judges"),
         (f"c={PHOTOS}/nothing.json", "not a report.json"),

@@ -32,9 +32,8 @@ def test_from_vectors_to_a_tested_recogniser(demo, tmp_path):
     )  # fmt: skip
     run(
         measure_dataset.main, tmp_path / "dataset", "--id_weights", demo.encoder, "--device", "cpu",
-        "--output", tmp_path / "measured",
     )  # fmt: skip
-    report = json.loads((tmp_path / "measured" / "report.json").read_text())
+    report = json.loads((tmp_path / "dataset.report" / "report.json").read_text())
     assert report["overview"]["people"] == 4
     assert report["identity"]["similarity_to_own_centre"]["mean"] > 0.6
     run(train_fr.main, "--data", tmp_path / "dataset", *SMALL.split(), "--output_dir", tmp_path / "fr")
@@ -71,7 +70,7 @@ def test_a_table_is_made_once(tmp_path, capfd):
     words += ["--output", tmp_path]
     run(run_ablation.main, "real", *words)
     table = (tmp_path / "real.md").read_text().splitlines()
-    assert table[0] == "| training data | unseen | average | gap to real |"
+    assert table[0] == "| training data | unseen | average | gap to real, (REAL - SYN) / SYN as in UIFace |"
     assert [line.split("|")[1].strip() for line in table[2:]] == ["real", "synthetic"]
     assert len(list((tmp_path / "datasets").glob("*/*/*.jpg"))) == 4
     capfd.readouterr()

@@ -92,6 +92,11 @@ def test_averaged_weights_are_exported(uninterrupted, demo, tmp_path, capsys):
 
 def test_curves_are_drawn(uninterrupted, tmp_path, capsys):
     plot_training.main([str(uninterrupted), "--output", str(tmp_path / "curves.png")])
+    plot_training.main([str(uninterrupted)])
+    assert (uninterrupted / "curves.png").read_bytes() == (tmp_path / "curves.png").read_bytes()
+    with pytest.raises(SystemExit):
+        plot_training.main([str(uninterrupted), "--output", str(tmp_path / "curves.png")])
+    assert "curves.png: exists already; give --overwrite" in capsys.readouterr().err
     assert read_image(tmp_path / "curves.png").shape[0] > 100
     for log, message in (("", "empty"), ("{", "not the log")):
         (tmp_path / "log.jsonl").write_text(log)

@@ -1,5 +1,7 @@
 """Photos and the people on them: a folder of person/photo, or an LMDB for FR training or for the generator's."""
 
+import hashlib
+import os
 from pathlib import Path
 
 import msgpack
@@ -7,18 +9,24 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.errors import UserError
-from utils.images import EXTENSIONS, SIDE, decode_image, encode_jpeg, resize
+from utils.images import CONTACT_SHEET, EXTENSIONS, SIDE, decode_image, encode_jpeg, resize
 from utils.masks import load_mask
 from utils.training_lmdb import LazyLmdb
 
 JPEG_QUALITY = 95  # where a photo has to be encoded again
+BESIDE = (".about", ".report")  # endings of folders that lie beside a dataset and tell about it
+RECORDS = {"manifest.jsonl", "settings.json", "data.mdb"}  # files of a dataset, never of a person's folder
+SHOWN = 5  # datasets named in a message
 
 
 class FaceSet:
     """``path``: FOLDER/person/photo, an LMDB, or a generated dataset of either form; ``mask``: .npy of positions.
 
+    A generated dataset may have its manifest, settings and contact sheet in its folder or in NAME.about beside it.
+
     ``labels`` (N,) int64: 0..C-1, ``people``: C names, every one with an image. With a mask the people are those it
-    leaves, numbered anew. Raises UserError when there are no photos, labels leave a gap, or the mask does not fit.
+    leaves, numbered anew. Raises UserError when there are no photos, the folder holds several datasets, labels leave
+    a gap, or the mask does not fit.
     """
 
     def __init__(self, path, mask=None):
@@ -64,36 +72,84 @@ class FaceSet:
         """The ``file`` or ``key`` that a manifest gives the photo."""
         return self.store.place(int(self.positions[index]))
 
+    def fingerprint(self):
+        """Hexadecimal SHA-256 of which photos these are: names, sizes and dates of the files, and the positions."""
+        digest = hashlib.sha256(self.positions.astype(np.int64).tobytes())
+        for line in self.store.files():
+            digest.update(f"{line}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
     def close(self):
         """Let go of the LMDB, until the next photo."""
         self.store.close()
 
 
 def open_store(path):
-    if path.is_dir():
-        inside = sorted(path.glob("*.lmdb"))
-        if (path / "data.mdb").exists():
-            return LmdbFaces(path)
-        return LmdbFaces(inside[0]) if len(inside) == 1 else FolderFaces(path)
+    """The FolderFaces or LmdbFaces of a path. Raises UserError when there is nothing, or more than one dataset."""
     if not path.exists():
         raise UserError(f"{path}: no such folder or LMDB of photos.")
-    return LmdbFaces(path)
+    if not path.is_dir() or (path / "data.mdb").exists():
+        return LmdbFaces(path)
+    people, datasets = list_people(path)
+    lmdbs = sorted(path.glob("*.lmdb"))
+    datasets = sorted({*datasets, *(lmdb.name for lmdb in lmdbs)})
+    if len(lmdbs) == len(datasets) == 1 and not people:
+        return LmdbFaces(lmdbs[0])
+    if datasets:
+        more = f" and {len(datasets) - SHOWN} more" if len(datasets) > SHOWN else ""
+        raise UserError(f"{path}: holds datasets, name one of them: {', '.join(datasets[:SHOWN])}{more}.")
+    return FolderFaces(path, people)
+
+
+def list_people(path):
+    """({person: photos} of FOLDER/person/photo, names of the folders that are a dataset and not a person)."""
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    told = {entry.stem for entry in folders if entry.suffix == ".about" and (entry / "settings.json").exists()}
+    people, datasets = {}, []
+    for folder in folders:
+        if folder.suffix in BESIDE:
+            continue
+        with os.scandir(folder) as entries:
+            inside = list(entries)
+        photos = sorted(folder / entry.name for entry in inside if is_photo(entry))
+        if folder.name in told or is_dataset(inside, photos):
+            datasets.append(folder.name)
+        elif photos:
+            people[folder.name] = photos
+    return people, datasets
+
+
+def is_photo(entry):
+    return Path(entry.name).suffix.lower() in EXTENSIONS and entry.name != CONTACT_SHEET and entry.is_file()
+
+
+def is_dataset(entries, photos):
+    """Whether a folder with these entries is a dataset: by its records, an LMDB, or folders of photos but no photos."""
+    if any(entry.name in RECORDS or entry.name.endswith(".lmdb") for entry in entries):
+        return True
+    return not photos and any(holds_photos(entry) for entry in entries if entry.is_dir() and entry.name[0] != ".")
+
+
+def holds_photos(folder):
+    with os.scandir(folder) as entries:
+        return any(map(is_photo, entries))
 
 
 class FolderFaces:
-    """FOLDER/person/photo, people in the order of their names."""
+    """FOLDER/person/photo, people in the order of their names. ``people``: {name: paths of the photos}."""
 
-    def __init__(self, path):
-        people = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        photos = {
-            person: sorted(p for p in person.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
-            for person in people
-        }
-        photos = {person: paths for person, paths in photos.items() if paths}
-        self.names = [person.name for person in photos]
-        self.paths = [path for paths in photos.values() for path in paths]
-        self.labels = np.repeat(np.arange(len(photos)), [len(paths) for paths in photos.values()]).astype(np.int64)
-        self.class_count = len(photos)
+    def __init__(self, path, people):
+        self.path = path
+        self.names = list(people)
+        self.paths = [photo for photos in people.values() for photo in photos]
+        self.labels = np.repeat(np.arange(len(people)), [len(photos) for photos in people.values()]).astype(np.int64)
+        self.class_count = len(people)
+
+    def files(self):
+        """A line a photo that changes when it is replaced by another one."""
+        for photo in self.paths:
+            status = photo.stat()
+            yield f"{photo.relative_to(self.path)} {status.st_size} {status.st_mtime_ns}"
 
     def read(self, position):
         return self.paths[position].read_bytes()
@@ -133,6 +189,11 @@ class LmdbFaces:
             return self.lmdb.read(str(position).encode(), label_of)
         except (ValueError, IndexError, TypeError, msgpack.UnpackException) as error:
             raise UserError(f"{self.path}: record {position} is missing, or no face record ({error}).") from error
+
+    def files(self):
+        """A line that changes when something is written to the LMDB."""
+        status = (self.path / "data.mdb" if self.path.is_dir() else self.path).stat()
+        yield f"{self.path.name} {status.st_size} {status.st_mtime_ns}"
 
     def read(self, position):
         return msgpack.unpackb(self.lmdb.get(str(position).encode()))[0]

@@ -1,4 +1,4 @@
-"""FR features of a whole dataset on disk: filled in batches, gone on with after a kill, never in memory at once."""
+"""FR features of a whole dataset on disk: filled in batches, resumed after a kill, never in memory at once."""
 
 import json
 import os
@@ -13,32 +13,34 @@ SAVE_EVERY = 50  # batches
 
 
 class FeatureCache:
-    """``features`` (n, D) float16 of the readable images of a FaceSet and ``good`` (n,), which images these are.
+    """``features`` (n, D) float32 of the readable images of a FaceSet and ``good`` (n,), which images these are.
 
-    ``path``: without an ending; a memory-mapped .npy and a .json are kept there. Features of another set of
-    photos or another encoder are thrown away.
+    ``path``: without an ending; a memory-mapped .npy and a .json are kept there, 2 KB an image. Features are used
+    again only when the photos (names, sizes, dates, mask), the encoder and its precision are the same.
     """
 
-    def __init__(self, path, faces, encoder, encoder_hash):
+    def __init__(self, path, faces, encoder, encoder_hash, precision):
         self.faces, self.encoder = faces, encoder
         self.array_path, self.state_path = Path(f"{path}.npy"), Path(f"{path}.json")
         self.array_path.parent.mkdir(parents=True, exist_ok=True)
-        names = [faces.name(0), faces.name(len(faces) - 1)]
-        self.key = {"data": str(faces.path.resolve()), "count": len(faces), "ends": names, "encoder": encoder_hash}
+        self.shape = (len(faces), encoder.features.num_features)
+        self.key = {"photos": faces.fingerprint(), "encoder": encoder_hash, "precision": precision}
         self.done, self.broken = self._earlier()
         if not self.done:
-            width = encoder.features.num_features
-            np.lib.format.open_memmap(self.array_path, "w+", np.float16, (len(faces), width)).flush()
+            self.state_path.unlink(missing_ok=True)  # what it says is not so of the new array
+            np.lib.format.open_memmap(self.array_path, "w+", np.float32, self.shape).flush()
         self.array = np.load(self.array_path, mmap_mode="r+")
 
     def _earlier(self):
         """(images done, broken ones) of an earlier run on the same images."""
         try:
             state = json.loads(self.state_path.read_text())
-        except (OSError, ValueError):
-            return 0, []
-        same = state.get("key") == self.key and self.array_path.exists()
-        return (state["done"], state["broken"]) if same else (0, [])
+            array = np.load(self.array_path, mmap_mode="r")
+            if state["key"] == self.key and (array.shape, array.dtype) == (self.shape, np.float32):
+                return state["done"], state["broken"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return 0, []
 
     def fill(self, batch_size):
         """Extract what is missing; unreadable images are left out."""

@@ -104,8 +104,15 @@ def similarity_of_pairs(vectors, device="cpu", show=None):
             if other == start:
                 product[:, : len(block)].fill_diagonal_(-1)
             largest = max(largest, float(product.max()))
-    total = rows.sum(0, dtype=torch.float64).square().sum()  # of all products, the K of a row with itself too
-    return largest, float((total - len(rows)) / (len(rows) * (len(rows) - 1)))
+    return largest, mean_similarity(float(rows.sum(0, dtype=torch.float64).square().sum()), len(rows))
+
+
+def mean_similarity(square, count):
+    """Mean cosine of all pairs of ``count`` > 1 directions whose sum has the squared length ``square``.
+
+    The square is the sum of all products, of which each direction's with itself is 1.
+    """
+    return (square - count) / (count * (count - 1))
 
 
 def with_mean_similarity(vectors, wanted):
@@ -116,19 +123,26 @@ def with_mean_similarity(vectors, wanted):
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)  # (K, 1)
     units = (vectors / norms).astype(np.float64)  # (K, D)
     centre = units.sum(0) / np.linalg.norm(units.sum(0))  # (D,)
+    cosines = units @ centre  # (K,)
 
-    def pulled(share):
-        rows = (1 - share) * units + share * centre
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    def lengths(share):
+        """Of (1 - share) * units + share * centre, (K,)."""
+        return np.sqrt((1 - share) ** 2 + share**2 + 2 * share * (1 - share) * cosines)
 
-    lowest = similarity_of_pairs(units)[1]
+    def similarity(share):
+        weights = 1 / lengths(share)  # (K,)
+        total = (1 - share) * (weights @ units) + share * weights.sum() * centre  # (D,) sum of the pulled directions
+        return mean_similarity(total @ total, len(units))
+
+    lowest = similarity(0)
     if not lowest <= wanted < 1:
         raise UserError(f"--average_similarity {wanted}: these vectors can be given {lowest:.4f} or more, below 1.")
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if similarity_of_pairs(pulled(middle))[1] < wanted else (low, middle)
-    return (pulled(high) * norms).astype(np.float32)
+        low, high = (middle, high) if similarity(middle) < wanted else (low, middle)
+    pulled = ((1 - high) * units + high * centre) / lengths(high)[:, None]  # (K, D)
+    return (pulled * norms).astype(np.float32)
 
 
 def mix_pairs(vectors, count, low, high, seed):

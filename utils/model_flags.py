@@ -4,14 +4,15 @@ from models.vec2face import PRESETS
 from utils.device import PRECISIONS
 
 
-def add_device_flags(parser):
+def add_device_flags(parser, precision="fp32"):
+    """``--device`` and ``--precision``: fp32 where something is stored or quoted, auto where images are drawn."""
     group = parser.add_argument_group("where and how to compute")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument(
         "--precision",
-        default="auto",
+        default=precision,
         choices=["auto", *PRECISIONS],
-        help="auto: 16 bit where the hardware is fast at it",
+        help="number format the models compute in; auto: 16 bit where the hardware is fast at it",
     )
 
 

@@ -32,7 +32,7 @@ class Report:
         self.parts.append(f'<p class="note">{html.escape(text)}</p>')
 
     def table(self, rows, head=None):
-        """``rows``: lists of cells; numbers are shortened."""
+        """``rows``: lists of cells, see ``shown``."""
         lines = [head] if head else []
         cells = [
             "<tr>" + "".join(f"<{tag}>{html.escape(shown(cell))}</{tag}>" for cell in row) + "</tr>"
@@ -68,7 +68,12 @@ class Report:
 
 
 def shown(value):
-    """A table cell as text."""
+    """A table cell as text: numbers that are not whole, such as similarities, with three decimals."""
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def percent(value):
+    """A share or a rate as text, "-" for None."""
+    return "-" if value is None else f"{value:.2%}"

@@ -1,0 +1,48 @@
+"""A dataset with the FR features of its images: what measuring a dataset starts from."""
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from utils import dataset_metrics as metrics
+from utils.errors import UserError
+from utils.feature_cache import FeatureCache
+
+
+class MeasuredSet:
+    """A FaceSet with the FR features of those images that can be read.
+
+    ``features`` (N, D), ``labels`` (N,), ``good`` (N,): which images of the FaceSet these are; ``counts`` (C,), the
+    images of each person, ``sums`` (C, D) of their directions, ``centres`` (C, D), those of length 1. Raises UserError
+    when not one image can be read.
+    """
+
+    def __init__(self, faces, path, encoder, encoder_hash, precision, batch_size):
+        """``path``: where the features are kept, without an ending."""
+        cache = FeatureCache(path, faces, encoder, encoder_hash, precision)
+        cache.fill(batch_size)
+        if not len(cache.good):
+            raise UserError(f"{faces.path}: not one image could be read.")
+        self.faces, self.features, self.good = faces, cache.features, cache.good
+        self.labels = faces.labels[self.good]
+        self.counts = np.bincount(self.labels, minlength=len(faces.people))
+        self.sums = metrics.sums_of(self.features, self.labels, len(faces.people))
+        self.centres = metrics.normalised(self.sums)
+
+    def images(self, places):
+        """(n, 112, 112, 3) uint8 of readable images by their place among these."""
+        return np.stack([self.faces.image(int(self.good[place])) for place in places])
+
+    def images_of(self, label, most):
+        """The first images of a person, at most ``most``, (112, 112, 3) uint8 each; none when none can be read."""
+        return [self.images([place])[0] for place in np.flatnonzero(self.labels == label)[:most]]
+
+    @torch.inference_mode()
+    def outputs(self, model, places, batch_size, what):
+        """What a frozen ``model`` says of some images, (n, D) float32 on the CPU. ``what``: shown with the progress."""
+        device, parts = next(model.parameters()).device, []
+        for start in tqdm(range(0, len(places), batch_size), desc=what, leave=False, delay=2):
+            images = torch.from_numpy(self.images(places[start : start + batch_size])).to(device)
+            images = images.permute(0, 3, 1, 2).float() / 127.5 - 1  # (B, 112, 112, 3) -> (B, 3, 112, 112)
+            parts.append(model(images).float().cpu())  # (B, D)
+        return torch.cat(parts)
