@@ -8,6 +8,7 @@ import torch.nn as nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.fused_layers import FrozenPReLU
+from models.official_encoders import to_iresnet
 from utils.checkpoint import Undrawn, first_few, fit, frozen, load_file, state_dict_of
 from utils.errors import UserError
 
@@ -76,6 +77,7 @@ class IResNet(nn.Module):
         self.feature_norms = (
             None  # {"5%", "50%", "95%"} of photos, where the weight file says so: what quality to expect
         )
+        self.unit_range = False  # official MagFace networks take pixels in [0, 1]
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.prelu = nn.PReLU(widths[0])
@@ -93,6 +95,7 @@ class IResNet(nn.Module):
 
     def maps(self, images):
         """The map after each of the four stages, computed as it is asked for: (N, C, 56, 56) ... (N, C, 7, 7)."""
+        images = (images + 1) / 2 if self.unit_range else images  # (N, 3, 112, 112)
         x = self.prelu(self.bn1(self.conv1(images.to(self.conv1.weight.dtype))))  # (N, C, 112, 112)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)  # half the side
@@ -139,14 +142,20 @@ def freeze_prelu(layer):
 
 
 def load_face_encoder(path, device="cpu", dtype=torch.float32):
-    """The IResNet in a weight file with released key names: (N, 3, 112, 112) RGB in [-1, 1] -> (N, 512).
+    """The IResNet in a weight file: (N, 3, 112, 112) RGB in [-1, 1] -> (N, 512).
 
-    Depth and widths are read off the file. Frozen, in eval mode, BatchNorms folded into the
+    Reads released and own files and the official ones of MagFace and AdaFace (``models.official_encoders``), all for
+    the same images. Depth and widths are read off the file. Frozen, in eval mode, BatchNorms folded into the
     convolutions; gradients reach the images. Raises UserError when the file holds no IResNet.
     """
-    content = load_file(path)
+    return trainable_encoder(load_file(path), path).for_inference(device, dtype)
+
+
+def trainable_encoder(content, path):
+    """The IResNet in the content of a weight file as it is trained, not fused. Raises UserError when it holds none."""
     state = state_dict_of(content, path)
     try:
+        state, unit_range = to_iresnet(state, path)
         with Undrawn():
             encoder = IResNet(**architecture_of(state))
     except (KeyError, IndexError) as error:
@@ -155,8 +164,8 @@ def load_face_encoder(path, device="cpu", dtype=torch.float32):
             f"its first keys are {first_few(list(state))}."
         ) from error
     fit(encoder, state, path, "an IResNet face encoder")
-    encoder.feature_norms = content.get("feature_norms")
-    return encoder.for_inference(device, dtype)
+    encoder.feature_norms, encoder.unit_range = content.get("feature_norms"), unit_range
+    return encoder
 
 
 def architecture_of(state):
