@@ -24,7 +24,7 @@ from utils.demo_weights import use_demo_weights
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.face_set import FaceSet
-from utils.image_features import EXTRACTORS
+from utils.image_features import EXTRACTORS, load_extractor
 from utils.measured_set import MeasuredSet
 from utils.measurement import Measurement, dataset_name
 from utils.model_flags import add_device_flags
@@ -80,14 +80,16 @@ def measure_parser():
 def main(argv=None):
     args = measure_parser().parse_args(argv)
     use_demo_weights(args)
-    if args.extractor != "fr" and not args.extractor_weights:
-        raise UserError(f"--extractor {args.extractor} needs --extractor_weights, the file of its weights.")
     output = report_folder(args.data, args.output)
     faces, references = FaceSet(args.data, args.mask), [FaceSet(path) for path in args.reference]
     check_output(output, dataset_name(args), by_default=not args.output)
     device = resolve_device(args.device)
     keep_freed_memory()
     precision = resolve_precision(args.precision, device)
+    for path in (args.quality_weights, args.pose_weights, args.lpips_weights):
+        if path and not Path(path).is_file():  # they are loaded after hours of work, perhaps
+            raise UserError(f"{path}: no such weight file.")
+    extractor = None if args.extractor == "fr" else load_extractor(args.extractor, args.extractor_weights, device)
     encoder, judge_hash = load_face_encoder(args.id_weights, device, PRECISIONS[precision]), sha256(args.id_weights)
     with writing(output / "report.html") as page:
 
@@ -106,7 +108,7 @@ def main(argv=None):
             measure.leaks(reference)
         measure.varies()
         if references:
-            measure.fidelity(references[0])
+            measure.fidelity(references[0], extractor)
         (page.parent / "report.json").write_text(json.dumps(measure.results, indent=2, ensure_ascii=False) + "\n")
         page.write_text(measure.report.html())
     print("\n".join(measure.lines))

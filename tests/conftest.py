@@ -16,7 +16,9 @@ from processes import ROOT
 from models import load_face_encoder, load_pose_estimator, load_vec2face
 
 DEMO = ROOT / "weights" / "demo"
-SLOWEST = ["training", "scripts", "world", "other_scripts", "pipeline", "gate", "attrop", "generation", "measure"]
+SLOWEST = [
+    "training", "scripts", "world", "other_scripts", "pipeline", "gate", "attrop", "generation", "measure", "agreement",
+]  # fmt: skip
 PHOTOS = ROOT / "tests" / "photos"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_features_precision_recall_and_fid_are_those_of_torch_fidelity(
     assert (report["precision"], report["recall"], report["neighbours"]) == pytest.approx((*expected, 3))
     assert report["fid"] == pytest.approx(distance, rel=1e-3)
     assert report["distance_name"] == "FID"
-    assert re.search(r"\bFID [0-9]", capsys.readouterr().out)
+    assert re.search(r"9 images against 9 of photos: .*\bFID [0-9]", capsys.readouterr().out)
     assert "<td>FID</td>" in (tmp_path / "report.html").read_text()
 
 
@@ -137,3 +138,22 @@ def test_only_the_fid_network_is_called_so(demo, dark_photos, tmp_path, capsys):
         load_extractor("fid", tmp_path / "inception.pth", "cpu")
     with pytest.raises(UserError, match=r"no such file. Fetch https://github.com/.*6726825d.pth"):
         load_extractor("fid", tmp_path / "nowhere.pth", "cpu")
+
+
+def test_a_missing_weight_file_is_told_before_any_work(demo, tmp_path, capsys):
+    for words, message in (
+        (["--extractor", "fid"], "--extractor fid needs --extractor_weights. Fetch https://github.com/"),
+        (["--extractor", "vgg16"], "--extractor vgg16 needs --extractor_weights"),
+        (["--lpips_weights", "nowhere.pth"], "nowhere.pth: no such weight file"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            measure(demo, PHOTOS, tmp_path / "report", *words)
+        assert error.value.code == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "report").exists()
+
+
+def test_without_torch_fidelity_the_package_is_named(demo, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(UserError, match="pip install torch-fidelity"):
+        load_extractor("fid", tmp_path / "inception.pth", "cpu")

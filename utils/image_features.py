@@ -60,6 +60,8 @@ def load_extractor(name, path, device):
 
     if name == "fid":
         return _load_fid_network(path, device)
+    if not path:
+        raise UserError(f"--extractor {name} needs --extractor_weights, torchvision's file of its weights.")
     state = state_dict_of(load_file(path), path)
     with Undrawn():
         if name == "vgg16":
@@ -80,8 +82,9 @@ def _load_fid_network(path, device):
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
     except ImportError as error:
         raise UserError("--extractor fid needs torch-fidelity: pip install torch-fidelity") from error
-    if not Path(path).is_file():
-        raise UserError(f"--extractor_weights {path}: no such file. Fetch {URL_INCEPTION_V3} and put it there.")
+    if not path or not Path(path).is_file():
+        problem = f"--extractor_weights {path}: no such file" if path else "--extractor fid needs --extractor_weights"
+        raise UserError(f"{problem}. Fetch {URL_INCEPTION_V3} and name the file with --extractor_weights.")
     state = state_dict_of(load_file(path), path)
     buffer = io.BytesIO()  # the package would unpickle whatever the file holds: it gets only the tensors found in it
     torch.save(state, buffer)

@@ -11,7 +11,6 @@ from models.iresnet import load_face_encoder
 from models.perceptual import load_lpips
 from models.sixdrepnet import load_pose_estimator
 from utils import dataset_metrics as metrics
-from utils.image_features import load_extractor
 from utils.report import Report, percent, shown
 
 SHEET = (8, 10)  # people, images each
@@ -252,19 +251,22 @@ class Measurement:
         name = "LPIPS (VGG16)" if perceptual else "1 - similarity of FR features (no LPIPS weights given)"
         return {"measure": name, "mean": float(np.mean(means)), "people": len(people)}
 
-    def fidelity(self, reference):
-        """Precision, recall and the Fréchet distance, or FID, against a reference set."""
+    def fidelity(self, reference, extractor=None):
+        """Precision, recall and the Fréchet distance, or FID, against a reference set.
+
+        ``extractor``: an Extractor, of which the features are taken; without one they are those of the judge.
+        """
         sets, most = (self.data, reference), self.args.fidelity_images
         chosen = [self._sample(data, most) for data in sets]
         self.report.heading(f"Does it look like {reference.faces.path.name}?")
         if min(map(len, chosen)) <= self.args.neighbours:
             self.report.note(f"Too few images: precision and recall need more than {self.args.neighbours} of each.")
             return
-        if self.args.extractor == "fr":
+        if extractor is None:
             name, is_fid = f"the FR model {self.judge}", False
             fake, real = (data.features[places] for data, places in zip(sets, chosen, strict=True))
         else:
-            network, name, is_fid = load_extractor(self.args.extractor, self.args.extractor_weights, self.device)
+            network, name, is_fid = extractor
             fake, real = (
                 self._run(network, data, places, "features").numpy() for data, places in zip(sets, chosen, strict=True)
             )
@@ -289,7 +291,10 @@ class Measurement:
             "This distance is not the FID. It falls with the number of images: compare it at equal numbers and in "
             "the same features."
         )  # fmt: skip
-        self.lines.append(f"precision {precision:.3f}, recall {recall:.3f}, {title} {distance:.4g}")
+        self.lines.append(
+            f"{len(fake)} images against {len(real)} of {reference.faces.path.name}: precision {precision:.3f}, recall "
+            f"{recall:.3f}, {title} {distance:.4g}"
+        )
 
     def _sample(self, data, most):
         return np.sort(self.rng.permutation(len(data.features))[:most])
