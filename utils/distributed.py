@@ -27,6 +27,14 @@ class World(NamedTuple):
         if self.size > 1:
             dist.barrier(group=self.patient_group)
 
+    def gather(self, value):
+        """[every rank's ``value``], the same list on every rank, once all are here."""
+        values = [value]
+        if self.size > 1:
+            values *= self.size
+            dist.all_gather_object(values, value, group=self.patient_group)
+        return values
+
 
 def join_world(backend="gloo"):
     """Join the processes torchrun started; alone without torchrun."""

@@ -16,11 +16,15 @@ from utils.sampling import MaskRatios, identity_stream, image_sigmas, image_stre
 
 
 class Identity(NamedTuple):
-    """One person to draw. ``number`` seeds the random streams, ``name`` is the folder, ``vector`` is (512,) float32."""
+    """One person to draw. ``number`` seeds the random streams, ``name`` is the folder, ``vector`` is (512,) float32.
+
+    ``source``: the photo or the folder of photos that the vector is of, where there is one.
+    """
 
     number: int
     name: str
     vector: np.ndarray
+    source: str | None = None
 
 
 @dataclass

@@ -29,6 +29,10 @@ def generation_parser(mode, description):
         source.add_argument(
             "--align", action="store_true", help="raw photos: find the face and warp it to the ArcFace template first"
         )
+        source.add_argument(
+            "--per_person", action="store_true",
+            help="one identity for each folder of photos, the mean of their features (default: one for each photo)",
+        )  # fmt: skip
     else:
         source.add_argument("--center_feature", required=True, help=".npy of identity vectors, float (K, 512)")
     source.add_argument(
@@ -78,7 +82,10 @@ def generation_parser(mode, description):
         gates.add_argument("--quality_weights", default=QUALITY_WEIGHTS, help="quality model for --min_quality")
     add_model_flags(parser)
     add_device_flags(parser)
-    parser.add_argument("--batch_size", type=positive, default=64, help="images at a time")
+    parser.add_argument(
+        "--batch_size", type=positive, default=64,
+        help="images at a time on a GPU; a CPU works on the same small number whatever is given, see README",
+    )  # fmt: skip
     parser.add_argument(
         "--feat_batch_size", type=positive, default=2000, help="photos at a time, at most, when features are extracted"
     )

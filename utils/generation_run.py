@@ -15,6 +15,8 @@ from models.attrop import AttrOP, pitch_target, quality_target, yaw_target
 from models.iresnet import load_face_encoder
 from models.sixdrepnet import load_pose_estimator
 from models.vec2face import load_vec2face
+from utils.attrop_progress import AttrOPProgress
+from utils.batch_rows import attrop_rows, decoded_rows
 from utils.checkpoint import sha256
 from utils.cli import note_flags_without_effect
 from utils.dataset_writer import (
@@ -33,6 +35,7 @@ from utils.gate import Gate
 from utils.generation import Recipe, generate
 from utils.identity_sources import PhotoSource, VectorSource
 from utils.images import CONTACT_SHEET
+from utils.person_source import PersonSource, people_warnings
 from utils.sampling import MaskRatios
 
 RELEASED_QUALITY = 27.0  # of the released quality model, where AttrOP went
@@ -60,7 +63,10 @@ def run_generation(mode, args):
     source = make_source(mode, args, models)
     root = Path(args.output_dir) / (f"{args.name}-{args.pose:g}" if mode == "pose" else args.name)
     if world.is_main:
-        for warning in source.warnings + encoder_warnings(args, models) + quality_warnings(mode, args, models):
+        if source.note:
+            print(source.note)
+        warnings = source.warnings + people_warnings(source)
+        for warning in warnings + encoder_warnings(args, models) + quality_warnings(mode, args, models):
             print(f"warning: {warning}")
         settings = describe(mode, args, recipe, precision, source, models)
         prepare_dataset(root, settings, describe_environment(device), args.overwrite)
@@ -73,21 +79,22 @@ def run_generation(mode, args):
     if world.is_main and len(todo) < len(source.slice):
         print(f"{len(source.slice) - len(todo)} of {len(source.slice)} identities are there already.")
     part = f"{source.slice.start:08d}-{source.slice.stop:08d}-{world.rank:04d}-of-{world.size:04d}"
-    attrop = make_attrop(mode, args, recipe, models)
+    attrop = make_attrop(mode, args, recipe, models, device)
     identities = generate(
-        models["generator"], source.identities(mine), recipe, args.batch_size, attrop, attrop_on_for(mode),
-        make_gate(args, models),
+        models["generator"], source.identities(mine), recipe, decoded_rows(args.batch_size, device), attrop,
+        attrop_on_for(mode), make_gate(args, models),
     )  # fmt: skip
     with DatasetWriter(root, args.format, part, args.jpeg_quality, args.workers) as writer:
-        drain(identities, writer, len(mine), recipe.example, show=world.is_main and bool(mine))
-    world.barrier()
+        made = drain(identities, writer, len(mine), world.is_main and bool(mine), attrop)
+    made = sum(world.gather(made))
+    skipped = [line for lines in world.gather(source.skipped) for line in lines]
     if world.is_main:
         finish_dataset(root, args.format)
-        for line in source_report(source):
-            print(line)
-        print(summary(root, args, len(todo) - len(getattr(source, "skipped", [])), time.monotonic() - started))
-    if getattr(source, "skipped", []) and len(source.skipped) == len(mine) == len(source.slice):
-        raise UserError(f"{args.image_file}: none of the {len(mine)} images could be used.")
+        for line in skipped:
+            print(f"skipped {line}")
+        print(summary(root, args, made, time.monotonic() - started, attrop))
+    if skipped and not made and len(todo) == len(source.slice):
+        raise UserError(f"{args.image_file}: none of the {len(source.photos)} images could be used.")
 
 
 def check_pose(mode, args):
@@ -163,7 +170,8 @@ def make_source(mode, args, models):
     if args.rep_dim != 512:
         raise UserError(f"--rep_dim {args.rep_dim}: the generator reads identity vectors of length 512.")
     if mode == "reference":
-        return PhotoSource(args.image_file, models["id"], args.start_end, args.feat_batch_size, args.align)
+        kind = PersonSource if args.per_person else PhotoSource
+        return kind(args.image_file, models["id"], args.start_end, args.feat_batch_size, args.align)
     usual_norm = (models["generator"].trained_on or {}).get("feature_norm")
     return VectorSource(args.center_feature, args.start_end, args.start_class_id, args.rep_dim, usual_norm)
 
@@ -178,7 +186,7 @@ def make_gate(args, models):
     return Gate(models.get("id"), models.get("quality"), minimums, args.max_tries) if minimums else None
 
 
-def make_attrop(mode, args, recipe, models):
+def make_attrop(mode, args, recipe, models, device):
     if mode == "reference" or args.skip_attrop:
         return None
     targets = [quality_target(models["quality"], args.image_quality)]
@@ -188,7 +196,8 @@ def make_attrop(mode, args, recipe, models):
             targets.append(pitch_target(models["pose"], args.pitch))
     return AttrOP(
         models["generator"], models["id"], targets,
-        batch_size=args.batch_size, drop_ratio=recipe.masks.minimum, max_iters=args.max_iters,
+        batch_size=attrop_rows(args.batch_size, device), drop_ratio=recipe.masks.minimum, max_iters=args.max_iters,
+        on_iteration=AttrOPProgress(args.image_quality),
     )  # fmt: skip
 
 
@@ -210,6 +219,7 @@ def describe(mode, args, recipe, precision, source, models):
     }
     if mode == "reference":
         settings["align"] = args.align
+        settings |= {"per_person": True} if args.per_person else {}  # earlier datasets do not know the name
     weight_flags = {"id": "id_weights", "quality": "quality_weights", "pose": "pose_weights"}
     settings |= {f"{role}_model": sha256(getattr(args, flag)) for role, flag in weight_flags.items() if role in models}
     if mode != "reference":
@@ -232,21 +242,23 @@ def describe_environment(device):
     }
 
 
-def drain(identities, writer, count, example, show):
+def drain(identities, writer, count, show, attrop=None):
+    """Write what is generated under a progress bar; how many images."""
+    made = 0
     with tqdm(total=count, unit="id", disable=not show, smoothing=0.05) as bar:
         started = time.monotonic()
+        if show and attrop is not None:
+            attrop.on_iteration.bar = bar
         for identity, images in identities:
             writer.write(identity, images)
+            made += len(images)
             bar.update()
-            bar.set_postfix_str(f"{bar.n * example / (time.monotonic() - started):.1f} images/s", refresh=False)
+            speed = f"{made / (time.monotonic() - started):.1f} images/s"
+            bar.set_postfix_str(speed if attrop is None else str(attrop.on_iteration), refresh=False)
+    return made
 
 
-def source_report(source):
-    for line in getattr(source, "skipped", []):
-        yield f"skipped {line}"
-
-
-def summary(root, args, made, seconds):
+def summary(root, args, made, seconds, attrop=None):
     """A few lines on the finished dataset, from its manifest."""
     identities, images, accepted, iterations, tried, best = set(), 0, 0, 0, 0, -np.inf
     left_out = Counter()
@@ -260,13 +272,10 @@ def summary(root, args, made, seconds):
             accepted += line["accepted"]
             iterations += line["iterations"]
             best = max(best, line.get("quality", -np.inf))
-    lines = [
-        f"{made * args.example} images made in {seconds:.0f} s; "
-        f"the dataset has {images} images of {len(identities)} identities."
-    ]
+    lines = [f"{made} images made in {seconds:.0f} s; the dataset has {images} images of {len(identities)} identities."]
     if tried:
         lines.append(f"AttrOP: {accepted / tried:.0%} accepted, {iterations / tried:.1f} iterations on average.")
-        if not accepted and best < args.image_quality - 1:
+        if not accepted and best < args.image_quality - 1 and not attrop.on_iteration.hinted:
             lines.append(
                 f"hint: no image came near quality {args.image_quality:g}, the best had {best:.1f}; "
                 "lower --image_quality."
