@@ -64,9 +64,11 @@ def generation_parser(mode, description):
     what.add_argument("--mask_ratio_std", type=finite, default=ratios.std, help="its standard deviation")
 
     if mode == "identity":
-        add_attrop_flags(parser)
+        add_attrop_flags(parser, "the norm that a quarter of its training photos exceed")
     elif mode == "pose":
-        group = add_attrop_flags(parser)
+        group = add_attrop_flags(
+            parser, "from their median for a yaw of 0 down to their 5 %% quantile at 90 degrees, in proportion"
+        )
         group.add_argument(
             "--pose", type=finite, default=85, help="wanted yaw in degrees, to either side unless --signed_pose"
         )
@@ -104,12 +106,14 @@ def generation_parser(mode, description):
     return parser
 
 
-def add_attrop_flags(parser):
+def add_attrop_flags(parser, own_default):
+    """``own_default``: which of the norms in an own quality model's file are asked for by default."""
     group = parser.add_argument_group("AttrOP: what an image must be like")
     group.add_argument(
         "--image_quality",
         type=finite,
-        help="wanted quality, the norm of the quality model's feature (default: what its file says, or 27)",
+        help="wanted quality, the norm of the quality model's feature (default: 27 with the released model; with one "
+        f"that knows the norms of its training photos, {own_default})",
     )
     group.add_argument("--quality_weights", default=QUALITY_WEIGHTS, help="quality model")
     group.add_argument(

@@ -29,7 +29,7 @@ def decode(data: bytes) -> np.ndarray:
     register()
     try:
         return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
-    except (OSError, SyntaxError, RuntimeError) as error:
+    except (OSError, ValueError, SyntaxError, RuntimeError) as error:
         raise ValueError(f"a damaged HEIC photo: {error}") from error
 
 
