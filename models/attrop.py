@@ -82,8 +82,9 @@ class Row:
 class Result:
     """What became of a row: the image that was checked and the vector it was decoded from.
 
-    Accepted: the iteration that passed. Otherwise the iteration with the lowest loss; ``image`` is None
-    when not one was finite. ``values``: the targets' attributes of that image, by name.
+    Accepted: the iteration that passed. Otherwise the iteration with the lowest loss. ``values``: the targets'
+    attributes of that image, by name. When not one image was finite, ``image`` is None, ``id_similarity`` and
+    ``values`` are NaN, and all targets count as missed.
     """
 
     key: Any
@@ -103,17 +104,19 @@ class AttrOP:
     ``generator``, ``encoder``: frozen models. ``drop_ratio``: share of dropped feature-map rows.
     Identity is always a target: 100 * (1 - cosine similarity), passed at distance <= ``id_tolerance``.
     Empty places in the batch are filled, so that results do not depend on how many rows wait.
+    ``on_iteration(results)`` is called after each iteration of the batch with the Results of the rows that ended.
     """
 
     def __init__(
         self, generator, encoder, targets=(), *, batch_size, drop_ratio=0.1, max_iters=100, lr=0.1, id_weight=100.0,
-        id_tolerance=0.3,
+        id_tolerance=0.3, on_iteration=lambda results: None,
     ):  # fmt: skip
         if batch_size < 1 or max_iters < 1:
             raise ValueError("batch_size and max_iters must be at least 1")
         self.generator, self.encoder, self.targets = generator, encoder, list(targets)
         self.batch_size, self.drop_ratio, self.max_iters = batch_size, drop_ratio, max_iters
         self.lr, self.id_weight, self.id_tolerance = lr, id_weight, id_tolerance
+        self.on_iteration = on_iteration
 
     @property
     def target_names(self):
@@ -127,10 +130,12 @@ class AttrOP:
         while batch.fill(waiting):
             step = self.evaluate(batch.vectors, batch.identities, batch.draw_masks(self.drop_ratio))
             batch.remember_best(step)
-            for place, reason in self._endings(batch, step):
-                yield self._result(batch, place, reason)
+            results = [self._result(batch, place, reason) for place, reason in self._endings(batch, step)]
             if batch.rows:
                 batch.descend(step.gradient(), self.lr)
+            del step  # with its graph, which would lie in memory while the caller works on the results
+            self.on_iteration(results)
+            yield from results
 
     def evaluate(self, vectors, identities, mask):
         """Decode and measure one iteration; ``vectors`` and ``identities`` (B, 512), ``mask`` of B samples."""
@@ -172,9 +177,8 @@ class AttrOP:
                 yield place, f"{', '.join(self._missed(batch, place))} missed after {iterations} iterations"
 
     def _missed(self, batch, place):
-        return tuple(
-            n for n, passed in zip(self.target_names, batch.best_passed[:, place].tolist(), strict=True) if not passed
-        )
+        passed = batch.best_passed[:, place].tolist()
+        return tuple(name for name, reached in zip(self.target_names, passed, strict=True) if not reached)
 
     def _result(self, batch, place, reason):
         row, known = batch.rows.pop(place), bool(batch.best_loss[place] < math.inf)
@@ -233,6 +237,8 @@ class Batch:
                 self.vectors[place] = self.best_vectors[place] = torch.from_numpy(row.vector).float()
                 self.identities[place] = torch.from_numpy(row.identity).float()
                 self.mean[place], self.square[place], self.best_loss[place] = 0, 0, math.inf
+                if self.best_values is not None:  # the row that had this place before
+                    self.best_values[:, place], self.best_passed[:, place] = math.nan, False
         return bool(self.rows)
 
     def draw_masks(self, drop_ratio):
@@ -246,9 +252,9 @@ class Batch:
     def remember_best(self, step):
         """Keep the iteration with the lowest loss; one that is accepted beats all."""
         if self.best_images is None:
-            self.best_images, self.best_values, self.best_passed = map(
-                torch.clone, (step.images, step.values, step.passed)
-            )
+            self.best_images = torch.zeros_like(step.images)
+            self.best_values = torch.full_like(step.values, math.nan)
+            self.best_passed = torch.zeros_like(step.passed)
         loss = torch.where(step.accepted(), -math.inf, step.loss.detach())
         better = step.finite() & (loss < self.best_loss)  # (B,)
         self.best_loss = torch.where(better, loss, self.best_loss)

@@ -3,8 +3,10 @@
     python scripts/attribute_sheet.py --attribute yaw --values -60 -30 0 30 60 --count 6 --output sheet
     python scripts/attribute_sheet.py --attribute quality --values 20 22 24 26 --output sheet
 
-Writes OUTPUT.jpg, the images, and OUTPUT.json: for every value, the share of vectors that reached it while the image
-was still the same person by the face encoder, the values reached, and id similarity.
+Yaw and pitch are wanted as close to a value as 5 degrees, quality is wanted to be *at least* the value (less 1).
+
+Writes OUTPUT.jpg, the images with labels, and OUTPUT.json: for every value, the share of vectors that reached it while
+the image was still the same person by the face encoder, the values reached, and id similarity.
 """
 
 import sys
@@ -21,6 +23,8 @@ from models.attrop import AttrOP, Row, pitch_target, quality_target, yaw_target
 from models.iresnet import load_face_encoder
 from models.sixdrepnet import load_pose_estimator
 from models.vec2face import load_vec2face
+from utils.attrop_progress import AttrOPProgress
+from utils.batch_rows import attrop_rows
 from utils.cli import command, finite, make_parser, not_negative, positive, writing
 from utils.demo_weights import use_demo_weights
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
@@ -28,11 +32,14 @@ from utils.errors import UserError
 from utils.generation import to_pixels
 from utils.generation_flags import QUALITY_WEIGHTS
 from utils.identity_sources import VectorSource
-from utils.images import contact_sheet, encode_jpeg
+from utils.images import encode_jpeg
+from utils.labelled_sheet import labelled_sheet
 from utils.model_flags import add_device_flags, add_model_flags
 from utils.sampling import MaskRatios, identity_stream
 
 SHOWN = 12  # people of the sheet
+WANTED = {"yaw": "yaw", "pitch": "pitch", "quality": "quality at least"}
+LABELS = WANTED | {"quality": "quality >="}  # 112 pixels are narrow
 
 
 @command
@@ -41,11 +48,17 @@ def main(argv=None):
     parser.add_argument("--center_feature", default="center_feature_examples.npy", help=".npy of identity vectors")
     parser.add_argument("--count", type=positive, default=6, help="vectors to use, the first ones")
     parser.add_argument("--attribute", choices=["yaw", "pitch", "quality"], default="yaw", help="what to change")
-    parser.add_argument("--values", type=finite, nargs="+", default=[-60, -30, 0, 30, 60], help="degrees, or norms")
+    parser.add_argument(
+        "--values", type=finite, nargs="+", default=[-60, -30, 0, 30, 60],
+        help="wanted degrees of yaw or pitch, or lowest quality (norm of the quality model's feature)",
+    )  # fmt: skip
     parser.add_argument("--min_quality", type=finite, help="with yaw or pitch: also a quality of at least this")
     parser.add_argument("--max_iters", type=positive, default=100, help="iterations an image has")
     parser.add_argument("--seed", type=not_negative, default=0, help="of the masks")
-    parser.add_argument("--batch_size", type=positive, default=32, help="images at a time")
+    parser.add_argument(
+        "--batch_size", type=positive, default=32,
+        help="images at a time on a GPU; a CPU works on the same small number whatever is given",
+    )  # fmt: skip
     parser.add_argument("--output", default="attribute_sheet", help="OUTPUT.jpg and OUTPUT.json are written")
     add_model_flags(parser)
     parser.add_argument("--quality_weights", default=QUALITY_WEIGHTS, help="quality model")
@@ -62,23 +75,32 @@ def main(argv=None):
     source = VectorSource(args.center_feature, f"0:{args.count}", 0)
     people = list(source.identities(source.slice))
     targets_for = target_maker(args, device, dtype)
-    options = {"batch_size": min(args.batch_size, len(people)), "max_iters": args.max_iters}
+    progress = AttrOPProgress(args.min_quality, "--min_quality")
+    options = {
+        "batch_size": attrop_rows(args.batch_size, device), "max_iters": args.max_iters, "on_iteration": progress,
+    }  # fmt: skip
     sheet, figures = [[] for _ in people], {}
-    for value in tqdm(args.values, desc=args.attribute):
-        attrop = AttrOP(generator, encoder, targets_for(value), **options)
-        results = sorted(attrop.run(rows(people, args.seed)), key=lambda result: result.key)
-        figures[f"{value:g}"] = summary(results, args.attribute)
-        for line, result in zip(sheet, results, strict=True):
-            if result.image is None:
-                raise UserError(f"{args.center_feature}: vector {result.key}: {result.reason}.")
-            line.append(to_pixels(result.image[None])[0].numpy())
+    with tqdm(total=len(args.values) * len(people), unit="im", desc=args.attribute) as progress.bar:
+        for value in args.values:
+            attrop = AttrOP(generator, encoder, targets_for(value), **options)
+            results = []
+            for result in attrop.run(rows(people, args.seed)):
+                results.append(result)
+                progress.bar.update()
+            results.sort(key=lambda result: result.key)
+            figures[f"{value:g}"] = summary(results, args.attribute)
+            for line, result in zip(sheet, results, strict=True):
+                if result.image is None:
+                    raise UserError(f"{args.center_feature}: vector {result.key}: {result.reason}.")
+                line.append(to_pixels(result.image[None])[0].numpy())
+    names, wanted = [person.name for person in people], [f"{LABELS[args.attribute]} {value:g}" for value in args.values]
     with writing(f"{args.output}.jpg") as target:
-        target.write_bytes(encode_jpeg(contact_sheet(sheet[:SHOWN]), 92))
+        target.write_bytes(encode_jpeg(labelled_sheet(sheet[:SHOWN], names[:SHOWN], wanted), 92))
     with writing(f"{args.output}.json") as target:
         target.write_text(json.dumps({"vectors": len(people), "precision": precision} | figures, indent=2) + "\n")
     for value, figure in figures.items():
         print(
-            f"{args.attribute} {value}: {figure['accepted']:.0%} of {len(people)} accepted, reached "
+            f"{WANTED[args.attribute]} {value}: {figure['accepted']:.0%} of {len(people)} accepted, reached "
             f"{figure['mean']:.1f} ± {figure['std']:.1f}, id similarity {figure['id_similarity']:.2f}"
         )
     print(f"sheet: {args.output}.jpg")

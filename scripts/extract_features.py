@@ -42,6 +42,8 @@ def main(argv=None):
     precision = resolve_precision(args.precision, device)
     encoder = load_face_encoder(args.encoder, device, PRECISIONS[precision])
     source = PhotoSource(args.images, encoder, batch_size=args.batch_size, align=args.align)
+    for warning in source.warnings:
+        print(f"warning: {warning}")
     found = tqdm(source.identities(source.slice), total=len(source.photos), unit="im")
     save = save_array if args.one_file else save_each
     try:

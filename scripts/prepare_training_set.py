@@ -130,6 +130,8 @@ def records_of_folder(args):
     photos = list_images(args.images)
     people = {name: label for label, name in enumerate(sorted({path.parent.name for path in photos}))}
     source = PhotoSource(args.images, encoder, batch_size=args.batch_size, align=args.align)
+    for warning in source.warnings:
+        print(f"warning: {warning}")
 
     def records(start):
         for identity, crop in source.with_crops(range(start, len(photos))):

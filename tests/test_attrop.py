@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -46,9 +48,9 @@ def grey_rows(levels):
         yield Row(number, vector, np.ones(512, np.float32), lambda: (np.arange(49.0), 0.2))
 
 
-def grey_attrop(level, batch_size, max_iters=50):
+def grey_attrop(level, batch_size, max_iters=50, **options):
     target = close_to("grey", lambda images: images[:, 0, 0, 0], level, tolerance=0.05)
-    return AttrOP(Drawing(), constant_features, [target], batch_size=batch_size, max_iters=max_iters)
+    return AttrOP(Drawing(), constant_features, [target], batch_size=batch_size, max_iters=max_iters, **options)
 
 
 def test_rows_retire_alone_and_are_replaced_at_once():
@@ -85,6 +87,7 @@ def test_hard_cap_gives_the_best_image_and_says_why():
         assert not result.accepted
         assert result.iterations == 4
         assert result.reason == "grey missed after 4 iterations"
+        assert result.missed == ("grey",)
         assert result.image[0, 0, 0].item() == pytest.approx(result.values["grey"])
         assert result.vector[0] == pytest.approx(result.values["grey"])
     assert results[1].values["grey"] == pytest.approx(0.6, abs=1e-4)  # the last of four was the best
@@ -117,6 +120,49 @@ def test_nan_later_keeps_the_best_image_so_far():
     (result,) = AttrOP(Drawing(), constant_features, [target], batch_size=1).run(grey_rows([0.0]))
     assert result.reason == "not finite at iteration 3"
     assert result.image.isfinite().all()
+
+
+def test_a_row_that_was_never_finite_has_no_values_of_the_row_before_it():
+    (first, second) = grey_attrop(0.5, batch_size=1).run(grey_rows([0.5, float("nan")]))
+    assert (first.accepted, first.missed, first.values["grey"]) == (True, (), 0.5)
+    assert second.image is None
+    assert np.isnan([second.id_similarity, second.values["grey"]]).all()
+    assert second.missed == ("id_similarity", "grey")
+
+
+def test_each_iteration_is_reported_with_the_rows_that_ended_in_it():
+    ended = []
+    attrop = grey_attrop(0.5, batch_size=2, max_iters=4, on_iteration=lambda results: ended.append(len(results)))
+    list(attrop.run(grey_rows([0.5, -5, 0.5, 0.4])))
+    assert ended == [1, 1, 0, 2]
+
+
+GRAPHS = []
+
+
+class Watched(torch.autograd.Function):
+    """The identity; GRAPHS gets a weak reference to every graph that it becomes a part of."""
+
+    @staticmethod
+    def forward(ctx, x):
+        GRAPHS.append(weakref.ref(ctx))
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def test_the_graph_is_freed_before_results_are_handed_out():
+    """Else AttrOP's memory adds to that of whoever decodes the results."""
+    attrop = grey_attrop(0.5, batch_size=2)
+    attrop.generator.register_forward_hook(
+        lambda module, inputs, output: output._replace(images=Watched.apply(output.images))
+    )
+    GRAPHS.clear()
+    for _ in attrop.run(grey_rows([0.5, -0.5, 0.5])):
+        assert GRAPHS
+        assert not any(graph() for graph in GRAPHS)
 
 
 def test_image_is_the_one_that_was_checked(generator, encoder, vectors):

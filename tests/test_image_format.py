@@ -51,7 +51,9 @@ def test_the_kinds_are_what_their_names_say():
 @pytest.mark.parametrize("trailer", ["zeros", "video", "another image", "an end marker"])
 def test_bytes_after_the_image_do_no_harm(kind, trailer):
     data = ENCODED[kind]
-    tail = {"zeros": bytes(5000), "video": video(), "another image": jpeg()[:-40], "an end marker": b"\xff\xd9"}[trailer]
+    tail = {"zeros": bytes(5000), "video": video(), "another image": jpeg()[:-40], "an end marker": b"\xff\xd9"}[
+        trailer
+    ]
     assert np.array_equal(decode_image(data + tail), decode_image(data))
 
 

@@ -1,3 +1,5 @@
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -5,15 +7,18 @@ from conftest import PHOTOS
 
 from utils.errors import UserError
 from utils.images import (
+    EXTENSIONS,
     TEMPLATE,
     FaceAligner,
     contact_sheet,
     decode_image,
     encode_jpeg,
+    files_left_out,
     list_images,
     read_image,
     resize,
 )
+from utils.photo_sizes import image_size
 
 PHOTO = PHOTOS / "person1" / "0.jpg"
 
@@ -57,6 +62,37 @@ def test_truncated_images_are_refused(photo, extension, share):
     assert decode_image(data).shape == photo.shape
     with pytest.raises(ValueError, match=r"truncated|not an image"):
         decode_image(data[: int(share * len(data))])
+
+
+def save_heic(photo, path):
+    from PIL import Image
+
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    Image.fromarray(photo).save(path, format="HEIF", quality=95)
+
+
+def test_heic_photos_are_read(photo, tmp_path):
+    save_heic(photo, tmp_path / "x.HEIC")
+    assert list_images(tmp_path) == [tmp_path / "x.HEIC"]
+    assert np.abs(read_image(tmp_path / "x.HEIC").astype(int) - photo).mean() < 6
+    assert image_size(tmp_path / "x.HEIC") == (112, 112)
+    data = (tmp_path / "x.HEIC").read_bytes()
+    with pytest.raises(ValueError, match="damaged HEIC photo"):
+        decode_image(data[: len(data) // 2])
+
+
+def test_heic_photos_are_named_where_they_cannot_be_read(photo, tmp_path, monkeypatch):
+    save_heic(photo, tmp_path / "x.heic")
+    data = (tmp_path / "x.heic").read_bytes()
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+    with pytest.raises(ValueError, match="pip install pillow-heif"):
+        decode_image(data)
+    others = tuple(extension for extension in EXTENSIONS if extension not in (".heic", ".heif"))
+    with pytest.raises(UserError, match=r"no images in it.*pip install pillow-heif"):
+        list_images(tmp_path, others)
+    assert files_left_out(tmp_path, others) == [
+        f"{tmp_path}: 1 .heic files are skipped. To read HEIC photos: pip install pillow-heif"
+    ]
 
 
 def test_list_images(tmp_path):

@@ -224,6 +224,12 @@ def test_the_usual_quality_comes_from_the_file():
     assert usual_quality(Flags(feature_norms={"50%": 20.0, "75%": 21.5})) == 21.5
 
 
+def test_less_quality_is_asked_of_turned_faces():
+    model = Flags(feature_norms={"5%": 16.0, "50%": 22.0, "75%": 25.0})
+    assert [usual_quality(model, yaw) for yaw in (0, 45, -45, 90)] == [22, 19, 19, 16]
+    assert usual_quality(Flags(feature_norms=None), 45) == 27
+
+
 def test_rotations_and_angles_are_inverse():
     angles = torch.tensor([[0.0, 0, 0], [10, 60, -5], [-20, -85, 30]])
     assert torch.allclose(torch.rad2deg(euler_angles(rotation_of(angles))), angles, atol=1e-3)

@@ -27,12 +27,13 @@ class World(NamedTuple):
         if self.size > 1:
             dist.barrier(group=self.patient_group)
 
-    def total(self, number):
-        """The sum of a whole number over all ranks, after a barrier."""
-        numbers = [number] * self.size
+    def gather(self, value):
+        """[every rank's ``value``], the same list on every rank, once all are here."""
+        values = [value]
         if self.size > 1:
-            dist.all_gather_object(numbers, number, group=self.patient_group)
-        return sum(numbers)
+            values *= self.size
+            dist.all_gather_object(values, value, group=self.patient_group)
+        return values
 
 
 def join_world(backend="gloo"):

@@ -31,6 +31,10 @@ def generation_parser(mode, description):
         source.add_argument(
             "--align", action="store_true", help="raw photos: find the face and warp it to the ArcFace template first"
         )
+        source.add_argument(
+            "--per_person", action="store_true",
+            help="one identity for each folder of photos, the mean of their features (default: one for each photo)",
+        )  # fmt: skip
     else:
         source.add_argument("--center_feature", required=True, help=".npy of identity vectors, float (K, 512)")
     source.add_argument(
@@ -62,9 +66,11 @@ def generation_parser(mode, description):
     what.add_argument("--mask_ratio_std", type=finite, default=ratios.std, help="its standard deviation")
 
     if mode == "identity":
-        add_attrop_flags(parser)
+        add_attrop_flags(parser, "the norm that a quarter of its training photos exceed")
     elif mode == "pose":
-        group = add_attrop_flags(parser)
+        group = add_attrop_flags(
+            parser, "from their median for a yaw of 0 down to their 5 %% quantile at 90 degrees, in proportion"
+        )
         group.add_argument(
             "--pose", type=finite, default=85, help="wanted yaw in degrees, to either side unless --signed_pose"
         )
@@ -82,7 +88,10 @@ def generation_parser(mode, description):
         )
     add_model_flags(parser)
     add_device_flags(parser, precision="auto")
-    parser.add_argument("--batch_size", type=positive, default=64, help="images at a time")
+    parser.add_argument(
+        "--batch_size", type=positive, default=64,
+        help="images at a time on a GPU; a CPU works on the same small number whatever is given, see README",
+    )  # fmt: skip
     parser.add_argument(
         "--feat_batch_size", type=positive, default=2000, help="photos at a time, at most, when features are extracted"
     )
@@ -109,12 +118,14 @@ def generation_parser(mode, description):
     return parser
 
 
-def add_attrop_flags(parser):
+def add_attrop_flags(parser, own_default):
+    """``own_default``: which of the norms in an own quality model's file are asked for by default."""
     group = parser.add_argument_group("AttrOP: what an image must be like")
     group.add_argument(
         "--image_quality",
         type=finite,
-        help="wanted quality, the norm of the quality model's feature (default: what its file says, or 27)",
+        help="wanted quality, the norm of the quality model's feature (default: 27 with the released model; with one "
+        f"that knows the norms of its training photos, {own_default})",
     )
     group.add_argument("--quality_weights", default=QUALITY_WEIGHTS, help="quality model")
     group.add_argument(

@@ -14,6 +14,8 @@ from models.attrop import AttrOP, pitch_target, quality_target, yaw_target
 from models.iresnet import load_face_encoder
 from models.sixdrepnet import load_pose_estimator
 from models.vec2face import load_vec2face
+from utils.attrop_progress import AttrOPProgress
+from utils.batch_rows import attrop_rows, decoded_rows
 from utils.checkpoint import sha256
 from utils.cli import note_flags_without_effect
 from utils.dataset_layout import contact_sheet_path
@@ -34,6 +36,7 @@ from utils.generation import Recipe, generate
 from utils.generation_measures import make_measures
 from utils.generation_summary import attrop_lines, count_records, gate_lines
 from utils.identity_sources import PhotoSource, VectorSource
+from utils.person_source import PersonSource, people_warnings
 from utils.sampling import MaskRatios
 
 RELEASED_QUALITY = 27.0  # of the released quality model, where AttrOP went
@@ -56,7 +59,7 @@ def run_generation(mode, args):
 
     models = load_models(roles, args, device, PRECISIONS[precision])
     if mode != "reference" and args.image_quality is None:
-        args.image_quality = usual_quality(models.get("quality"))
+        args.image_quality = usual_quality(models.get("quality"), args.pose if mode == "pose" else None)
     source = make_source(mode, args, models)
     root = Path(args.output_dir) / (f"{args.name}-{args.pose:g}" if mode == "pose" else args.name)
     measures, measured, note = make_measures(
@@ -64,7 +67,10 @@ def run_generation(mode, args):
     )
     world.barrier()  # everybody has seen what was there before
     if world.is_main:
-        for warning in source.warnings + encoder_warnings(args, models) + quality_warnings(mode, args, models):
+        if source.note:
+            print(source.note)
+        warnings = source.warnings + people_warnings(source)
+        for warning in warnings + encoder_warnings(args, models) + quality_warnings(mode, args, models):
             print(f"warning: {warning}")
         if note:
             print(f"note: {note}")
@@ -85,24 +91,26 @@ def run_generation(mode, args):
     if world.is_main and (more := sum(source.names[row] in there for row in todo)):
         print(f"{more} identities have fewer than {recipe.example} images and get the others.")
     part = f"{source.slice.start:08d}-{source.slice.stop:08d}-{world.rank:04d}-of-{world.size:04d}"
-    attrop = make_attrop(mode, args, recipe, models)
+    attrop = make_attrop(mode, args, recipe, models, device)
     identities = (
         identity._replace(first_image=there[identity.name].lines if identity.name in there else 0)
         for identity in source.identities(mine)
     )
     generated = generate(
-        models["generator"], identities, recipe, args.batch_size, attrop, attrop_on_for(mode), measures, make_gate(args)
-    )
+        models["generator"], identities, recipe, decoded_rows(args.batch_size, device), attrop, attrop_on_for(mode),
+        measures, make_gate(args),
+    )  # fmt: skip
     with DatasetWriter(root, args.format, part, args.jpeg_quality, args.workers) as writer:
-        made = drain(generated, writer, len(mine), there, show=world.is_main and bool(mine))
-    made = world.total(made)
+        made = drain(generated, writer, len(mine), there, world.is_main and bool(mine), attrop)
+    made = sum(world.gather(made))
+    skipped = [line for lines in world.gather(source.skipped) for line in lines]
     if world.is_main:
         finish_dataset(root, args.format)
-        for line in source_report(source):
-            print(line)
+        for line in skipped:
+            print(f"skipped {line}")
         print(summary(root, args, attrop, made, time.monotonic() - started))
-    if getattr(source, "skipped", []) and len(source.skipped) == len(mine) == len(source.slice):
-        raise UserError(f"{args.image_file}: none of the {len(mine)} images could be used.")
+    if skipped and not made and len(todo) == len(source.slice):
+        raise UserError(f"{args.image_file}: none of the {len(source.photos)} images could be used.")
 
 
 def check_pose(mode, args):
@@ -146,9 +154,19 @@ def load_models(roles, args, device, dtype):
     return models
 
 
-def usual_quality(encoder):
-    """The quality to ask for: better than three quarters of the photos a quality model knows, or the released 27."""
-    return (getattr(encoder, "feature_norms", None) and encoder.feature_norms.get("75%")) or RELEASED_QUALITY
+def usual_quality(encoder, yaw=None):
+    """The quality to ask for: 27 with the released quality model, else by the photos that the model was trained on.
+
+    Better than three quarters of them, but for a wanted ``yaw`` in degrees: turned faces are rated lower, so it falls
+    from their median for a face seen from the front to their 5 % quantile at 90 degrees.
+    """
+    norms = getattr(encoder, "feature_norms", None) or {}
+    if not norms.keys() >= ({"75%"} if yaw is None else {"50%", "5%"}):
+        return RELEASED_QUALITY
+    if yaw is None:
+        return norms["75%"]
+    turned = abs(yaw) / 90
+    return round((1 - turned) * norms["50%"] + turned * norms["5%"], 1)
 
 
 def encoder_warnings(args, models):
@@ -178,7 +196,8 @@ def make_source(mode, args, models):
     if args.rep_dim != 512:
         raise UserError(f"--rep_dim {args.rep_dim}: the generator reads identity vectors of length 512.")
     if mode == "reference":
-        return PhotoSource(args.image_file, models["id"], args.start_end, args.feat_batch_size, args.align)
+        kind = PersonSource if args.per_person else PhotoSource
+        return kind(args.image_file, models["id"], args.start_end, args.feat_batch_size, args.align)
     usual_norm = (models["generator"].trained_on or {}).get("feature_norm")
     return VectorSource(args.center_feature, args.start_end, args.start_class_id, args.rep_dim, usual_norm)
 
@@ -198,7 +217,7 @@ def make_gate(args):
     return Gate(minimums, args.max_tries) if minimums else None
 
 
-def make_attrop(mode, args, recipe, models):
+def make_attrop(mode, args, recipe, models, device):
     if mode == "reference" or args.skip_attrop:
         return None
     targets = [quality_target(models["quality"], args.image_quality)]
@@ -208,7 +227,8 @@ def make_attrop(mode, args, recipe, models):
             targets.append(pitch_target(models["pose"], args.pitch))
     return AttrOP(
         models["generator"], models["id"], targets,
-        batch_size=args.batch_size, drop_ratio=recipe.masks.minimum, max_iters=args.max_iters,
+        batch_size=attrop_rows(args.batch_size, device), drop_ratio=recipe.masks.minimum, max_iters=args.max_iters,
+        on_iteration=AttrOPProgress(args.image_quality),
     )  # fmt: skip
 
 
@@ -230,6 +250,7 @@ def describe(mode, args, recipe, precision, source, models):
     }
     if mode == "reference":
         settings["align"] = args.align
+        settings |= {"per_person": True} if args.per_person else {}  # earlier datasets do not know the name
     weight_flags = {"id": "id_weights", "quality": "quality_weights", "pose": "pose_weights"}
     settings |= {f"{role}_model": sha256(getattr(args, flag)) for role, flag in weight_flags.items() if role in models}
     if mode != "reference":
@@ -252,22 +273,20 @@ def describe_environment(device):
     }
 
 
-def drain(generated, writer, count, there, show):
+def drain(generated, writer, count, there, show, attrop=None):
     """Write what is generated under a progress bar; how many images."""
     made = 0
     with tqdm(total=count, unit="id", disable=not show, smoothing=0.05) as bar:
         started = time.monotonic()
+        if show and attrop is not None:
+            attrop.on_iteration.bar = bar
         for identity, images in generated:
             writer.write(identity, images, there.get(identity.name))
             made += len(images)
             bar.update()
-            bar.set_postfix_str(f"{made / (time.monotonic() - started):.1f} images/s", refresh=False)
+            speed = f"{made / (time.monotonic() - started):.1f} images/s"
+            bar.set_postfix_str(speed if attrop is None else str(attrop.on_iteration), refresh=False)
     return made
-
-
-def source_report(source):
-    for line in getattr(source, "skipped", []):
-        yield f"skipped {line}"
 
 
 def summary(root, args, attrop, made, seconds):
@@ -280,7 +299,8 @@ def summary(root, args, attrop, made, seconds):
         "identities."
     ]
     if attrop is not None:
-        lines += attrop_lines(counts, args.image_quality, attrop.target_names)
+        wanted = None if attrop.on_iteration.hinted else args.image_quality
+        lines += attrop_lines(counts, wanted, attrop.target_names)
     lines += gate_lines(counts, minimums, args.max_tries)
     lines.append(f"dataset: {root}" + (f" ({STORES['lmdb'].path(root).name})" if args.format == "lmdb" else ""))
     if contact_sheet_path(root).exists():

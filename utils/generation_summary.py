@@ -50,8 +50,8 @@ def count_records(records: Iterable[ImageRecord], minimums: dict[str, float]) ->
     return counts
 
 
-def attrop_lines(counts: DatasetCounts, wanted_quality: float, targets: list[str]) -> Iterator[str]:
-    """How AttrOP went. ``targets``: the names of its targets."""
+def attrop_lines(counts: DatasetCounts, wanted_quality: float | None, targets: list[str]) -> Iterator[str]:
+    """How AttrOP went. ``targets``: their names; ``wanted_quality``: for a hint where no image came near it, or None."""
     if not counts.attrop_rows:
         return
     rows = counts.attrop_rows
@@ -59,7 +59,7 @@ def attrop_lines(counts: DatasetCounts, wanted_quality: float, targets: list[str
     if counts.accepted < rows:
         line += "; missed: " + ", ".join(f"{name} {counts.missed[name]}" for name in targets)
     yield line + "."
-    if not counts.accepted and counts.best_quality < wanted_quality - 1:
+    if wanted_quality is not None and not counts.accepted and counts.best_quality < wanted_quality - 1:
         yield (
             f"hint: no image came near quality {wanted_quality:g}, the best had {counts.best_quality:.1f}; lower "
             "--image_quality."

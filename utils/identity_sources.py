@@ -14,7 +14,8 @@ from utils.checkpoint import sha256
 from utils.cli import parse_slice
 from utils.errors import UserError
 from utils.generation import Identity
-from utils.images import FaceAligner, list_images, read_image, resize
+from utils.images import FaceAligner, files_left_out, list_images, name_in, read_image, resize
+from utils.photo_sizes import unaligned_photos
 
 CHECKED_ROWS = 8192
 CPU_FEATURE_BATCH = 32
@@ -33,7 +34,7 @@ class VectorSource:
         self.first = start_class_id
         self.names = {row: f"{row + start_class_id:06d}" for row in self.slice}
         self.fingerprint = sha256(path)
-        self.warnings = []
+        self.warnings, self.skipped, self.note = [], [], None
         norm = float(np.median(np.linalg.norm(self.vectors[self.slice.start : self.slice.start + 1000], axis=1)))
         if usual_norm and not 0.5 < norm / usual_norm < 2:
             self.warnings.append(
@@ -90,13 +91,18 @@ class PhotoSource:
     """
 
     def __init__(self, source, encoder, start_end=None, batch_size=2000, align=False):
-        self.photos = list_images(source)
+        self.source, self.photos = source, list_images(source)
         self.slice = parse_slice(start_end, len(self.photos))
         self.encoder, self.batch_size = encoder, batch_size
         self.aligner = FaceAligner() if align else None
         self.names = dict(enumerate(photo_names(self.photos)))
-        self.sources = [relative_name(path, source) for path in self.photos]
-        self.skipped, self.warnings = [], []
+        self.skipped = []
+        self.note = f"{len(self.photos)} photos: each is an identity of its own."
+
+    @cached_property
+    def warnings(self):
+        """Lines on files that are no photos, and on photos that are no aligned crops; reads the header of each."""
+        return files_left_out(self.source) + ([] if self.aligner else unaligned_photos(self.photos))
 
     @cached_property
     def fingerprint(self):
@@ -118,7 +124,7 @@ class PhotoSource:
         while batch := list(islice(rows, size)):
             features = self._features([crop.image for _, crop in batch], size)
             for (row, crop), feature in zip(batch, features, strict=False):
-                yield Identity(row, self.names[row], feature, self.sources[row]), crop
+                yield Identity(row, self.names[row], feature, name_in(self.source, self.photos[row])), crop
 
     def _readable(self, rows):
         for row in rows:
@@ -142,21 +148,21 @@ class PhotoSource:
         return self.encoder(images.float() / 127.5 - 1).cpu().numpy()  # (N, 512)
 
 
-def relative_name(path, source):
-    """A photo's path within the folder of photos; as it is where the photos come from a list or are one file."""
-    return path.relative_to(source).as_posix() if Path(source).is_dir() else str(path)
-
-
 def photo_names(paths):
     """A different name for every photo: its stem; folder and stem, or more folders, where that repeats."""
-    names = [path.stem for path in paths]
+    return different_names(paths, [path.stem for path in paths])
+
+
+def different_names(paths, last):
+    """``last``: what to call each path where that is different already, else the names of its folders go in front."""
+    names = list(last)
     for depth in range(2, 1 + max(len(path.parts) for path in paths)):
         repeated = {name for name, count in Counter(names).items() if count > 1}
         if not repeated:
             break
         names = [
-            "_".join((*path.parts[-depth:-1], path.stem)).strip("/") if name in repeated else name
-            for name, path in zip(names, paths, strict=True)
+            "_".join((*path.parts[-depth:-1], end)).strip("/") if name in repeated else name
+            for name, path, end in zip(names, paths, last, strict=True)
         ]
     taken = set()
     for i in range(len(names)):  # still equal: a.jpg and a.png in one folder

@@ -1,17 +1,19 @@
 """Reading, aligning and encoding face images; contact sheets."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from utils import heic
 from utils.errors import UserError
 from utils.image_format import check_complete
 
 SIDE = 112
 CONTACT_SHEET = "contact_sheet.jpg"  # drawn beside a dataset, not part of it
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", *heic.readable_extensions())
 # Where ArcFace expects the eyes, the nose tip and the mouth corners in a 112x112 image (left = the image's left).
 TEMPLATE = np.float32(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
@@ -38,13 +40,31 @@ def list_images(source, extensions=EXTENSIONS, what="images"):
     else:
         raise UserError(f"{source}: no such file or folder of {what}.")
     if not paths:
-        raise UserError(f"{source}: no {what} in it (looked for {', '.join(extensions)}).")
+        advice = f" {heic.ADVICE}" if source.is_dir() and any(map(heic.is_named_heic, files_below(source))) else ""
+        raise UserError(f"{source}: no {what} in it (looked for {', '.join(extensions)}).{advice}")
     return sorted(set(paths))
 
 
 def name_in(source, photo):
     """What to call one of ``list_images(source)``: its path in the folder, or as it stands in the list."""
     return str(photo.relative_to(source)) if Path(source).is_dir() else str(photo)
+
+
+def files_left_out(source, extensions=EXTENSIONS):
+    """Lines on the files of a folder that ``list_images`` leaves out; hidden files go without saying."""
+    if not Path(source).is_dir():
+        return []
+    suffixes = Counter(
+        path.suffix.lower()
+        for path in files_below(source)
+        if path.suffix.lower() not in extensions and not path.name.startswith(".")
+    )
+    unread = [suffix for suffix in heic.EXTENSIONS if suffixes[suffix]]
+    lines = [f"{source}: {suffixes.pop(suffix)} {suffix} files are skipped. {heic.ADVICE}" for suffix in unread]
+    if suffixes:
+        kinds = ", ".join(f"{count} {suffix or 'without an extension'}" for suffix, count in suffixes.most_common())
+        lines.append(f"{source}: {suffixes.total()} files are not images and are ignored: {kinds}.")
+    return lines
 
 
 def files_below(folder):
@@ -71,6 +91,8 @@ def decode_image(data):
     Raises ValueError when they are no image or a truncated one.
     """
     check_complete(data)
+    if heic.is_heic(data):
+        return heic.decode(data)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if image is None:
         raise ValueError("not an image, or damaged")
