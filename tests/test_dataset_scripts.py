@@ -15,7 +15,6 @@ from scripts import (
     identity_label_collection,
     inspect_dataset,
 )
-from utils.errors import UserError
 
 
 def run(main, *words):
