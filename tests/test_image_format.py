@@ -41,6 +41,9 @@ ENCODED = {
 }
 
 
+TRAILERS = {"zeros": bytes(5000), "video": video(), "another image": jpeg()[:-40], "an end marker": b"\xff\xd9"}
+
+
 def test_the_kinds_are_what_their_names_say():
     assert ENCODED["progressive"].count(b"\xff\xda") > 5
     assert b"\xff\xd7" in ENCODED["restart markers"]
@@ -48,13 +51,10 @@ def test_the_kinds_are_what_their_names_say():
 
 
 @pytest.mark.parametrize("kind", ENCODED)
-@pytest.mark.parametrize("trailer", ["zeros", "video", "another image", "an end marker"])
+@pytest.mark.parametrize("trailer", TRAILERS)
 def test_bytes_after_the_image_do_no_harm(kind, trailer):
     data = ENCODED[kind]
-    tail = {"zeros": bytes(5000), "video": video(), "another image": jpeg()[:-40], "an end marker": b"\xff\xd9"}[
-        trailer
-    ]
-    assert np.array_equal(decode_image(data + tail), decode_image(data))
+    assert np.array_equal(decode_image(data + TRAILERS[trailer]), decode_image(data))
 
 
 @pytest.mark.parametrize("kind", ENCODED)

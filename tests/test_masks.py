@@ -125,12 +125,12 @@ def test_files_that_are_no_mask_are_refused(training_lmdb, tmp_path, content):  
 
 def read_as_published(path, mask):
     """(count, classes, records at the mask's positions), by FR-training code's own keys and nothing else."""
-    with lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, meminit=False) as env:
-        with env.begin() as transaction:
-            keys, count, classes = (
-                msgpack.loads(transaction.get(key)) for key in (b"__keys__", b"__len__", b"__classnum__")
-            )
-            return count, classes, [msgpack.loads(transaction.get(keys[position])) for position in np.load(mask)]
+    env = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, meminit=False)
+    with env, env.begin() as transaction:
+        keys, count, classes = (
+            msgpack.loads(transaction.get(key)) for key in (b"__keys__", b"__len__", b"__classnum__")
+        )
+        return count, classes, [msgpack.loads(transaction.get(keys[position])) for position in np.load(mask)]
 
 
 def test_published_loaders_read_lmdb_and_masks(damaged, tmp_path):

@@ -67,11 +67,9 @@ class AdaFaceNetwork(nn.Module):
         )  # fmt: skip
         blocks, before = [], first
         for count, width in zip(units, WIDTHS, strict=True):
-            blocks += [
-                AdaFaceBlock(before, width, 2, se),
-                *(AdaFaceBlock(width, width, 1, se) for _ in range(count - 1)),
-            ]
-            before = width
+            for stride in [2] + [1] * (count - 1):
+                blocks.append(AdaFaceBlock(before, width, stride, se))
+                before = width
         self.body = nn.Sequential(*blocks)
 
     def forward(self, x):
@@ -137,9 +135,8 @@ def convert(source, target, form):
 def test_the_released_form_of_an_encoder_is_a_plain_state_dict(se, tmp_path, capsys):
     """Exactly the keys and shapes of the FR-training repository's IResNet, tensors only."""
     network = trained(IResNet(DEPTHS[18], se=se))
-    torch.save(
-        {"state_dict": network.state_dict(), "head": "arcface", "feature_norms": {"50%": 22.0}}, tmp_path / "m.pth"
-    )
+    content = {"state_dict": network.state_dict(), "head": "arcface", "feature_norms": {"50%": 22.0}}
+    torch.save(content, tmp_path / "m.pth")
     convert(tmp_path / "m.pth", tmp_path / "released.pth", "released")
     assert f"test.py --depth 18 --mode {'se' if se else 'normal'}" in capsys.readouterr().out
     released = torch.load(tmp_path / "released.pth", weights_only=True)
@@ -164,10 +161,8 @@ def test_encoders_that_the_released_form_cannot_hold_are_refused(demo, tmp_path,
     network = IResNet((1, 2, 1, 1), WIDTHS)
     state = {f"features.module.{key}": value for key, value in network.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "magface.pth")
-    for source, message in (
-        (demo.encoder, "widths 64-128-256-512 only"),
-        (tmp_path / "magface.pth", "Use the file as it"),
-    ):
+    cases = ((demo.encoder, "widths 64-128-256-512 only"), (tmp_path / "magface.pth", "Use the file as it is"))
+    for source, message in cases:
         with pytest.raises(SystemExit):
             convert(source, tmp_path / "released.pth", "released")
         assert message in capsys.readouterr().err

@@ -93,13 +93,8 @@ def find_set(name, folder):
     """
     inside = Path(folder) / name
     array = f"{Path(name).name}.npy"
-    for path in (
-        Path(name),
-        inside,
-        *(Path(f"{inside}{ending}") for ending in ENDINGS),
-        inside / array,
-        Path(name, array),
-    ):
+    with_endings = [Path(f"{inside}{ending}") for ending in ENDINGS]
+    for path in (Path(name), inside, *with_endings, inside / array, Path(name, array)):
         if path.is_file():
             return path
     raise UserError(
