@@ -6,7 +6,8 @@
         --mask lmdb_dataset/WebFace4M/50000_ids_1022444_ims.npy --accum_iter 1
 
 On one CPU: `python vec2face.py --model vec2face_vit_tiny --lpips_weights none --train_source faces.lmdb ...`.
-Killed: run the same command again with `--resume OUTPUT_DIR`.
+Stopped (Ctrl-C saves a checkpoint first) or killed: the same command with `--resume OUTPUT_DIR`, which also takes a
+training checkpoint of the released code.
 """
 
 import contextlib
@@ -39,11 +40,15 @@ from utils.distributed import join_world
 from utils.errors import UserError
 from utils.sampling import MaskRatios
 from utils.training_data import AUGMENTATIONS, TrainingData, epoch_batches, make_loader
-from utils.training_log import Log, StopSignal
-from utils.training_state import LAST, TrainingState, find_checkpoint
+from utils.training_folder import LAST, check_output_folder, find_checkpoint, start_anew
+from utils.training_log import Log
+from utils.training_state import TrainingState
+from utils.training_stop import StopSignal, resume_command
 
 RELEASED_DIVISOR = 112  # of the learning-rate rule
 KEEP_EVERY = 25  # epochs between checkpoints that stay
+# Terms in the console line, where there are such.
+SHOWN = ("total", "pixel", "ssim", "lpips", "token", "identity", "detail", "adversarial", "discriminator")
 WEIGHT_FLAGS = {
     "pixel": "pixel_weight",
     "token": "token_weight",
@@ -129,6 +134,7 @@ def training_parser():
 @command
 def main(argv=None):
     args = training_parser().parse_args(argv)
+    check_output_folder(args)
     use_demo_weights(args)
     note_flags_without_effect(args, TRAINING_WITHOUT_EFFECT)
     on_gpu = torch.cuda.is_available() and args.device != "cpu"
@@ -141,11 +147,11 @@ def main(argv=None):
 
     data = TrainingData(args.train_source, args.mask, args.augmentation, args.seed, args.rep_dim)
     with contextlib.closing(data):
-        train(args, data, world, device, amp)
+        train(args, data, world, device, amp, resume_command(__file__, argv, args.output_dir))
 
 
-def train(args, data, world, device, amp):
-    """The training loop."""
+def train(args, data, world, device, amp, how_to_resume):
+    """The training loop. ``how_to_resume``: the command that continues it."""
     steps_per_epoch = len(data) // (args.batch_size * world.size) // args.accum_iter * args.accum_iter
     if steps_per_epoch == 0:
         raise UserError(
@@ -163,7 +169,7 @@ def train(args, data, world, device, amp):
     if args.start_from:
         state.start_from(args.start_from)
     if args.resume:
-        state.resume(find_checkpoint(args.resume))
+        state.resume(find_checkpoint(args.resume), steps_per_epoch)
     generator, discriminator = parallel(state.generator, world, device), parallel(state.discriminator, world, device)
     if args.compile:
         generator = compiled(generator)
@@ -171,10 +177,13 @@ def train(args, data, world, device, amp):
     masks = mask_ratios(args)
     last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf) // args.accum_iter * args.accum_iter
     state.last_step = last_step
-    log = Log(args, world, device, state.step, last_step, shown=("total", "identity", "pixel"))
-    if args.start_from and state.step == 0:
-        log.say(f"starting from {args.start_from}")
-    stop = StopSignal(world)
+    if args.overwrite and world.is_main:
+        start_anew(args.output_dir)
+    log = Log(args, world, device, state.step, last_step, SHOWN)
+    if state.note:
+        log.say(state.note)
+    log.check_warmup(args.warmup_epochs * steps_per_epoch, f"--warmup_epochs {args.warmup_epochs:g}")
+    stop = StopSignal(world, how_to_resume)
     half_precision = partial(torch.autocast, device.type, amp or torch.bfloat16, enabled=amp is not None)
     bad_records = 0
 
@@ -190,7 +199,8 @@ def train(args, data, world, device, amp):
             vectors, positions = vectors[good].to(device, non_blocking=True), positions[good]  # (B, 512), (B,)
             update = (state.step + 1) % args.accum_iter == 0
             gan = state.step >= args.disc_start * steps_per_epoch
-            lr = learning_rate(state.step / steps_per_epoch, base_lr, args)
+            update_begins = state.step - state.step % args.accum_iter
+            lr = learning_rate(update_begins / steps_per_epoch, base_lr, args)
             # All draws of a step come from (seed, step, rank): a resumed run needs no saved random state.
             torch.manual_seed(args.seed * 1_000_003 + state.step * world.size + world.rank)
             mask = TokenMask.from_noise(*masks_of_batch(masks, len(real))).to(device)
@@ -234,9 +244,9 @@ def train(args, data, world, device, amp):
                 state.save(f"checkpoint-{epoch + 1}.pth")
             log.picture(real, output.images, state.step)
         if stop.seen:
-            log.say("stopped as asked; the checkpoint is complete. Go on with --resume.")
             break
     log.close()
+    stop.close()
 
 
 def held_out_data(args, data):

@@ -11,23 +11,42 @@ import torch.nn as nn
 import torch.nn.functional as F
 from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss
 from pytorch_metric_learning.reducers import DoNothingReducer
+from pytorch_metric_learning.utils.common_functions import TorchInitWrapper
 
 SCALE = 64
 COSINE_LIMIT = 1 - 1e-4  # acos has a finite slope within
+INITIAL_STD = 0.01  # of the class directions: small ones turn fast in the first steps
 HEADS = ("arcface", "cosface", "adaface", "magface")
 
 
-def make_head(name, classes, width=512, margin=None):
-    """A head by its name in HEADS. ``margin``: of ArcFace (radians, 0.5), CosFace (0.35) and AdaFace (0.4)."""
+def make_head(name, classes, width=512, margin=None, easy_margin=False, straight_through=False):
+    """A head by its name in HEADS. ``margin``: of ArcFace (radians, 0.5), CosFace (0.35) and AdaFace (0.4).
+
+    ``easy_margin``: of MagFace. ``straight_through``: of ArcFace.
+    """
     if name == "magface":
-        return MagFace(classes, width)
+        return MagFace(classes, width, easy_margin=easy_margin)
     if name == "adaface":
         return AdaFace(classes, width, 0.4 if margin is None else margin)
     if name == "cosface":
         loss, margin = CosFaceLoss, 0.35 if margin is None else margin
     else:
-        loss, margin = ArcFaceLoss, math.degrees(0.5 if margin is None else margin)
-    return EachImage(loss(classes, width, margin=margin, scale=SCALE, reducer=DoNothingReducer()))
+        loss = StraightThroughArcFace if straight_through else ArcFaceLoss
+        margin = math.degrees(0.5 if margin is None else margin)
+    initialise = TorchInitWrapper(nn.init.normal_, std=INITIAL_STD)
+    options = {"scale": SCALE, "weight_init_func": initialise, "reducer": DoNothingReducer()}
+    return EachImage(loss(classes, width, margin=margin, **options))
+
+
+class StraightThroughArcFace(ArcFaceLoss):
+    """ArcFace whose margin changes the loss but is left out of the gradient, as InsightFace's training code has it.
+
+    The gradient of cos(angle + margin) is replaced by that of cos(angle), so it lacks the factor
+    sin(angle + margin) / sin(angle).
+    """
+
+    def modify_cosine_of_target_classes(self, cosine):
+        return cosine + (super().modify_cosine_of_target_classes(cosine) - cosine).detach()
 
 
 class EachImage(nn.Module):
@@ -51,7 +70,7 @@ class CosineClassifier(nn.Module):
 
     def __init__(self, classes, width):
         super().__init__()
-        self.directions = nn.Parameter(torch.randn(classes, width) * 0.01)
+        self.directions = nn.Parameter(torch.randn(classes, width) * INITIAL_STD)
 
     @torch.no_grad()
     def begin_at(self, centres):
@@ -96,11 +115,12 @@ class MagFace(CosineClassifier):
     """Margin that grows with the feature's norm, which training makes the image's quality (Meng et al., 2021, eq. 3-5).
 
     Norms are kept within ``bounds``; over them the angular margin (radians) goes linearly through ``margins``.
+    ``easy_margin``: no margin for a feature more than a right angle from its class, as in the authors' code.
     """
 
-    def __init__(self, classes, width, bounds=(10, 110), margins=(0.45, 0.8), weight=20):
+    def __init__(self, classes, width, bounds=(10, 110), margins=(0.45, 0.8), weight=20, easy_margin=False):
         super().__init__(classes, width)
-        self.bounds, self.margins, self.weight = bounds, margins, weight
+        self.bounds, self.margins, self.weight, self.easy_margin = bounds, margins, weight, easy_margin
 
     def forward(self, features, labels):
         (low, high), (smallest, largest) = self.bounds, self.margins
@@ -108,7 +128,9 @@ class MagFace(CosineClassifier):
         margin = smallest + (largest - smallest) * (norms - low) / (high - low)  # (N,)
         cosines = self.cosines(features)  # (N, classes)
         angle = cosines.gather(1, labels[:, None])[:, 0].acos()  # (N,)
-        # Beyond pi the cosine would rise again; there the loss goes on with a straight line.
-        own = torch.where(angle + margin < math.pi, (angle + margin).cos(), angle.cos() - margin * margin.sin())
+        if self.easy_margin:
+            own = torch.where(angle < math.pi / 2, (angle + margin).cos(), angle.cos())  # (N,)
+        else:  # beyond pi the cosine would rise again; there the loss goes on with a straight line
+            own = torch.where(angle + margin < math.pi, (angle + margin).cos(), angle.cos() - margin * margin.sin())
         regulariser = norms / high**2 + 1 / norms  # (N,), falls with the norm
         return self.cross_entropy(cosines, labels, own) + self.weight * regulariser

@@ -32,7 +32,7 @@ from scripts import (
     test_fr,
     train_fr,
 )
-from utils.cli import command, make_parser, positive, writing
+from utils.cli import INTERRUPTED, command, make_parser, positive, writing
 from utils.errors import UserError
 from utils.face_set import FaceSet
 
@@ -260,6 +260,8 @@ def run(script, *words):
     try:
         script.main(words)
     except SystemExit as error:
+        if error.code == INTERRUPTED:
+            raise KeyboardInterrupt from error
         raise UserError(f"{script.__name__} failed, see above; mend it and run this again.") from error
 
 

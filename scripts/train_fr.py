@@ -6,7 +6,8 @@
     python scripts/train_fr.py --data tests/photos --network 18 --width 16 --batch_size 4 --epochs 2 --output_dir fr
 
 The defaults are the published HSFace10K recipe (SE-IResNet-50, ArcFace). --data is a folder of person/photo or an LMDB.
-Writes OUTPUT_DIR/model.pth, which every --id_weights and test_fr.py read. Stopped: the same command with --resume fr.
+Writes OUTPUT_DIR/model.pth, which every --id_weights and test_fr.py read. Stopped (Ctrl-C saves a checkpoint first) or
+killed: the same command with --resume OUTPUT_DIR.
 """
 
 import sys
@@ -38,13 +39,15 @@ from utils.face_labels import load_labels
 from utils.face_set import FaceSet
 from utils.fr_data import RecognitionData
 from utils.training_data import epoch_batches, make_loader
-from utils.training_log import Log, StopSignal
-from utils.training_state import LAST, check_writable, find_checkpoint
+from utils.training_folder import LAST, check_output_folder, find_checkpoint, start_anew
+from utils.training_log import Log
+from utils.training_stop import StopSignal, resume_command
 from utils.verification import features_of, norm_percentiles, pair_similarities, verify
 from utils.verification_set import find_set, load_pairs
 
 DECAY_FACTOR = 0.1  # of the learning rate at each milestone
 MODEL = "model.pth"
+RESULTS = (MODEL,)
 CENTRE_PHOTOS = 4  # of each person, where a head begins with what a backbone knows
 NORMS_FROM = 1024  # photos whose statistics are taken: feature norms, BatchNorm
 NORM_BATCH = 64
@@ -67,7 +70,17 @@ def fr_parser():
     model.add_argument("--se", action=Boolean, default=True, help="squeeze-excitation")
     model.add_argument("--width", type=multiple_of(16), default=64, help="channels of the first stage; 64 is IResNet")
     model.add_argument("--head", choices=HEADS, default="arcface", help="what it is trained with")
-    model.add_argument("--margin", type=float, help="of the head (default: its paper's, ArcFace's in radians)")
+    model.add_argument("--margin", type=float, help="margin of the head (default: its paper's, ArcFace's in radians)")
+    model.add_argument(
+        "--easy_margin",
+        action="store_true",
+        help="MagFace without a margin for features more than a right angle from their class, as in the authors' code",
+    )
+    model.add_argument(
+        "--straight_through",
+        action="store_true",
+        help="ArcFace whose margin is left out of the gradient, as in InsightFace's training code",
+    )
     model.add_argument("--backbone", help="start from this face encoder of the same size (default: from nothing)")
     model.add_argument(
         "--traces",
@@ -92,7 +105,7 @@ def fr_parser():
     recipe.add_argument("--weight_decay", type=float, default=5e-4, help="none on BatchNorm")
     recipe.add_argument("--clip_grad", type=float, default=5.0, help="largest gradient norm of the backbone")
     recipe.add_argument("--augmentation", type=float, default=0.3, help="probability of crop, low resolution, colours")
-    recipe.add_argument("--random_erasing", type=float, default=0.5, help="its probability (0: none)")
+    recipe.add_argument("--random_erasing", type=float, default=0.5, help="probability of a mid-grey rectangle")
     recipe.add_argument("--seed", type=int, default=0, help="of weights, order, dropout and augmentation")
     recipe.add_argument("--use_amp", action=Boolean, default=True, help="16-bit arithmetic; on a CPU bfloat16 or none")
     recipe.add_argument("--amp_dtype", choices=["float16", "bfloat16"], default="bfloat16", help="16-bit type on a GPU")
@@ -107,13 +120,27 @@ def fr_parser():
 @command
 def main(argv=None):
     args = fr_parser().parse_args(argv)
+    check_head_flags(args)
+    check_output_folder(args, RESULTS)
     on_gpu = torch.cuda.is_available() and args.device != "cpu"
     world = join_world("nccl" if on_gpu else "gloo")
     device = resolve_device(args.device, world.local_rank)
     if device.type == "cpu":
         keep_freed_memory()
         torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
-    train(args, make_data(args), world, device)
+    train(args, make_data(args), world, device, resume_command(__file__, argv, args.output_dir))
+
+
+def check_head_flags(args):
+    """Raise UserError when a flag is not one of ``--head``."""
+    belongs = {
+        "easy_margin": ("magface",),
+        "straight_through": ("arcface",),
+        "margin": ("arcface", "cosface", "adaface"),
+    }
+    for flag, heads in belongs.items():
+        if getattr(args, flag) not in (None, False) and args.head not in heads:
+            raise UserError(f"--{flag} has no effect on --head {args.head}, only on {', '.join(heads)}.")
 
 
 def make_data(args):
@@ -180,7 +207,10 @@ def make_model(args, classes):
         state = state_dict_of(load_file(args.backbone), args.backbone)
         fit(backbone, state, args.backbone, "a face encoder of this --network, --width and --se")
     traces = Traces(weights=args.traces) if args.traces else None
-    return Recogniser(backbone, make_head(args.head, classes, margin=args.margin), traces)
+    head = make_head(
+        args.head, classes, margin=args.margin, easy_margin=args.easy_margin, straight_through=args.straight_through
+    )
+    return Recogniser(backbone, head, traces)
 
 
 def adapt_norms(model, data, device):
@@ -220,14 +250,13 @@ def make_optimizer(model, args):
     return torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum)
 
 
-def train(args, data, world, device):
-    """The training loop."""
+def train(args, data, world, device, how_to_resume):
+    """The training loop. ``how_to_resume``: the command that continues it."""
     steps_per_epoch = len(data) // (args.batch_size * world.size)
     if steps_per_epoch == 0:
         raise UserError(
             f"{args.data}: {len(data)} photos are fewer than --batch_size {args.batch_size} x {world.size} processes."
         )
-    check_writable(args.output_dir)
     pair_sets = [load_pairs(find_set(name, args.data_dir)) for name in args.sets] if world.is_main else []
     amp = amp_dtype(args.use_amp, args.amp_dtype, device)
     half_precision = partial(torch.autocast, device.type, amp or torch.bfloat16, enabled=amp is not None)
@@ -245,8 +274,11 @@ def train(args, data, world, device):
     if args.compile:
         parallel = compiled(parallel)
     last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
+    if args.overwrite and world.is_main:
+        start_anew(args.output_dir, RESULTS)
     log = Log(args, world, device, step, last_step, shown=("loss", "norm"))
-    stop = StopSignal(world)
+    log.check_warmup(args.warmup_epochs * steps_per_epoch, f"--warmup_epochs {args.warmup_epochs:g}")
+    stop = StopSignal(world, how_to_resume)
     bad = 0
 
     def save():
@@ -298,8 +330,8 @@ def train(args, data, world, device):
             if pair_sets and (step % steps_per_epoch == 0 or step == last_step):
                 log.scores("accuracy", accuracies(model, pair_sets), step, epoch)
         if stop.seen:
-            log.say("stopped as asked; the checkpoint is complete. Go on with --resume.")
             break
+    stop.close()
     if world.is_main and step == last_step:
         write_model(args, data, model)
     log.close()
@@ -343,7 +375,8 @@ def resume(args, model, optimizer, scaler):
     if args.traces:
         fit(model.traces, content["traces"], path, "the read-out of --traces")
     optimizer.load_state_dict(content["optimizer"])
-    scaler.load_state_dict(content["scaler"])
+    if content["scaler"]:  # empty after a run that needed none, in bfloat16 or float32
+        scaler.load_state_dict(content["scaler"])
     return content["step"]
 
 

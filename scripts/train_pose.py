@@ -4,7 +4,8 @@
 
 A small 6DRepNet (Hempel et al., 2022): two axes of the head's rotation, geodesic loss. Angles in degrees, in the
 labels' sense: positive yaw turns the nose to the image's right, positive pitch up. Writes OUTPUT_DIR/model.pth,
-which --pose_weights reads. Stopped: the same command with --resume OUTPUT_DIR goes on.
+which --pose_weights reads. Stopped (Ctrl-C saves a checkpoint first) or killed: the same command with
+--resume OUTPUT_DIR.
 """
 
 import sys
@@ -31,10 +32,11 @@ from utils.face_labels import load_labels
 from utils.face_set import FaceSet
 from utils.images import SIDE
 from utils.training_data import epoch_batches, make_loader
-from utils.training_log import Log, StopSignal
-from utils.training_state import LAST, check_writable, find_checkpoint
+from utils.training_folder import LAST, check_output_folder, find_checkpoint, start_anew
+from utils.training_log import Log
+from utils.training_stop import StopSignal, resume_command
 
-MODEL, SCORES = "model.pth", "scores.json"
+RESULTS = MODEL, SCORES = "model.pth", "scores.json"
 ANGLES = ("pitch", "yaw", "roll")
 MIRRORED = torch.tensor([1.0, -1.0, -1.0])  # what mirroring a photo makes of them
 COSINE_LIMIT = 1 - 1e-6  # acos has a finite slope within
@@ -78,7 +80,7 @@ class PoseData(Dataset):
             return torch.zeros(3, SIDE, SIDE), torch.zeros(3), f"{self.faces.name(index)}: {error}"
         if self.augmentation is not None:
             rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, index)))
-            image, mirrored = augment_face(image, rng, self.augmentation, erase=0)
+            image, mirrored = augment_face(image, rng, self.augmentation)
             angles = angles * MIRRORED if mirrored else angles
         return torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1, angles, ""  # (H, W, 3) -> (3, H, W)
 
@@ -103,31 +105,35 @@ def geodesic_loss(a, b):
 @command
 def main(argv=None):
     args = pose_parser().parse_args(argv)
+    check_output_folder(args, RESULTS)
     device = resolve_device(args.device)
     if device.type == "cpu":
         keep_freed_memory()
     data = PoseData(FaceSet(args.data), args.seed, args.augmentation)
     test = PoseData(FaceSet(args.test)) if args.test else None
-    if train(args, data, device) and test:
+    if train(args, data, device, resume_command(__file__, argv, args.output_dir)) and test:
         path = Path(args.output_dir) / MODEL
         scores = score(load_pose_estimator(path, device), test, args.batch_size, device)
         (path.parent / SCORES).write_text(json.dumps(scores, indent=2) + "\n")
         print("on {photos} photos, mean error in degrees: yaw {yaw}, pitch {pitch}, roll {roll}".format(**scores))
 
 
-def train(args, data, device):
-    """The training loop; whether it came to its end."""
+def train(args, data, device, how_to_resume):
+    """The training loop; whether it came to its end. ``how_to_resume``: the command that continues it."""
     steps_per_epoch = len(data) // args.batch_size
     if steps_per_epoch == 0:
         raise UserError(f"{args.data}: {len(data)} photos are fewer than --batch_size {args.batch_size}.")
-    check_writable(args.output_dir)
     torch.manual_seed(args.seed)
     model = SixDRepNet(**SMALL).for_training().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=args.weight_decay)
     step = resume(args, model, optimizer) if args.resume else 0
     last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
     world = World()
-    log, stop = Log(args, world, device, step, last_step, shown=("loss", "yaw_error")), StopSignal(world)
+    if args.overwrite:
+        start_anew(args.output_dir, RESULTS)
+    log = Log(args, world, device, step, last_step, shown=("loss", "yaw_error"))
+    log.check_warmup(args.warmup_steps, f"--warmup_steps {args.warmup_steps}")
+    stop = StopSignal(world, how_to_resume)
     folder = Path(args.output_dir)
 
     def save():
@@ -162,12 +168,11 @@ def train(args, data, device):
             if args.save_every and step % args.save_every == 0:
                 save()
         save()
-    if stop.seen:
-        log.say("stopped as asked; the checkpoint is complete. Go on with --resume.")
-    else:
+    log.close()
+    stop.close()
+    if not stop.seen:
         save_file({"state_dict": model.fuse().state_dict()}, folder / MODEL)
         log.say(f"pose estimator: {folder / MODEL}")
-    log.close()
     return not stop.seen
 
 

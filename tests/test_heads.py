@@ -1,5 +1,7 @@
 """Margin heads against their formulas."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,10 +46,69 @@ def test_adaface_moves_the_margin_with_the_norm():
     assert head.mean != 20.0
 
 
+def directions_of(head):
+    """(classes, D)."""
+    return head.loss.W.T if hasattr(head, "loss") else head.directions
+
+
+@pytest.mark.parametrize("straight_through", [False, True])
+@pytest.mark.parametrize("name", HEADS)
+def test_class_directions_begin_with_the_published_deviation(name, straight_through):
+    torch.manual_seed(0)
+    directions = directions_of(make_head(name, 200, straight_through=straight_through)).detach()
+    assert directions.shape == (200, 512)
+    assert abs(directions.mean()) < 1e-4
+    assert directions.std().item() == pytest.approx(0.01, rel=0.01)
+    assert directions.norm(dim=1).mean().item() == pytest.approx(0.01 * math.sqrt(512), rel=0.01)
+
+
+def at_angles(head, angles):
+    """Features of norm 60 at these angles (N,) from the direction of class 0."""
+    first, second = torch.linalg.qr(directions_of(head).detach()[:2].T)[0].T  # (512,) each, orthogonal
+    first = first * torch.sign(first @ directions_of(head).detach()[0])
+    return 60 * (angles.cos()[:, None] * first + angles.sin()[:, None] * second)  # (N, 512)
+
+
+@pytest.mark.parametrize("easy", [False, True])
+def test_easy_margin_leaves_out_magfaces_margin_beyond_a_right_angle(easy):
+    torch.manual_seed(0)
+    head, margin = make_head("magface", 4, easy_margin=easy), 0.625  # at norm 60
+    angles = torch.tensor([0.5, 1.5, 1.7, 2.4, 3.0])
+    features = at_angles(head, angles)
+    cosines = F.normalize(features) @ F.normalize(head.directions.detach()).T  # (5, 4)
+    beyond = angles.cos() if easy else (angles + margin).cos()
+    own = torch.where(angles < math.pi / 2, (angles + margin).cos(), beyond)
+    if not easy:
+        own[-1] = angles[-1].cos() - margin * math.sin(margin)  # past pi
+    cosines[:, 0] = own
+    labels = torch.zeros(5, dtype=torch.long)
+    expected = F.cross_entropy(SCALE * cosines, labels, reduction="none") + 20 * (60 / 110**2 + 1 / 60)
+    assert torch.allclose(head(features, labels), expected, atol=2e-2)
+
+
+def test_straight_through_arcface_has_the_same_loss_and_the_gradient_of_the_plain_cosine():
+    torch.manual_seed(0)
+    heads = {flag: make_head("arcface", 5, straight_through=flag) for flag in (False, True)}
+    heads[True].load_state_dict(heads[False].state_dict())
+    angle, labels = torch.tensor([1.2]), torch.tensor([0])
+    gradients, losses = {}, {}
+    for flag, head in heads.items():
+        features = at_angles(head, angle).requires_grad_()
+        losses[flag] = head(features, labels)
+        logits = SCALE * F.normalize(features) @ F.normalize(head.loss.W.detach(), dim=0)  # (1, 5)
+        logits[0, 0] = SCALE * math.cos(1.2 + 0.5)
+        others = (logits.softmax(1)[:, 1:].detach() * logits[:, 1:]).sum()  # what the other classes pull with
+        (whole,) = torch.autograd.grad(losses[flag].sum(), features)
+        gradients[flag] = whole - torch.autograd.grad(others, features)[0]
+    assert torch.allclose(losses[True], losses[False], rtol=1e-5)
+    ratio = math.sin(1.2 + 0.5) / math.sin(1.2)
+    assert torch.allclose(gradients[False], ratio * gradients[True], rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_every_head_has_finite_gradients_at_the_ends_of_the_cosine(name):
     head = make_head(name, 3)
-    directions = head.loss.W.T if hasattr(head, "loss") else head.directions
-    features = torch.cat([directions.detach()[:1], -directions.detach()[:1]]).mul(20).requires_grad_()
+    direction = F.normalize(directions_of(head).detach()[:1])  # (1, 512)
+    features = torch.cat([direction, -direction]).mul(20).requires_grad_()
     head(features, torch.tensor([0, 0])).sum().backward()
     assert features.grad.isfinite().all()

@@ -101,6 +101,24 @@ def test_killed_and_resumed_bitwise(trained, tmp_path):
     assert_same(weights(tmp_path), weights(trained))
 
 
+@pytest.mark.parametrize("to_float16", [True, False])
+def test_a_run_goes_on_in_float16_and_back(to_float16, tmp_path):
+    """A float16 run on a GPU has a loss scale; one on a CPU or in bfloat16 has none, and leaves an empty state."""
+    args = train_fr.fr_parser().parse_args(list(map(str, flags(tmp_path, "--resume", tmp_path / "c.pth"))))
+
+    def parts(enabled):
+        model = train_fr.make_model(args, 3)
+        return model, train_fr.make_optimizer(model, args), torch.amp.GradScaler("cpu", 1024.0, enabled=enabled)
+
+    model, optimizer, scaler = parts(not to_float16)
+    content = {"backbone": model.backbone.state_dict(), "head": model.head.state_dict(), "step": 5}
+    content |= {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+    torch.save(content, tmp_path / "c.pth")
+    model, optimizer, scaler = parts(to_float16)
+    assert train_fr.resume(args, model, optimizer, scaler) == 5
+    assert scaler.get_scale() == (1024 if to_float16 else 1)
+
+
 def test_two_ranks_resume_bitwise(tmp_path):
     for folder in ("whole", "parts"):
         words = flags(tmp_path / folder, "--batch_size", 2)
@@ -211,6 +229,9 @@ def test_a_mixture_loss_is_the_mixture_of_losses():
         (["--resume", "weights/demo/face_encoder.pth"], "not a checkpoint of this script"),
         (["--output_dir", "README.md"], "cannot write here"),
         (["--lr", 1e30], "the loss is"),
+        (["--easy_margin"], "--easy_margin has no effect on --head arcface, only on magface"),
+        (["--head", "cosface", "--straight_through"], "--straight_through has no effect on --head cosface"),
+        (["--head", "magface", "--margin", 0.4], "--margin has no effect on --head magface"),
     ],
 )
 def test_bad_training_input(more, message, tmp_path, capsys):

@@ -8,14 +8,13 @@ from torchvision.transforms.v2 import functional as TF
 SMALLEST_AREA, SMALLEST_SIDE = 0.2, 0.2  # of a crop, of a low-resolution copy
 JITTER = 0.5  # of brightness, contrast and saturation
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
-ERASED_AREA, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)  # Zhong et al., 2020
+ERASED_AREA, ERASED_RATIO, ERASING_ATTEMPTS = (0.02, 0.33), (0.3, 3.3), 10
 
 
-def augment_face(image, rng, probability, erase):
+def augment_face(image, rng, probability):
     """(H, W, 3) uint8 -> the same shape, and whether it was mirrored.
 
-    Mirrored every other time; crop, low resolution and colours with ``probability`` each; then erasing.
-    ``erase``: probability of a rectangle of noise.
+    Mirrored every other time; crop, low resolution and colours with ``probability`` each.
     """
     mirrored = rng.random() < 0.5
     if mirrored:
@@ -23,8 +22,6 @@ def augment_face(image, rng, probability, erase):
     for change in (crop, lower_resolution, change_colours):
         if rng.random() < probability:
             image = change(image, rng)
-    if rng.random() < erase:
-        image = erase_rectangle(image, rng)
     return np.ascontiguousarray(image), mirrored
 
 
@@ -56,12 +53,20 @@ def change_colours(image, rng):
     return result.permute(1, 2, 0).numpy()  # (H, W, 3)
 
 
-def erase_rectangle(image, rng):
-    height, width = image.shape[:2]
-    area = rng.uniform(*ERASED_AREA) * height * width
-    ratio = np.exp(rng.uniform(*np.log(ERASED_RATIO)))
-    h, w = min(height, round((area * ratio) ** 0.5)), min(width, round((area / ratio) ** 0.5))
-    y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-    result = image.copy()
-    result[y : y + h, x : x + w] = rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
-    return result
+def erase_rectangle(image, rng, probability):
+    """(3, H, W) in [-1, 1] -> the same, with ``probability`` mid-grey in a rectangle (Zhong et al., 2020).
+
+    The rectangles are distributed as those of torchvision's RandomErasing, and filled with 0 as there by default.
+    """
+    if rng.random() >= probability:
+        return image
+    height, width = image.shape[1:]
+    for _ in range(ERASING_ATTEMPTS):
+        area, ratio = rng.uniform(*ERASED_AREA) * height * width, np.exp(rng.uniform(*np.log(ERASED_RATIO)))
+        h, w = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if h < height and w < width:
+            y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+            image = image.clone()
+            image[:, y : y + h, x : x + w] = 0
+            break
+    return image

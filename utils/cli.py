@@ -1,6 +1,7 @@
 """What all command lines share: flags, plain error messages, and how a run stops."""
 
 import argparse
+import difflib
 import math
 import os
 import signal
@@ -23,6 +24,7 @@ WITHOUT_EFFECT = [
     ("--pretrained_rdm_ckpt", {}),
     ("--pretrained_rdm_cfg", {}),
 ]
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -34,8 +36,26 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return super()._get_help_string(action)
 
 
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake with one line, and an unknown flag with the known one that is most like it."""
+
+    def parse_args(self, args=None, namespace=None):
+        args, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [word.split("=")[0] for word in unknown if word.startswith("-")]
+            self.error(f"unrecognized arguments: {', '.join(map(self._with_a_guess, flags)) or ' '.join(unknown)}")
+        return args
+
+    def _with_a_guess(self, flag):
+        likely = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+        return f"{flag} (did you mean {likely[0]}?)" if likely else flag
+
+    def error(self, message):
+        self.exit(_say(f"error: {message}; see --help", 2))
+
+
 def make_parser(description):
-    return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    return Parser(description=description, formatter_class=HelpFormatter)
 
 
 def add_flags_without_effect(parser, flags=WITHOUT_EFFECT):
@@ -127,7 +147,10 @@ def add_training_run_flags(parser, output_dir):
     run.add_argument("--log_dir", help="TensorBoard (default: the output folder)")
     run.add_argument("--log_every", type=positive, default=20, help="steps between log lines")
     run.add_argument("--save_every", type=positive, help="also save every so many steps (default: every epoch)")
-    run.add_argument("--resume", help="checkpoint, or the folder of an earlier run")
+    run.add_argument("--resume", help="checkpoint to continue from, or the folder of an earlier run")
+    run.add_argument(
+        "--overwrite", action="store_true", help="delete the run that the output folder holds, and start anew"
+    )
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return run
 
@@ -161,24 +184,34 @@ def writing(target):
 
 
 def command(main):
-    """Decorator of a ``main``: user errors become one line and a non-zero exit, Ctrl-C and SIGTERM a clean stop."""
+    """Decorator of a ``main``: user errors become one line and a non-zero exit, Ctrl-C and SIGTERM a clean stop.
+
+    Afterwards these signals have the handlers they had before. A KeyboardInterrupt may carry what to tell the user.
+    """
 
     @wraps(main)
     def run(argv=None):
         in_main_thread = threading.current_thread() is threading.main_thread()
-        previous = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None
+        if in_main_thread:
+            previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            signal.signal(signal.SIGTERM, _interrupt)
         try:
             return main(argv)
         except UserError as error:
             sys.exit(_say(f"error: {error}", 2))
-        except (KeyboardInterrupt, BrokenPipeError):
-            sys.exit(_say("stopped. What is finished stays; run the same command again to go on.", 130))
+        except (KeyboardInterrupt, BrokenPipeError) as stop:
+            told = str(stop) if isinstance(stop, KeyboardInterrupt) else ""
+            message = told or "stopped. What is finished stays; run the same command again to go on."
+            if os.environ.get("RANK", "0") == "0":  # all processes of a run are stopped together
+                _say(message, INTERRUPTED)
+            sys.exit(INTERRUPTED)
         except RuntimeError as error:
             sys.exit(_say(f"error: {_explain(error)}", 3))
         finally:
             _leave_world()
             if in_main_thread:
-                signal.signal(signal.SIGTERM, previous)
+                for number, handler in previous.items():
+                    signal.signal(number, handler)
 
     return run
 

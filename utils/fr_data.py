@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from utils.augmentation import augment_face
+from utils.augmentation import augment_face, erase_rectangle
 from utils.errors import UserError
 from utils.images import SIDE
 
@@ -59,15 +59,13 @@ class RecognitionData(Dataset):
             image, pose, first, second, share = self._photo(index, rng)
         except (ValueError, OSError) as error:
             return *NO_PHOTO, f"{self._name(index)}: {error}"
-        image = torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1  # (H, W, 3) -> (3, H, W)
         if self.real is not None:
             share = float(rng.uniform(*self.domain_range))
             partner = int(rng.integers(len(self.real)))
             try:
-                other, _ = augment_face(self.real.image(partner), rng, self.augmentation, self.erase)
+                other, _ = self._augmented(self.real.image(partner), rng)
             except (ValueError, OSError) as error:
                 return *NO_PHOTO, f"{self.real.name(partner)}: {error}"
-            other = torch.from_numpy(other).permute(2, 0, 1).float() / 127.5 - 1  # (3, H, W)
             image = share * image + (1 - share) * other
             second = len(self.faces.people) + int(self.real.labels[partner])
         return image, first, second, share, pose, ""
@@ -84,8 +82,14 @@ class RecognitionData(Dataset):
             index -= len(self.faces)
             first, second, share = self.mixture_rows[self.mixed.labels[index]]
             who, photo = (int(first), int(second), float(share)), self.mixed.image(index)
-        image, mirrored = augment_face(photo, rng, self.augmentation, self.erase)
+        image, mirrored = self._augmented(photo, rng)
         return image, pose * MIRRORED_POSE if mirrored else pose, *who
+
+    def _augmented(self, photo, rng):
+        """(H, W, 3) uint8 -> (3, H, W) in [-1, 1] with all changes, and whether it was mirrored."""
+        image, mirrored = augment_face(photo, rng, self.augmentation)
+        image = torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1  # (H, W, 3) -> (3, H, W)
+        return erase_rectangle(image, rng, self.erase), mirrored
 
     def _name(self, index):
         return self.faces.name(index) if index < len(self.faces) else self.mixed.name(index - len(self.faces))

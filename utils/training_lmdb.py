@@ -23,6 +23,11 @@ def open_lmdb(path):
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such LMDB.")
+    if path.is_dir() and not (path / "data.mdb").exists():
+        raise UserError(
+            f"{path}: a folder without an LMDB in it. scripts/prepare_training_set.py makes a training LMDB from a "
+            "folder of photos."
+        )
     try:
         return lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:

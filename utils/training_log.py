@@ -1,8 +1,8 @@
-"""How a training run reports, and how it is asked to stop."""
+"""How a training run reports: console, log.jsonl and TensorBoard."""
 
 import json
-import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -10,53 +10,58 @@ import torch.distributed as dist
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.images import contact_sheet
-
-
-class StopSignal:
-    """SIGTERM, agreed on by all processes, so that they stop after the same step."""
-
-    def __init__(self, world):
-        self.world, self.seen = world, False
-        signal.signal(signal.SIGTERM, self._notice)
-        self.noticed = False
-
-    def _notice(self, number, frame):
-        self.noticed = True
-
-    def asked(self):
-        flag = torch.tensor(float(self.noticed))
-        if self.world.size > 1:
-            dist.all_reduce(flag, group=self.world.patient_group)
-        self.seen = bool(flag)
-        return self.seen
+from utils.training_folder import LOG
 
 
 class Log:
     """Means since the last line, over all processes: console, log.jsonl and TensorBoard.
 
-    ``shown``: names of the terms that the console line has.
+    A mean is over the steps that have the term: some come once an update, some in the GAN phase only.
+    ``shown``: names of the terms in the console line, where there are such.
     """
 
     def __init__(self, args, world, device, step, last_step, shown):
         self.world, self.device, self.last_step, self.shown = world, device, last_step, shown
-        self.folder, self.sums, self.count, self.images, self.since = Path(args.output_dir), {}, 0, 0, time.monotonic()
+        self.folder = Path(args.output_dir)
+        self._begin_window()
         self.board = SummaryWriter(args.log_dir or args.output_dir, purge_step=step) if world.is_main else None
-        self.path = self.folder / "log.jsonl"
+        self.path = self.folder / LOG
         if world.is_main and self.path.exists():  # lines of steps that will be done again
             lines = self.path.read_text().splitlines()
             kept = [line for line in lines if json.loads(line)["step"] <= step] if step else []
             self.path.write_text("".join(line + "\n" for line in kept))
         if step:
             self.say(f"resumed at step {step} of {last_step}")
+        elif args.resume:
+            self.say(f"{args.resume}: no checkpoint there yet: starting anew")
+
+    def check_warmup(self, warmup_steps, flag):
+        """Warn when the warm-up is at least half of the run. ``flag``: how the user set it."""
+        if self.last_step > 2 * warmup_steps:
+            return
+        share = self.last_step / warmup_steps
+        part = "all" if share <= 1 else f"{warmup_steps:.0f}"
+        reached = f" and the learning rate only reaches {share:.1%} of its value" if share < 1 else ""
+        self.say(
+            f"warning: {part} of the {self.last_step:.0f} steps are warm-up ({flag}){reached}: a short run learns more "
+            "with a shorter warm-up."
+        )
+
+    def _begin_window(self):
+        self.sums, self.counts, self.steps, self.images, self.since = {}, Counter(), 0, 0, time.monotonic()
 
     def add(self, terms, images):
+        """Take in the terms {name: scalar} of a step on so many images."""
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach().float()
-        self.count, self.images = self.count + 1, self.images + images
+        self.counts.update(terms.keys())
+        self.steps, self.images = self.steps + 1, self.images + images
 
     def write(self, step, epoch, lr):
+        """Write a line with the means since the last one."""
         names = sorted(self.sums)
-        values = torch.stack([torch.as_tensor(self.sums[name], device=self.device) for name in names]) / self.count
+        values = torch.stack([torch.as_tensor(self.sums[name], device=self.device) for name in names])
+        values /= torch.tensor([self.counts[name] for name in names], device=self.device)
         if self.world.size > 1:
             dist.all_reduce(values)
             values /= self.world.size
@@ -66,11 +71,11 @@ class Log:
             line = {"step": step, "epoch": epoch, "lr": lr, "images_per_second": round(rate, 2)}
             line |= {name: round(value, 6) for name, value in zip(names, values.tolist(), strict=True)}
             self._append(line)
-            left = (self.last_step - step) * seconds / self.count
-            losses = " ".join(f"{name} {line[name]:.4f}" for name in self.shown)
+            left = (self.last_step - step) * seconds / self.steps
+            losses = " ".join(f"{name} {line[name]:.4f}" for name in self.shown if name in line)
             speed = f"{rate:.1f} images/s, {left / 60:.0f} min left"
             self.say(f"step {step}/{self.last_step:.0f} epoch {epoch} {losses} lr {lr:.2e} {speed}")
-        self.sums, self.count, self.images, self.since = {}, 0, 0, time.monotonic()
+        self._begin_window()
 
     def scores(self, kind, scores, step, epoch):
         """Figures {name: number} on data not trained on, of some ``kind``."""

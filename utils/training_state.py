@@ -1,6 +1,5 @@
 """Everything a training run must remember, and its checkpoints."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ from utils.checkpoint import fit, load_file, save_file
 from utils.errors import UserError
 from utils.evaluation import reconstruct
 from utils.generator_file import own_form, training_vectors
+from utils.released_training import continued, is_released_training
 
-LAST = "checkpoint-last.pth"
 BETAS = (0.9, 0.99)
 SCORED = 256  # held-out photos at most, spread over all
 
@@ -28,7 +27,6 @@ class TrainingState:
     def __init__(self, args, device, scaler_enabled, feature_norms):
         self.folder, self.model_name, self.ema_decay = Path(args.output_dir), args.model, args.ema
         self.fmae_lr = args.fmae_lr
-        check_writable(self.folder)
         self.args = dict(vars(args))
         self.trained_on = training_vectors(args.id_weights, feature_norms)
         self.generator = Vec2Face(PRESETS[args.model], args.dropout).to(device, memory_format=torch.channels_last)
@@ -43,6 +41,7 @@ class TrainingState:
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaler_enabled)
         self.ema = self._averaged(self.generator.state_dict()) if args.ema else None
         self.step, self.last_step = 0, 0
+        self.note = None  # what to tell about where the weights are from
 
     def _parameter_groups(self):
         """The weights before the image decoder, which take ``fmae_lr`` times the learning rate, and its own."""
@@ -103,6 +102,7 @@ class TrainingState:
         self._take_generator(load_file(path), path)
         if self.ema is not None:
             self.ema = self._averaged(self.generator.state_dict())
+        self.note = f"starting from {path}"
 
     def _take_generator(self, content, path):
         state, released = generator_state(content, path)
@@ -116,43 +116,39 @@ class TrainingState:
         name_of = released_key if released else str
         fit(self.generator, state, path, f"a {preset} generator", name_of=name_of)
 
-    def resume(self, path):
-        """Take everything from a checkpoint; nothing when ``path`` is None. Raises UserError when it does not fit."""
+    def resume(self, path, steps_per_epoch):
+        """Take everything from a checkpoint of ours or of the released code; nothing when ``path`` is None.
+
+        Raises UserError when it does not fit.
+        """
         if path is None:
             return
         content = load_file(path)
-        missing = [key for key in ("model_disc", "optimizer_vec2face", "optimizer_disc", "step") if key not in content]
-        if missing:
-            raise UserError(
-                f"{path}: a generator without its training state ({', '.join(missing)}): cannot be resumed."
-            )
+        released = is_released_training(content)
+        if not released:
+            self._check_parts(content, path)
+            self.note = None
         self._take_generator(content, path)
         fit(self.discriminator, content["model_disc"], path, "the discriminator of this --disc_width")
+        if released:
+            models = (self.generator, self.discriminator, self.optimizer, self.optimizer_disc)
+            content = continued(content, path, *models, steps_per_epoch)
+            self.note = f"{path}: continuing a training of the released code after {content['epoch'] + 1} epochs"
         self.optimizer.load_state_dict(content["optimizer_vec2face"])
         self.optimizer_disc.load_state_dict(content["optimizer_disc"])
-        self.scaler.load_state_dict(content["scaler"])
-        if self.ema is not None and content["model_ema"] is not None:
-            self.ema = {key: value.to(self.ema[key].device) for key, value in content["model_ema"].items()}
+        if content.get("scaler"):  # empty after a run that needed none, in bfloat16 or float32
+            self.scaler.load_state_dict(content["scaler"])
+        if self.ema is not None:
+            averaged = content["model_ema"] or self.generator.state_dict()
+            self.ema = {key: value.to(self.ema[key].device, copy=True) for key, value in averaged.items()}
         self.step = content["step"]
 
-
-def check_writable(folder):
-    """Make a folder; UserError when nothing can be written there."""
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"  # every process of a run looks
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write here: {error.strerror}.") from error
-
-
-def find_checkpoint(path):
-    """A checkpoint file, or the last one in a run's folder; None when the folder has none yet. Raises UserError."""
-    path = Path(path)
-    if path.is_dir():
-        return path / LAST if (path / LAST).exists() else None
-    if not path.exists():
-        raise UserError(f"--resume {path}: no such file or folder.")
-    return path
+    @staticmethod
+    def _check_parts(content, path):
+        parts = ("model_disc", "optimizer_vec2face", "optimizer_disc", "step")
+        missing = [key for key in parts if not isinstance(content, dict) or key not in content]
+        if missing:
+            raise UserError(
+                f"{path}: not a training checkpoint (no {', '.join(missing)} in it), so it cannot be resumed. If it is "
+                f"a generator, begin a new training from it with --start_from {path}."
+            )
