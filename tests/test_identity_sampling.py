@@ -17,7 +17,6 @@ from utils.identity_sampling import (
     PCASampler,
     mix_pairs,
     sample_apart,
-    similarity_of_pairs,
     with_mean_similarity,
 )
 
@@ -137,13 +136,13 @@ def test_a_chosen_mean_similarity(wanted, seed):
     assert np.allclose(np.linalg.norm(pulled, axis=1), np.linalg.norm(vectors, axis=1), rtol=1e-4)
 
 
-def test_a_mean_similarity_takes_no_pass_over_all_pairs():
-    """20,000 vectors: 4e8 pairs, times 40 steps, would take minutes."""
-    vectors = np.random.default_rng(0).standard_normal((20_000, 32)).astype(np.float32)
-    begun = time.process_time()
+def test_a_mean_similarity_is_found_for_many_vectors():
+    """All pairs of 200,000 vectors, compared at each of 40 steps, would outlast the limit on a test's time."""
+    vectors = np.random.default_rng(0).standard_normal((200_000, 8)).astype(np.float32)
     pulled = with_mean_similarity(vectors, 0.3)
-    assert time.process_time() - begun < 3
-    assert similarity_of_pairs(pulled[:3000])[1] == pytest.approx(0.3, abs=0.01)
+    units = pulled / np.linalg.norm(pulled, axis=1, keepdims=True)
+    total = units.sum(0, dtype=np.float64)
+    assert (total @ total - len(units)) / (len(units) * (len(units) - 1)) == pytest.approx(0.3, abs=1e-4)
 
 
 def test_mixup_keeps_norms_and_names_its_pairs(tmp_path):

@@ -8,6 +8,7 @@ import msgpack
 import numpy as np
 from tqdm import tqdm
 
+from utils import heic
 from utils.errors import UserError
 from utils.images import CONTACT_SHEET, EXTENSIONS, SIDE, decode_image, encode_jpeg, resize
 from utils.masks import load_mask
@@ -62,7 +63,8 @@ class FaceSet:
         """The encoded bytes of a 112x112 photo: as they are, or resized and encoded again. ValueError when broken."""
         data = self.read(index)
         image = decode_image(data)
-        return data if image.shape[:2] == (SIDE, SIDE) else encode_jpeg(resize(image), JPEG_QUALITY)
+        as_it_is = image.shape[:2] == (SIDE, SIDE) and not heic.is_heic(data)  # other readers know no HEIC
+        return data if as_it_is else encode_jpeg(resize(image), JPEG_QUALITY)
 
     def name(self, index):
         """What to call a photo in a message."""

@@ -51,7 +51,7 @@ def count_records(records: Iterable[ImageRecord], minimums: dict[str, float]) ->
 
 
 def attrop_lines(counts: DatasetCounts, wanted_quality: float | None, targets: list[str]) -> Iterator[str]:
-    """How AttrOP went. ``targets``: their names; ``wanted_quality``: for a hint where no image came near it, or None."""
+    """How AttrOP went. ``targets``: their names; ``wanted_quality``: for a hint where no image came near it, if any."""
     if not counts.attrop_rows:
         return
     rows = counts.attrop_rows

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from utils import heic
 from utils.checkpoint import sha256
 from utils.cli import parse_slice
 from utils.errors import UserError
 from utils.generation import Identity
-from utils.images import FaceAligner, files_left_out, list_images, name_in, read_image, resize
+from utils.images import FaceAligner, decode_image, files_left_out, list_images, name_in, resize
 from utils.photo_sizes import unaligned_photos
 
 CHECKED_ROWS = 8192
@@ -78,7 +79,7 @@ def load_vectors(path, width):
 
 
 class Crop(NamedTuple):
-    """A photo as the encoder gets it, (112, 112, 3) uint8 RGB, and whether that is the whole file, unchanged."""
+    """A photo as the encoder gets it, (112, 112, 3) uint8 RGB, and whether the file can stand for it as it is."""
 
     image: np.ndarray
     intact: bool
@@ -135,9 +136,10 @@ class PhotoSource:
 
     def crop(self, path):
         """The Crop of a photo. Raises ValueError or OSError when it cannot be used."""
-        photo = read_image(path)
+        data = path.read_bytes()
+        photo = decode_image(data)
         image = resize(photo if self.aligner is None else self.aligner(photo))
-        return Crop(image, image is photo)
+        return Crop(image, image is photo and not heic.is_heic(data))  # other readers of a dataset know no HEIC
 
     @torch.inference_mode()
     def _features(self, images, size):
