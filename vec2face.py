@@ -10,6 +10,8 @@ Stopped (Ctrl-C saves a checkpoint first) or killed: the same command with `--re
 training checkpoint of the released code.
 """
 
+import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+
 import contextlib
 import math
 from argparse import BooleanOptionalAction as Boolean
