@@ -39,7 +39,7 @@ from utils.distributed import join_world
 from utils.errors import UserError
 from utils.face_labels import load_labels
 from utils.face_set import FaceSet
-from utils.fr_data import RecognitionData
+from utils.fr_data import RecognitionData, load_mixture_labels
 from utils.training_data import epoch_batches, make_loader
 from utils.training_folder import LAST, check_output_folder, find_checkpoint, start_anew
 from utils.training_log import Log
@@ -161,13 +161,6 @@ def make_data(args):
         faces, args.seed, args.augmentation, args.random_erasing, mixed, labels, real, parse_range(args.domain_mixup),
         poses,
     )  # fmt: skip
-
-
-def load_mixture_labels(path):
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not the labels of mixtures: {error}") from error
 
 
 def parse_range(text):

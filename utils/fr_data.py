@@ -93,3 +93,11 @@ class RecognitionData(Dataset):
 
     def _name(self, index):
         return self.faces.name(index) if index < len(self.faces) else self.mixed.name(index - len(self.faces))
+
+
+def load_mixture_labels(path):
+    """Rows a, b, share of a, (M, 3), as sample_identities.py --mixup writes them. Raises UserError for others."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not the labels of mixtures: {error}") from error
