@@ -35,6 +35,7 @@ from scripts import (
 from utils.cli import INTERRUPTED, command, make_parser, positive, writing
 from utils.errors import UserError
 from utils.face_set import FaceSet
+from utils.masks import save_mask
 
 BASE = {
     "sigma": (0.3, 0.3, 0.5, 0.5, 0.7),
@@ -246,10 +247,11 @@ def with_ending(path, ending):
 
 def write_mask(path, data, people, images, seed):
     """``path``, for train_fr.py's --mask: so many ``images`` of so many ``people``, chosen from a dataset at random."""
-    labels, rng = FaceSet(data).labels, np.random.default_rng(seed)
+    faces, rng = FaceSet(data), np.random.default_rng(seed)
+    labels = faces.labels
     chosen_people = rng.permutation(labels.max() + 1)[:people]
     chosen = [rng.permutation(np.flatnonzero(labels == person))[:images] for person in chosen_people]
-    np.save(path, np.sort(np.concatenate(chosen)))
+    save_mask(path, np.sort(np.concatenate(chosen)), len(faces))
     return path
 
 

@@ -9,14 +9,16 @@ import numpy as np
 from tqdm import tqdm
 
 from utils import heic
+from utils.dataset_layout import ABOUT_SUFFIX, MANIFEST, SETTINGS
 from utils.errors import UserError
 from utils.images import CONTACT_SHEET, EXTENSIONS, SIDE, decode_image, encode_jpeg, resize
 from utils.masks import load_mask
+from utils.outputs import REPORT
 from utils.training_lmdb import LazyLmdb
 
 JPEG_QUALITY = 95  # where a photo has to be encoded again
-BESIDE = (".about", ".report")  # endings of folders that lie beside a dataset and tell about it
-RECORDS = {"manifest.jsonl", "settings.json", "data.mdb"}  # files of a dataset, never of a person's folder
+BESIDE = (ABOUT_SUFFIX, REPORT)  # endings of folders that lie beside a dataset and tell about it
+RECORDS = {MANIFEST, SETTINGS, "data.mdb"}  # files of a dataset, never of a person's folder
 SHOWN = 5  # datasets named in a message
 
 
@@ -106,7 +108,7 @@ def open_store(path):
 def list_people(path):
     """({person: photos} of FOLDER/person/photo, names of the folders that are a dataset and not a person)."""
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    told = {entry.stem for entry in folders if entry.suffix == ".about" and (entry / "settings.json").exists()}
+    told = {entry.stem for entry in folders if entry.suffix == ABOUT_SUFFIX and (entry / SETTINGS).exists()}
     people, datasets = {}, []
     for folder in folders:
         if folder.suffix in BESIDE:

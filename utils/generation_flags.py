@@ -1,6 +1,6 @@
 """The flags of the three generation scripts."""
 
-from argparse import BooleanOptionalAction
+from argparse import ArgumentTypeError, BooleanOptionalAction
 
 from utils.cli import (
     add_flags_without_effect,
@@ -12,6 +12,7 @@ from utils.cli import (
     not_negative,
     positive,
 )
+from utils.dataset_layout import ABOUT_SUFFIX
 from utils.dataset_writer import STORES
 from utils.model_flags import add_device_flags, add_model_flags
 from utils.sampling import SIGMAS, MaskRatios
@@ -46,7 +47,7 @@ def generation_parser(mode, description):
     source.add_argument("--rep_dim", type=int, default=512, help="length of an identity vector")
 
     what = parser.add_argument_group("what")
-    what.add_argument("--name", type=folder_name, required=True, help="name of the dataset")
+    what.add_argument("--name", type=dataset_name, required=True, help="name of the dataset")
     what.add_argument("--example", type=positive, default=50, help="images per identity")
     what.add_argument(
         "--seed", type=not_negative, default=0, help="every draw comes from it, the identity and the image number"
@@ -113,6 +114,14 @@ def generation_parser(mode, description):
     ignored = parser.add_argument_group("without effect")
     add_flags_without_effect(ignored)
     return parser
+
+
+def dataset_name(text):
+    """argparse type: a plain folder name, and not one of a folder that lies beside a dataset."""
+    name = folder_name(text)
+    if name.endswith(ABOUT_SUFFIX):
+        raise ArgumentTypeError(f"must not end in {ABOUT_SUFFIX}, as the folder beside a dataset does")
+    return name
 
 
 def add_attrop_flags(parser, own_default):
