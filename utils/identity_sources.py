@@ -17,7 +17,7 @@ from utils.images import FaceAligner, files_left_out, list_images, name_in, read
 from utils.photo_sizes import unaligned_photos
 
 CHECKED_ROWS = 8192
-CPU_FEATURE_BATCH = 32
+CPU_FEATURE_BATCH = 16
 
 
 class VectorSource:
