@@ -91,7 +91,7 @@ def test_heic_photos_are_named_where_they_cannot_be_read(photo, tmp_path, monkey
     with pytest.raises(UserError, match=r"no images in it.*pip install pillow-heif"):
         list_images(tmp_path, others)
     assert files_left_out(tmp_path, others) == [
-        f"{tmp_path}: 1 .heic files are skipped. To read HEIC photos: pip install pillow-heif"
+        f"{tmp_path}: skipped, as they cannot be read: 1 .heic. To read HEIC photos: pip install pillow-heif"
     ]
 
 

@@ -85,7 +85,7 @@ def test_per_person_is_said_and_part_of_the_settings(demo, photos, tmp_path, cap
     printed = capsys.readouterr()
     assert "9 photos: each is an identity of its own." in printed.out
     assert "warning: " + str(photos) in printed.out
-    assert "per_person" in printed.err
+    assert "each_folder_is_an_identity is True there and None now" in printed.err
 
 
 def test_the_skipped_photos_of_all_ranks_are_reported(demo, photos, tmp_path):
@@ -114,4 +114,4 @@ def test_files_that_are_no_photos_are_counted(demo, photos, tmp_path, capsys):
     for name in ("a.txt", "b.txt", "person1/c.mp4", ".hidden"):
         (photos / name).write_text("x")
     extract_features.main(["--images", str(photos), "--encoder", str(demo.encoder), "-d", str(tmp_path / "features")])
-    assert f"warning: {photos}: 3 files are not images and are ignored: 2 .txt, 1 .mp4." in capsys.readouterr().out
+    assert f"warning: {photos}: ignored, as they are not images: 2 .txt, 1 .mp4." in capsys.readouterr().out

@@ -250,7 +250,8 @@ def describe(mode, args, recipe, precision, source, models):
     }
     if mode == "reference":
         settings["align"] = args.align
-        settings |= {"per_person": True} if args.per_person else {}  # earlier datasets do not know the name
+        if args.per_person:  # named only then, as earlier datasets lack it
+            settings["each_folder_is_an_identity"] = True
     weight_flags = {"id": "id_weights", "quality": "quality_weights", "pose": "pose_weights"}
     settings |= {f"{role}_model": sha256(getattr(args, flag)) for role, flag in weight_flags.items() if role in models}
     if mode != "reference":

@@ -19,7 +19,7 @@ from utils.images import FaceAligner, decode_image, files_left_out, list_images,
 from utils.photo_sizes import unaligned_photos
 
 CHECKED_ROWS = 8192
-CPU_FEATURE_BATCH = 32
+CPU_FEATURE_BATCH = 16
 
 
 class VectorSource:

@@ -60,10 +60,13 @@ def files_left_out(source, extensions=EXTENSIONS):
         if path.suffix.lower() not in extensions and not path.name.startswith(".")
     )
     unread = [suffix for suffix in heic.EXTENSIONS if suffixes[suffix]]
-    lines = [f"{source}: {suffixes.pop(suffix)} {suffix} files are skipped. {heic.ADVICE}" for suffix in unread]
+    lines = [
+        f"{source}: skipped, as they cannot be read: {suffixes.pop(suffix)} {suffix}. {heic.ADVICE}"
+        for suffix in unread
+    ]
     if suffixes:
         kinds = ", ".join(f"{count} {suffix or 'without an extension'}" for suffix, count in suffixes.most_common())
-        lines.append(f"{source}: {suffixes.total()} files are not images and are ignored: {kinds}.")
+        lines.append(f"{source}: ignored, as they are not images: {kinds}.")
     return lines
 
 
