@@ -95,6 +95,18 @@ def test_two_people_cost_what_a_small_batch_costs(demo, tmp_path, monkeypatch):
 
     monkeypatch.setattr("utils.generation_run.load_vec2face", counting)
     words = [*demo.models, "--quality_weights", demo.encoder, "--center_feature", demo.vectors, "--start_end", "0:2"]
-    words += ["--image_quality", 90, "--max_iters", 2, "--example", 1, "--name", "x", "--output_dir", tmp_path]
+    words += [
+        "--image_quality",
+        90,
+        "--max_iters",
+        2,
+        "--example",
+        1,
+        "--name",
+        "x",
+        "--output_dir",
+        tmp_path,
+        "--no-measure",
+    ]
     image_generation.main([str(word) for word in words])
     assert rows == [CPU_ATTROP_ROWS] * 2 + [CPU_DECODED_ROWS]

@@ -129,6 +129,7 @@ def test_two_ranks_resume_bitwise(tmp_path):
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
+@pytest.mark.slow
 def test_compiled_training_is_the_same_training(trained, tmp_path, monkeypatch, capsys):
     train(*flags(tmp_path, "--compile", "--max_steps", 2))
     compiled, eager = (json.loads((f / "log.jsonl").read_text().splitlines()[0]) for f in (tmp_path, trained))

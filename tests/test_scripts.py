@@ -106,9 +106,9 @@ def lines_written(folder):
     return sum(path.read_bytes().count(b"\n") for path in parts_folder(folder).glob("*/manifest.jsonl"))
 
 
-def test_interrupted_by_hand(demo, uninterrupted, tmp_path):
+def test_interrupted_by_hand(demo, tmp_path):
     """Ctrl-C: no traceback, and what is finished stays."""
-    flags = [*command(demo), "--output_dir", tmp_path]
+    flags = [*command(demo, example=12), "--output_dir", tmp_path]
     process = Script("image_generation.py", *flags)
     while process.alive() and lines_written(tmp_path / "test") < 2:
         time.sleep(0.002)
@@ -118,7 +118,8 @@ def test_interrupted_by_hand(demo, uninterrupted, tmp_path):
     assert "run the same command again" in result.stderr
     assert "Traceback" not in result.stderr
     run(image_generation.main, *flags)
-    assert_same_dataset(tmp_path / "test", uninterrupted["folder"])
+    run(image_generation.main, *command(demo, example=12), "--output_dir", tmp_path / "whole")
+    assert_same_dataset(tmp_path / "test", tmp_path / "whole" / "test")
 
 
 @pytest.mark.parametrize("format", ["folder", "lmdb"])

@@ -46,6 +46,7 @@ def rendered(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_stage_of_make_world(tmp_path, capsys):
     """All the commands of the whole chain, in this process."""
     world = tmp_path / "world"
