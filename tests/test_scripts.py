@@ -273,7 +273,7 @@ def test_help_says_defaults(script, capsys):
     out = " ".join(capsys.readouterr().out.split())
     for text in (
         "images per identity (default: 50)",
-        "whatever is given, see README (default: 64)",
+        "images at a time (default: 64)",
         "without effect",
         "(default: 75)",
     ):

@@ -230,7 +230,9 @@ def _explain(error):
     if "gloo" in text or "connection closed" in text or "connection reset" in text:
         return "another process of this run ended early; run the same command again to go on."
     if "can't allocate memory" in text:
-        return "out of memory; give a smaller --batch_size."
+        return (
+            "out of memory; give a smaller --batch_size (generation on a CPU works on few rows anyway), or free some."
+        )
     raise error
 
 

@@ -89,7 +89,9 @@ def generation_parser(mode, description):
         )
     add_model_flags(parser)
     add_device_flags(parser, precision="auto")
-    parser.add_argument("--batch_size", type=positive, default=64, help="images at a time")
+    parser.add_argument(
+        "--batch_size", type=positive, default=64, help="without effect on a CPU; on a GPU, images at a time"
+    )
     parser.add_argument(
         "--feat_batch_size", type=positive, default=2000, help="photos at a time, at most, when features are extracted"
     )
