@@ -258,3 +258,22 @@ def test_a_folder_of_photos_has_no_manifest_to_export(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "export" / "metadata.jsonl").read_text().splitlines()]
     assert [line["identity"] for line in lines] == ["person1"] * 3 + ["person3"] * 3 + ["person4"] * 3
     assert all(line["quality"] is None for line in lines)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_lmdb_of_an_earlier_version_goes_on_after_migrate(demo, killed, tmp_path):
+    """``killed``: the earlier version was stopped between giving the merged LMDB and the manifest their names."""
+    words = ["--skip_attrop", "--format", "lmdb", "--no-measure"]
+    whole = make(demo, tmp_path / "whole", *words, people=3)
+    root = make(demo, tmp_path / "old", *words, people=2)
+    settings = json.loads(settings_path(root).read_text())
+    del settings["settings"]["measured"]
+    (root / "settings.json").write_text(json.dumps(settings))
+    if killed:
+        (root / "manifest.jsonl").write_text("".join(manifest_path(root).read_text().splitlines(keepends=True)[:2]))
+    (root / ("manifest.jsonl.next" if killed else "manifest.jsonl")).write_text(manifest_path(root).read_text())
+    shutil.rmtree(root.with_name("test.about"))
+    make(demo, tmp_path / "old", *words, "--migrate", people=3)
+    assert records(root) == records(whole)
+    assert list(read_records(root)) == list(read_records(whole))
+    assert [entry.name for entry in root.iterdir()] == ["test.lmdb"]
