@@ -119,7 +119,9 @@ def test_measures_are_fp32_beside_a_run_in_16_bit(demo, vectors, tmp_path):
 
 
 def test_a_record_is_read_as_it_was_written():
-    verdict = AttrOPVerdict("check image", False, 7, ("quality",), "missed after 7 iterations", {"quality": 21.5})
+    verdict = AttrOPVerdict(
+        "check image", False, 7, ("quality",), "missed after 7 iterations", {"quality": 21.5, "hue": 3}
+    )
     records = [
         ImageRecord(3, "000003", 0, 0.5, measured={"id_similarity": 0.7, "yaw": -3.25}, attrop=verdict, passed=True),
         ImageRecord(3, "000003", 1, 0.5, "anna/1.jpg", passed=False, tries=({"quality": 12.0, "reason": "x"},)),

@@ -8,6 +8,9 @@ from typing import Literal
 
 MEASURES = ("id_similarity", "quality", "yaw", "pitch")  # what may be measured of an image
 DIGITS = 4
+# What stands beside measured values in a manifest line and in a verdict; AttrOP targets of one's own have other names.
+RECORD_FIELDS = ("file", "key", "identity", "name", "index", "source", "sigma", "attrop", "passed", "tries")
+VERDICT_FIELDS = ("measured_on", "accepted", "iterations", "missed", "reason")
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class AttrOPVerdict:
             line["iterations"],
             tuple(line["missed"]),
             line["reason"],
-            {name: line[name] for name in MEASURES if name in line},
+            {name: value for name, value in line.items() if name not in VERDICT_FIELDS},
         )
 
 
@@ -51,7 +54,8 @@ class ImageRecord:
     ``identity``: the identity's number, which seeds its draws; ``name``: its folder; ``index``: the image's number
     among the identity's; ``sigma``: standard deviation of the noise on each dimension of the identity vector;
     ``source``: the photo or folder that the identity vector came from (reference mode).
-    ``measured``: {name in MEASURES: value} of this image, before JPEG compression; nothing else may stand there.
+    ``measured``: {name: value} of this image, before JPEG compression; nothing else may stand there. The names are those
+    in MEASURES, and those of AttrOP targets of one's own.
     ``attrop``: AttrOP's verdict: on this image, or, in the record of the identity's first image alone, on its vector.
     ``passed``: whether it passed the gate, None without a gate; ``tries``: {name: value, "reason": text} of each draw
     that did not pass.
@@ -91,7 +95,7 @@ class ImageRecord:
             line["index"],
             line["sigma"],
             line.get("source"),
-            {name: line[name] for name in MEASURES if name in line},
+            {name: value for name, value in line.items() if name not in RECORD_FIELDS},
             attrop and AttrOPVerdict.from_line(attrop),
             line.get("passed"),
             tuple(line.get("tries", ())),
