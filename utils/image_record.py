@@ -54,8 +54,8 @@ class ImageRecord:
     ``identity``: the identity's number, which seeds its draws; ``name``: its folder; ``index``: the image's number
     among the identity's; ``sigma``: standard deviation of the noise on each dimension of the identity vector;
     ``source``: the photo or folder that the identity vector came from (reference mode).
-    ``measured``: {name: value} of this image, before JPEG compression; nothing else may stand there. The names are those
-    in MEASURES, and those of AttrOP targets of one's own.
+    ``measured``: {name: value} of this image, before JPEG compression; nothing else may stand there. The names are
+    those in MEASURES, and those of AttrOP targets of one's own.
     ``attrop``: AttrOP's verdict: on this image, or, in the record of the identity's first image alone, on its vector.
     ``passed``: whether it passed the gate, None without a gate; ``tries``: {name: value, "reason": text} of each draw
     that did not pass.
