@@ -148,8 +148,9 @@ def test_more_images_are_added_to_what_is_there(demo, format, words, tmp_path, c
     make(demo, tmp_path / "extended", *words, example=5)
     out = capsys.readouterr().out
     assert "3 identities have fewer than 5 images and get the others" in out
-    assert "9 images made" in out
     whole_lines, lines = list(read_records(whole)), list(read_records(root))
+    added = sum(record.passed is not False for record in lines[:15] if record.index >= 2)
+    assert f"{added} images made" in out
     assert lines[:15] == whole_lines
     assert [record.index for record in lines[15:]] == [0, 1]  # the fourth person was not in this slice
     if format == "folder":

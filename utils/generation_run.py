@@ -101,15 +101,15 @@ def run_generation(mode, args):
         measures, make_gate(args),
     )  # fmt: skip
     with DatasetWriter(root, args.format, part, args.jpeg_quality, args.workers) as writer:
-        made = drain(generated, writer, len(mine), there, world.is_main and bool(mine), attrop)
-    made = sum(world.gather(made))
+        done = drain(generated, writer, len(mine), there, world.is_main and bool(mine), attrop)
+    identities_made, images_made = map(sum, zip(*world.gather(done), strict=True))
     skipped = [line for lines in world.gather(source.skipped) for line in lines]
     if world.is_main:
         finish_dataset(root, args.format)
         for line in skipped:
             print(f"skipped {line}")
-        print(summary(root, args, attrop, made, time.monotonic() - started))
-    if skipped and not made and len(todo) == len(source.slice):
+        print(summary(root, args, attrop, images_made, time.monotonic() - started))
+    if skipped and not identities_made and len(todo) == len(source.slice):
         raise UserError(f"{args.image_file}: none of the {len(source.photos)} images could be used.")
 
 
@@ -275,19 +275,19 @@ def describe_environment(device):
 
 
 def drain(generated, writer, count, there, show, attrop=None):
-    """Write what is generated under a progress bar; how many images."""
-    made = 0
+    """Write what is generated under a progress bar; how many identities and images."""
+    identities = made = 0
     with tqdm(total=count, unit="id", disable=not show, smoothing=0.05) as bar:
         started = time.monotonic()
         if show and attrop is not None:
             attrop.on_iteration.bar = bar
         for identity, images in generated:
             writer.write(identity, images, there.get(identity.name))
-            made += len(images)
+            identities, made = identities + 1, made + sum(image.pixels is not None for image in images)
             bar.update()
             speed = f"{made / (time.monotonic() - started):.1f} images/s"
             bar.set_postfix_str(speed if attrop is None else str(attrop.on_iteration), refresh=False)
-    return made
+    return identities, made
 
 
 def summary(root, args, attrop, made, seconds):
