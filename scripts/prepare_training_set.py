@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from models.iresnet import load_face_encoder
 from utils.cli import command, folder_name, make_parser, positive, writing
+from utils.demo_weights import use_demo_weights
 from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.identity_sources import PhotoSource
@@ -124,6 +125,7 @@ def stored(data, name):
 def records_of_folder(args):
     if not args.encoder:
         raise UserError("--images needs --encoder, the weights of a face encoder.")
+    use_demo_weights(args)
     device = resolve_device(args.device)
     keep_freed_memory()
     encoder = load_face_encoder(args.encoder, device, PRECISIONS[resolve_precision(args.precision, device)])

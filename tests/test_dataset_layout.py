@@ -10,6 +10,7 @@ from conftest import PHOTOS, ROOT
 from test_dataset_writer import dataset_files, records
 
 import image_generation
+import image_generation_with_reference
 from scripts import convert_dataset
 from utils import dataset_export
 from utils.dataset_layout import manifest_path, settings_path
@@ -278,3 +279,32 @@ def test_an_lmdb_of_an_earlier_version_goes_on_after_migrate(demo, killed, tmp_p
     assert records(root) == records(whole)
     assert list(read_records(root)) == list(read_records(whole))
     assert [entry.name for entry in root.iterdir()] == ["test.lmdb"]
+
+
+def test_a_deleted_image_stops_no_run_and_its_person_is_drawn_anew_when_images_are_added(demo, tmp_path, capsys):
+    whole = make(demo, tmp_path / "whole", "--skip_attrop", example=2)
+    root = make(demo, tmp_path / "spoilt", "--skip_attrop", example=1)
+    (root / "000000" / "000.jpg").unlink()
+    make(demo, tmp_path / "spoilt", "--skip_attrop", example=1)
+    assert "3 of 3 identities are there already" in capsys.readouterr().out
+    make(demo, tmp_path / "spoilt", "--skip_attrop", example=2)
+    assert dataset_files(root) == dataset_files(whole)
+
+
+@pytest.mark.parametrize("format", ["folder", "lmdb"])
+def test_a_run_that_made_nothing_blocks_no_other_settings(demo, format, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.jpg").write_bytes((PHOTOS / "person1" / "0.jpg").read_bytes()[:500])
+    words = ["--image_file", photos, *demo.models, "--example", 1, "--output_dir", tmp_path, "--name", "x"]
+    words = [str(word) for word in [*words, "--format", format]]
+    with pytest.raises(SystemExit):
+        image_generation_with_reference.main(words)
+    assert "none of the 1 images could be used" in capsys.readouterr().err
+    (photos / "a.jpg").write_bytes((PHOTOS / "person1" / "0.jpg").read_bytes())
+    image_generation_with_reference.main(words)
+    assert len(list(read_records(tmp_path / "x"))) == 1
+    (photos / "a.jpg").write_bytes((PHOTOS / "person3" / "0.jpg").read_bytes())
+    with pytest.raises(SystemExit):
+        image_generation_with_reference.main(words)
+    assert "made of other identity vectors or photos" in capsys.readouterr().err

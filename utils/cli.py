@@ -117,6 +117,14 @@ def finite(text):
     return value
 
 
+def cosine(text):
+    """argparse type: a similarity, -1 to 1."""
+    value = float(text)
+    if not -1 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be between -1 and 1, not {text}")
+    return value
+
+
 def noise_level(text):
     """argparse type: a sigma, at least 0."""
     value = float(text)

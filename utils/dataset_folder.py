@@ -46,6 +46,11 @@ class FolderStore:
         """The encoded image, or None, of each manifest line of an identity in place."""
         return [line["file"] and (self.root / line["file"]).read_bytes() for line in lines]
 
+    @staticmethod
+    def complete(root, lines) -> bool:
+        """Whether every image that an identity's lines name is there; somebody may have deleted one."""
+        return all((Path(root) / line["file"]).is_file() for line in lines if line["file"])
+
     def close(self):
         self._clean()
 
@@ -90,8 +95,9 @@ class FolderStore:
 
     @staticmethod
     def images(root, lines):
-        """The encoded images of those manifest lines that have one."""
-        return [(Path(root) / line["file"]).read_bytes() for line in lines if line["file"]]
+        """The encoded images of those manifest lines that have one, without those that somebody deleted."""
+        paths = [Path(root) / line["file"] for line in lines if line["file"]]
+        return [path.read_bytes() for path in paths if path.is_file()]
 
 
 def file_name(index):

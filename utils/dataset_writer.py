@@ -58,8 +58,10 @@ def prepare_dataset(root, settings, environment, overwrite=False, migrate=False)
             root.mkdir(exist_ok=True)
             with locked(about_folder(root), wait=True):
                 STORES[settings["format"]].recover(root)
-                extended = check_settings(root, settings)
-                if extended:
+                if holds_nothing(root):
+                    LmdbStore.path(root).unlink(missing_ok=True)  # an empty one
+                    write_settings(root, settings, environment)
+                elif check_settings(root, settings):
                     prepare_extension(root, settings["format"])
                     write_settings(root, settings, environment)
             return
@@ -100,6 +102,15 @@ def delete_dataset(root):
         shutil.rmtree(doomed)
 
 
+def holds_nothing(root):
+    """Whether a dataset was begun and no identity of it was finished or is being made: any settings fit that."""
+    if parts_folder(root).exists():
+        return False
+    if not manifest_path(root).exists():
+        return not any(root.iterdir())
+    return not manifest_path(root).stat().st_size and not any(path.is_dir() for path in root.iterdir())
+
+
 def check_settings(root, settings):
     """Whether the dataset there is to be extended by more images an identity. UserError when it has other settings."""
     there = read_settings(settings_path(root))["settings"]
@@ -108,6 +119,11 @@ def check_settings(root, settings):
         if name == "example" and isinstance(old, int) and new > old:
             continue
         if new != old:
+            if name == "identities":
+                raise UserError(
+                    f"{root} was made of other identity vectors or photos: the file has changed, or a photo was added, "
+                    "removed or changed. Give another --name, or --overwrite to start again."
+                )
             raise UserError(
                 f"{root} holds a dataset with other settings: {name} is {old} there and {new} now. Give another "
                 "--name, or --overwrite to start again."
@@ -224,6 +240,17 @@ def identities_there(root, format) -> dict[str, IdentityLines]:
     """{name: IdentityLines} of the identities that are in place, with as many images as they have."""
     with locked(about_folder(root), wait=True):
         return {name: lines for (_, name), lines in STORES[format].finished(root).items()}
+
+
+def identities_to_keep(root, format, names, example) -> dict[str, IdentityLines]:
+    """``identities_there`` of some names, without those that lack an image and are to get more than they have.
+
+    These are drawn anew: their images cannot be taken over. Of the others nobody looks at each image.
+    """
+    there = identities_there(root, format)
+    there = {name: there[name] for name in names if name in there}
+    complete = STORES[format].complete
+    return {name: lines for name, lines in there.items() if lines.lines >= example or complete(root, lines.read())}
 
 
 def manifest_lines(root):

@@ -4,6 +4,7 @@ from argparse import ArgumentTypeError, BooleanOptionalAction
 
 from utils.cli import (
     add_flags_without_effect,
+    cosine,
     finite,
     folder_name,
     jpeg_quality,
@@ -80,7 +81,7 @@ def generation_parser(mode, description):
         group.add_argument("--pose_weights", default="weights/6DRepNet_300W_LP_AFLW2000.pth", help="head pose model")
 
     gates = parser.add_argument_group("gate: images that fail are drawn again")
-    gates.add_argument("--min_id_similarity", type=finite, help="lowest cosine to the identity vector")
+    gates.add_argument("--min_id_similarity", type=cosine, help="lowest cosine to the identity vector")
     gates.add_argument("--min_quality", type=finite, help="lowest quality")
     gates.add_argument("--max_tries", type=positive, default=5, help="tries an image has before it is left out")
     if mode == "reference":

@@ -55,13 +55,16 @@ def choose_names(args, available: list[str], cost, root: Path, gate_names: list[
         begun_with = earlier_measures(root)
         return [name for name in available if name in begun_with or name in gate_names], None
     if not available:
-        return [], "the images are not measured; --measure writes their id similarity and quality into the manifest."
+        return [], (
+            "the images are not measured. To have their id similarity and quality in the manifest, begin the dataset "
+            "with --measure."
+        )
     if (share := cost(available)) < CHEAP:
         return available, None
     left = " and ".join(name.replace("_", " ") for name in available if name not in gate_names)
     return gate_names, (
         f"{left} of the images {'are' if ' and ' in left else 'is'} not measured, as that would cost {share:.0%} of "
-        "drawing them; --measure writes it into the manifest."
+        "drawing them. To have it in the manifest, begin the dataset with --measure."
     )
 
 

@@ -23,7 +23,7 @@ from utils.dataset_writer import (
     STORES,
     DatasetWriter,
     finish_dataset,
-    identities_there,
+    identities_to_keep,
     prepare_dataset,
     read_records,
 )
@@ -70,6 +70,8 @@ def run_generation(mode, args):
         if source.note:
             print(source.note)
         warnings = source.warnings + people_warnings(source)
+        if mode == "pose" and args.skip_attrop:
+            warnings.append("--skip_attrop: without AttrOP nothing asks for the pose; the images have any.")
         for warning in warnings + encoder_warnings(args, models) + quality_warnings(mode, args, models):
             print(f"warning: {warning}")
         if note:
@@ -77,8 +79,7 @@ def run_generation(mode, args):
         settings = describe(mode, args, recipe, precision, source, models) | {"measured": measured}
         prepare_dataset(root, settings, describe_environment(device), args.overwrite, args.migrate)
     world.barrier()
-    there = identities_there(root, args.format)
-    there = {source.names[row]: there[source.names[row]] for row in source.slice if source.names[row] in there}
+    there = identities_to_keep(root, args.format, [source.names[row] for row in source.slice], recipe.example)
     todo = [
         row for row in source.slice
         if source.names[row] not in there or there[source.names[row]].lines < recipe.example

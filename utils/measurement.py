@@ -15,6 +15,7 @@ from utils.report import Report, percent, shown
 
 SHEET = (8, 10)  # people, images each
 WORST = 8  # pairs shown
+NAMED = 5  # unreadable images named
 PEOPLE_FOR_LPIPS, IMAGES_FOR_LPIPS = 100, 10
 CHANCE = 0.05  # below it a difference is taken to be one
 
@@ -50,7 +51,12 @@ class Measurement:
             f"{len(data.faces)} images of {len(data.faces.people)} people, {unreadable} unreadable; measured by "
             f"{self.judge} in {precision}"
         )
+        if unreadable:
+            names = [data.faces.name(index) for index in np.setdiff1d(np.arange(len(data.faces)), data.good)[:NAMED]]
+            self.lines.append(f"unreadable: {', '.join(map(str, names))}{', ...' if unreadable > NAMED else ''}")
         self.report.table([[key.replace("_", " "), value] for key, value in self.results["overview"].items()])
+        if unreadable:
+            self.report.note(self.lines[-1])
         shown = np.flatnonzero(data.counts)[: SHEET[0]]
         self.report.pictures([data.images_of(label, SHEET[1]) for label in shown], "the first people, a row each")
 

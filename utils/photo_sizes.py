@@ -1,6 +1,5 @@
 """Whether photos look like aligned face crops, told by their size."""
 
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,12 +30,13 @@ def unaligned_photos(paths: Iterable[Path]) -> list[str]:
 
 def image_size(path: Path) -> tuple[int, int] | None:
     """(width, height) from a photo's header, None when it cannot be opened."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # a header takes no memory, however large the photo
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            if heic.is_named_heic(path):
-                heic.register()
-            with Image.open(path) as image:
-                return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        if heic.is_named_heic(path):
+            heic.register()
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError):
         return None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit

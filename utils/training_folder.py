@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 from utils.errors import UserError
@@ -37,8 +38,8 @@ def check_output_folder(args, results=()):
             )
     elif present:
         raise UserError(
-            f"{folder}: already holds a training run ({', '.join(present)}). Continue it with --resume {folder}, "
-            "delete it and start anew with --overwrite, or give another --output_dir."
+            f"{folder}: already holds a training run ({', '.join(present)}). Continue it with --resume "
+            f"{shlex.quote(str(folder))}, delete it and start anew with --overwrite, or give another --output_dir."
         )
 
 
