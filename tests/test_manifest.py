@@ -70,6 +70,13 @@ def test_measuring_is_left_out_where_it_costs_much_and_this_is_said(demo, filled
     assert "not measured" not in capsys.readouterr().out
 
 
+def test_what_costs_nothing_beside_the_gate_is_measured_too(demo, tmp_path):
+    """The demo encoder is face encoder and quality model in one: its feature is there for the gate already."""
+    words = ["--center_feature", demo.vectors, "--start_end", "0:1", "--example", 2, "--max_iters", 1]
+    _, lines, _ = make(image_generation, demo, tmp_path, *words, "--min_id_similarity", -1)
+    assert all({"id_similarity", "quality"} <= line.keys() for line in lines)
+
+
 def test_a_dataset_goes_on_with_the_measures_it_began_with(demo, tmp_path):
     words = ["--center_feature", demo.vectors, "--example", 1, "--skip_attrop"]
     make(image_generation, demo, tmp_path, *words, "--start_end", "0:1", "--measure")

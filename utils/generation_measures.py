@@ -42,10 +42,10 @@ def measures_of(names, models: dict) -> ImageMeasures | None:
 def choose_names(args, available: list[str], cost, root: Path, gate_names: list[str], done_by_attrop: bool):
     """(names in ROLES to measure of every image, a note for the user or None).
 
-    ``available``: names whose models are loaded; ``cost(names)``: what measuring these takes over drawing an image;
-    ``gate_names``: what the gate needs in any case; ``done_by_attrop``: AttrOP measures every image on its way.
-    --measure takes all, --no-measure what the gate needs. With neither, a dataset that is there goes on as it began,
-    and a new one is measured where that is CHEAP.
+    ``available``: names whose models are loaded; ``cost(names)``: operations of measuring these, without what the gate
+    measures anyway, over those of drawing an image; ``gate_names``: what the gate needs; ``done_by_attrop``:
+    AttrOP measures every image on its way. --measure takes all, --no-measure what the gate needs. With neither, a
+    dataset that is there goes on as it began, and a new one is measured where that is CHEAP.
     """
     if args.measure:
         return available, None
@@ -75,8 +75,11 @@ def make_measures(args, models: dict, device, precision: str, root: Path, gate_n
     available = [name for name, role in ROLES.items() if role in models]
     measuring_models = load_measuring_models(args, models, device, precision)
 
+    def operations(names):
+        return measures_of(names, measuring_models).cost(models["generator"]) if names else 0.0
+
     def cost(names):
-        return measures_of(names, measuring_models).cost(models["generator"])
+        return operations(names) - operations(gate_names)
 
     names, note = choose_names(args, available, cost, root, gate_names, done_by_attrop)
     described = {"names": names, "precision": measuring_precision(args, precision)}
