@@ -7,6 +7,7 @@ from tqdm import tqdm
 from utils import dataset_metrics as metrics
 from utils.errors import UserError
 from utils.feature_cache import FeatureCache
+from utils.generation import to_images
 
 
 class MeasuredSet:
@@ -43,6 +44,5 @@ class MeasuredSet:
         device, parts = next(model.parameters()).device, []
         for start in tqdm(range(0, len(places), batch_size), desc=what, leave=False, delay=2):
             images = torch.from_numpy(self.images(places[start : start + batch_size])).to(device)
-            images = images.permute(0, 3, 1, 2).float() / 127.5 - 1  # (B, 112, 112, 3) -> (B, 3, 112, 112)
-            parts.append(model(images).float().cpu())  # (B, D)
+            parts.append(model(to_images(images)).float().cpu())  # (B, D)
         return torch.cat(parts)

@@ -11,6 +11,7 @@ from models.iresnet import load_face_encoder
 from models.perceptual import load_lpips
 from models.sixdrepnet import load_pose_estimator
 from utils import dataset_metrics as metrics
+from utils.generation import to_images
 from utils.report import Report, percent, shown
 
 SHEET = (8, 10)  # people, images each
@@ -251,8 +252,7 @@ class Measurement:
                 unit = metrics.normalised(self.data.features[places])
                 means.append(float((1 - (unit[a] * unit[b]).sum(1)).mean()))
             else:
-                images = torch.from_numpy(self.data.images(places)).to(self.device)
-                images = images.permute(0, 3, 1, 2).float() / 127.5 - 1  # (n, 112, 112, 3) -> (n, 3, 112, 112)
+                images = to_images(torch.from_numpy(self.data.images(places)).to(self.device))  # (n, 3, 112, 112)
                 means.append(float(perceptual(images[a], images[b]).mean()))
         name = "LPIPS (VGG16)" if perceptual else "1 - similarity of FR features (no LPIPS weights given)"
         return {"measure": name, "mean": float(np.mean(means)), "people": len(people)}
