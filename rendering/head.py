@@ -11,29 +11,40 @@ import numpy as np
 
 from utils.errors import UserError
 
-CUT = 0.54  # height of the cut through the neck
+CUT, REACH = 0.44, 0.2  # what is kept of the body: above this height, this far to either side
+COLLAR = 0.563  # height below which the body wears clothes
 SIDE = 512  # texels of the head's texture
-ISLAND = (0.63, 0.11, 1.0, 0.88)  # where the head lies in the body's texture: u, v (from above), u, v
+AXIS_Y = -0.045  # where the upright axis through the head lies, round which the texture is wrapped
+BOTTOM, TOP = 0.54, 0.82  # heights at the texture's lower and upper edge
+ISLAND = (0.63, 0.11, 1.0, 0.88)  # where the skin of the head lies in the body's own texture: u, v (from above), u, v
 FACE_PARTS = ("cheek", "chin", "ear", "eyebrows", "eye", "forehead", "head", "mouth", "nose", "neck")
 
 
 @dataclass
 class Head:
-    """Vertices (V, 3) of the average head, triangles (F, 3), and what is painted where.
+    """The average head: vertices (V, 3), triangles (F, 3), and what they are.
 
-    ``uv`` (F, 3, 2): texture coordinates of each triangle's corners in the head's own texture; ``eye_faces`` (F,) bool;
-    ``expressions`` (E, V, 3): shifts at full strength, by ``expression_names``; ``shape_names``: of the face's shape
-    parameters. ``maps``: (SIDE, SIDE, ...) pictures: position and masks. ``landmarks``: vertices of nose and mouth.
+    ``uv`` (F, 3, 2): texture coordinates of each triangle's corners, wrapped round the head (``wrapped``);
+    ``eye_faces``, ``inner_faces`` (mouth and sockets), ``cloth_faces`` (F,) bool; ``lips``, ``ears`` (V,) 0..1;
+    ``openness`` (V,): the share of the surroundings that a vertex sees. ``expressions`` (E, V, 3): shifts at
+    full strength, by ``expression_names``; ``shape_names``: of the face's shape parameters. ``position`` (SIDE, SIDE, 3) and ``lip_map``
+    (SIDE, SIDE): place and lips by texel. ``landmarks``: vertices of nose and mouth; ``eyes`` (2, 3): left, right.
     """
 
     vertices: np.ndarray
     faces: np.ndarray
     uv: np.ndarray
     eye_faces: np.ndarray
+    inner_faces: np.ndarray
+    cloth_faces: np.ndarray
+    lips: np.ndarray
+    ears: np.ndarray
+    openness: np.ndarray
     expressions: np.ndarray
     expression_names: list
     shape_names: list
-    maps: dict
+    position: np.ndarray
+    lip_map: np.ndarray
     landmarks: dict
     eyes: np.ndarray
 
@@ -62,32 +73,46 @@ class HeadModel:
             return self.body(**options)["vertices"].numpy()
 
     def _cut(self, data):
-        """Keep what is above the neck."""
+        """Keep head, neck and shoulders."""
+        from rendering.tracer import openness  # warp is there only where people are rendered
+
         phenotypes = self._phenotypes({})
         body = self._forward(phenotype_kwargs=phenotypes)[0]  # (B, 3)
         faces = self.body.faces.numpy()
         uv = self.body.texture_coordinates.numpy()[self.body.face_texture_coordinate_indices.numpy()]  # (F, 3, 2)
         uv = np.stack([uv[..., 0], 1 - uv[..., 1]], -1)  # v from above
-        narrow = np.abs(body[:, 0]) < 0.14
-        keep = ((body[:, 2] > CUT) & narrow)[faces].all(1)
+        keep = ((body[:, 2] > CUT) & (np.abs(body[:, 0]) < REACH))[faces].all(1)
         used = np.unique(faces[keep])
         renumber = np.full(len(body), -1)
         renumber[used] = np.arange(len(used))
         self.used = used
+        vertices, triangles, uv = body[used], renumber[faces[keep]], uv[keep]
         parts = cv2.imread(str(data / "segmentation" / "body_parts_segmentation.png"))[..., ::-1]
-        eye_faces = self._faces_in(parts, uv[keep], [(16, 231, 186), (16, 115, 231), (255, 101, 0), (24, 170, 109)])
+        eye_faces = self._faces_in(parts, uv, [(16, 231, 186), (16, 115, 231), (255, 101, 0), (24, 170, 109)])
+        height = vertices[triangles].mean(1)[:, 2]
+        cloth_faces = height < COLLAR
+        outside = ((uv < ISLAND[:2]) | (uv > ISLAND[2:])).any((1, 2))
+        inner_faces = outside & ~eye_faces & (height > 0.6)
         names = list(self.body.facial_action_labels)
         each = self.torch.eye(len(names))  # a row an expression, at full strength
         shifts = self._forward(phenotype_kwargs=phenotypes, facial_actions=dict(zip(names, each, strict=True)))
         shifts = shifts[:, used] - body[used]  # (E, V, 3)
-        island = np.array(ISLAND)
-        local = (uv[keep] - island[:2]) / (island[2:] - island[:2])
-        vertices, triangles = body[used], renumber[faces[keep]]
-        maps = self._maps(vertices, triangles, local, eye_faces, data)
+        skin = ~(eye_faces | inner_faces | cloth_faces)
+        masks = {
+            name: cv2.imread(str(data / "mpfb2" / "textures" / f"mpfb_{name}.jpg"), cv2.IMREAD_GRAYSCALE) / 255.0
+            for name in ("lips", "ears")
+        }
+        lips, ears = (self._at_vertices(masks[name], uv[skin], triangles[skin], len(used)) for name in masks)
+        new_uv = self._unwrapped(vertices, triangles)
+        position, lip_map = self._maps(vertices, triangles[skin], new_uv[skin], uv[skin], masks["lips"])
+        nose = np.unique(triangles[skin])[vertices[np.unique(triangles[skin]), 1].argmin()]
+        mouth = np.flatnonzero(lips > 0.5)
+        left, right = mouth[vertices[mouth, 0].argmax()], mouth[vertices[mouth, 0].argmin()]
         eyes = np.stack([self._eye_centre(vertices, triangles, eye_faces, side) for side in (1, -1)])
         self.head = Head(
-            vertices, triangles, local.astype(np.float32), eye_faces, shifts, names,
-            self.shape_names, maps, self._landmarks(vertices, triangles, eye_faces, local, maps), eyes,
+            vertices, triangles, new_uv, eye_faces, inner_faces, cloth_faces, lips, ears,
+            openness(vertices, triangles), shifts, names, self.shape_names, position, lip_map,
+            {"nose": nose, "mouth_left": left, "mouth_right": right}, eyes,
         )  # fmt: skip
 
     @staticmethod
@@ -106,35 +131,42 @@ class HeadModel:
         own = own[np.sign(vertices[own, 0]) == side]
         return (vertices[own].max(0) + vertices[own].min(0)) / 2
 
-    def _maps(self, vertices, faces, uv, eye_faces, data):
-        """Template position of every texel, and MakeHuman's masks, in the head's own texture."""
-        position = np.full((SIDE, SIDE, 3), np.nan, np.float32)
-        fill_triangles(position, uv[~eye_faces] * SIDE, vertices[faces[~eye_faces]])
-        known = ~np.isnan(position[..., 0])
+    @staticmethod
+    def _at_vertices(mask, uv, faces, count):
+        """(V,) values of a picture (H, W) of the body's own texture."""
+        height, width = mask.shape
+        corners = uv.reshape(-1, 2)  # (F * 3, 2)
+        rows, columns = (corners[:, 1] * height).astype(int), (corners[:, 0] * width).astype(int)
+        values = np.zeros(count, np.float32)
+        np.maximum.at(values, faces.reshape(-1), mask[rows.clip(0, height - 1), columns.clip(0, width - 1)])
+        return values
+
+    @staticmethod
+    def _unwrapped(vertices, faces):
+        """(F, 3, 2) texture coordinates; a triangle over the seam at the back reaches beyond the right edge."""
+        uv = wrapped(vertices)[faces]
+        over = np.ptp(uv[..., 0], axis=1) > 0.5
+        uv[over, :, 0] = np.where(uv[over, :, 0] < 0.5, 1.0, uv[over, :, 0])
+        return uv.astype(np.float32)
+
+    @staticmethod
+    def _maps(vertices, faces, uv, old_uv, lips):
+        """What lies outermost at every texel: its position (SIDE, SIDE, 3), and its share of lips."""
+        radius = np.hypot(vertices[:, 0], vertices[:, 1] - AXIS_Y)[faces].mean(1)
+        order = radius.argsort()  # the outermost is filled in last
+        values = np.concatenate([vertices[faces], old_uv], -1)[order]  # (F, 3, 5)
+        filled = np.full((SIDE, SIDE, 5), np.nan, np.float32)
+        fill_triangles(filled, uv[order] * SIDE, values)
+        known = ~np.isnan(filled[..., 0])
         _, nearest = cv2.distanceTransformWithLabels(
             (~known).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
         )
-        table = np.zeros((nearest.max() + 1, 3), np.float32)
-        table[nearest[known]] = position[known]
-        position = table[nearest]  # texels between triangles take the nearest one's
-        maps = {"position": position, "known": known}
-        for name in ("lips", "eyelids", "face", "ears"):
-            mask = cv2.imread(str(data / "mpfb2" / "textures" / f"mpfb_{name}.jpg"), cv2.IMREAD_GRAYSCALE)
-            size = mask.shape[0]
-            left, top, right, bottom = (round(edge * size) for edge in ISLAND)
-            maps[name] = cv2.resize(mask[top:bottom, left:right], (SIDE, SIDE)).astype(np.float32) / 255
-        return maps
-
-    @staticmethod
-    def _landmarks(vertices, faces, eye_faces, uv, maps):
-        skin = np.unique(faces[~eye_faces])
-        nose = skin[vertices[skin, 1].argmin()]
-        lips, strength = {}, maps["lips"]
-        for face, corners in zip(faces[~eye_faces], uv[~eye_faces], strict=True):
-            for vertex, (u, v) in zip(face, corners, strict=True):
-                if 0 <= u < 1 and 0 <= v < 1 and strength[int(v * SIDE), int(u * SIDE)] > 0.5:
-                    lips[vertex] = vertices[vertex, 0]
-        return {"nose": nose, "mouth_left": max(lips, key=lips.get), "mouth_right": min(lips, key=lips.get)}
+        table = np.zeros((nearest.max() + 1, 5), np.float32)
+        table[nearest[known]] = filled[known]
+        filled = table[nearest]  # texels between triangles take the nearest one's
+        places = filled[..., 3:] * np.float32(lips.shape[::-1])
+        lip_map = cv2.remap(lips.astype(np.float32), places, None, cv2.INTER_LINEAR)
+        return np.ascontiguousarray(filled[..., :3]), lip_map
 
     def _phenotypes(self, values):
         return {name: 0.5 for name in self.body.phenotype_labels} | {"age": 0.6} | values
@@ -142,6 +174,13 @@ class HeadModel:
     def vertices_of(self, phenotypes, shapes):
         """A person's head (V, 3): ``phenotypes`` {name: 0..1}, ``shapes`` {name: -1..1}."""
         return self._forward(phenotype_kwargs=self._phenotypes(phenotypes), local_changes_kwargs=shapes)[0][self.used]
+
+
+def wrapped(points):
+    """Texture coordinates (..., 2) of points (..., 3): the angle round the head, finest in front; height from above."""
+    angle = np.arctan2(points[..., 0], AXIS_Y - points[..., 1])
+    u = 0.5 + 0.5 * np.arcsinh(angle) / np.arcsinh(np.pi)
+    return np.stack([u, (TOP - points[..., 2]) / (TOP - BOTTOM)], -1)
 
 
 def fill_triangles(picture, corners, values):
@@ -165,3 +204,13 @@ def fill_triangles(picture, corners, values):
     inside = (abs(area) >= 1e-12) & (b >= -0.02) & (c >= -0.02) & (b + c <= 1.02)
     face, b, c = face[inside], b[inside, None], c[inside, None]  # (T', 1)
     picture[row[inside], column[inside]] = (1 - b - c) * values[face, 0] + b * values[face, 1] + c * values[face, 2]
+
+
+def vertex_normals(vertices, faces):
+    """(V, 3) unit normals."""
+    corners = vertices[faces]  # (F, 3, 3)
+    across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    total = np.stack(
+        [np.bincount(faces.ravel(), np.repeat(across[:, axis], 3), len(vertices)) for axis in range(3)], -1
+    )
+    return (total / np.linalg.norm(total, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Who a rendered person is: bones, skin, hair; and the extra meshes of hair and glasses.
+"""Who a rendered person is: bones, skin, hair, eyes, in numbers; see rendering.figure for the mesh.
 
 Everything of a person comes from (seed, identity), so it is the same on all photos. The population is uniform over
 sex, broad over age (young adult to old), ancestry and skin tone, and independent otherwise: no group is the default.
@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rendering.head import SIDE
+from rendering.hair import CUTS
 from rendering.paint import GREY, HAIR, IRIS, ramp
 
-WIDTH = SIDE + 128  # of the texture: the head's own, then a column of blocks
-EYES, HAIR_BLOCK, FLAT = 0, 128, 256  # rows of the blocks
-BLOCK = 96
 AGES = (0.64, 0.99)  # of the model: a young adult, an old one
-SPREAD = 0.45  # standard deviation of a shape parameter
+SPREAD = 0.38  # standard deviation of a shape parameter
+
+USUAL = {"eye-height": 0.3, "eye-scale": 0.25, "mouth-angles": 0.2}  # means of shape parameters that are not 0
 
 
 @dataclass
@@ -34,8 +33,8 @@ def stream(seed, *key):
 def make_person(model, seed, identity):
     """The person of a number."""
     rng = stream(seed, identity)
-    gender = float(np.clip(rng.choice([0.12, 0.88]) + 0.1 * rng.standard_normal(), 0, 1))  # 1: male
-    age = float(rng.uniform(*AGES))
+    gender = float(np.clip(rng.choice([0.06, 0.94]) + 0.08 * rng.standard_normal(), 0, 1))  # 1: male
+    age = AGES[0] + (AGES[1] - AGES[0]) * float(rng.beta(1.0, 1.5))
     ancestry = rng.dirichlet([0.45, 0.45, 0.45])
     weight = float(np.clip(0.5 + 0.2 * rng.standard_normal(), 0.05, 0.95))
     phenotypes = {"gender": gender, "age": age, "weight": weight, "muscle": float(rng.uniform(0.3, 0.8))}
@@ -58,257 +57,125 @@ def make_shapes(names, rng):
         if key not in shared:
             shared[key] = SPREAD * rng.standard_normal()
         strength = 0.4 if key.startswith(("neck", "measure", "head-angle")) or "trans-out" in key else 1.0
-        shapes[name] = float(np.clip(strength * (shared[key] + (0.08 * rng.standard_normal() if sided else 0)), -1, 1))
+        if key in (
+            "nose-scale-depth-incr",
+            "nose-trans-forward",
+            "nose-volume-incr",
+            "nose-point-up",
+            "nose-hump-incr",
+        ):
+            strength = 0.6  # together they would make beaks
+        usual = next((value for start, value in USUAL.items() if key.startswith(start)), 0.0)
+        shapes[name] = float(
+            np.clip(usual + strength * (shared[key] + (0.08 * rng.standard_normal() if sided else 0)), -1, 1)
+        )
     return shapes
 
 
 def make_look(rng, male, age, ancestry):
     """Numbers and colours; ``age`` 0..1."""
     african, asian, caucasian = ancestry
-    melanin = np.clip(0.9 * african + 0.36 * asian + 0.14 * caucasian + 0.12 * rng.standard_normal(), 0, 1)
-    dark_hair = african + asian > rng.uniform(0.2, 0.9)
-    hair = ramp(HAIR[:3] if dark_hair else HAIR, rng.uniform(0, 0.4) if dark_hair else rng.uniform(0, 1))
-    grey = float(np.clip((age - 0.45) * 2 + 0.25 * rng.standard_normal(), 0, 1)) if rng.random() < 0.8 else 0.0
-    bald = male and rng.random() < 0.25 + 0.3 * age
-    cuts = (
-        ["bald", "buzz", "short", "short", "medium", "afro"]
-        if male
-        else ["short", "medium", "bob", "long", "long", "afro"]
-    )
-    cut = str(rng.choice(["bald", "buzz", "short"] if bald else cuts))
-    bearded = male and rng.random() < 0.55
-    full = rng.random(3)
+    melanin = float(np.clip(0.9 * african + 0.36 * asian + 0.14 * caucasian + 0.12 * rng.standard_normal(), 0, 1))
+    grey = float(np.clip((age - 0.45) * 2 + 0.25 * rng.standard_normal(), 0, 1)) if rng.random() < 0.75 else 0.0
     light_eyes = melanin < 0.35 and rng.random() < 0.6
+    yellow = 0.05 * rng.standard_normal()
     return {
-        "melanin": float(melanin),
-        "tint": (0.06 * rng.standard_normal(3)).astype(np.float32),
-        "shine": float(rng.uniform(0.02, 0.10)),
-        "flush": float(rng.uniform(0.1, 0.9) * (1 - 0.6 * melanin)),
+        "melanin": melanin,
+        "tint": np.float32([0.02 * rng.standard_normal(), 0, 0]) + np.float32([-0.3, 0, -1]) * np.float32(yellow),
+        "shine": float(rng.uniform(0.06, 0.22)),
+        "flush": float(rng.uniform(0.15, 0.9) * (1 - 0.6 * melanin)),
+        "roughness": float(rng.uniform(0.3, 1.2)),
         "freckles": float((rng.random() < 0.22) * rng.uniform(0.4, 1) * (melanin < 0.5)),
+        "age_spots": float(np.clip(age * 1.6 - 0.8, 0, 1) * rng.random()),
         "moles": [
             (rng.uniform(-0.06, 0.06), rng.uniform(0.61, 0.76), rng.uniform(0.0008, 0.002))
             for _ in range(rng.integers(0, 4))
         ],
         "wrinkles": float(np.clip(age * 1.2 - 0.15 + 0.2 * rng.standard_normal(), 0, 1)),
-        "lipstick": float(rng.uniform(0.3, 0.9)) if not male and rng.random() < 0.35 else 0.0,
-        "lip_tint": np.float32([rng.uniform(0.25, 0.55), rng.uniform(0.03, 0.12), rng.uniform(0.05, 0.15)]),
-        "eye_shadow": float(rng.uniform(0.2, 0.6)) if not male and rng.random() < 0.3 else 0.0,
-        "hair_colour": hair * (1 - grey) + GREY * grey,
-        "cut": cut,
-        "hair_cover": {"bald": 0.12, "buzz": 0.75}.get(cut, 0.97),
-        "hairline": float(rng.uniform(0.045, 0.066) + (0.02 * age if bald else 0)),
-        "recession": float(rng.uniform(0, 0.02) + (0.03 * rng.random() if bald else 0)),
-        "thickness": {
-            "bald": 0.0,
-            "buzz": 0.001,
-            "short": 0.008,
-            "medium": 0.017,
-            "afro": 0.038,
-            "bob": 0.012,
-            "long": 0.012,
-        }[cut]
-        * float(rng.uniform(0.7, 1.3)),
-        "length": {"bob": 0.0, "long": 0.14}.get(cut, -1.0) + float(rng.uniform(-0.01, 0.04)),
-        "brow_height": float(rng.uniform(0.016, 0.023)),
-        "brow_arch": float(rng.uniform(-0.001, 0.005)),
-        "brow_tilt": float(rng.uniform(-0.12, 0.12)),
-        "brow_thickness": float(rng.uniform(0.0022, 0.0058) if male else rng.uniform(0.0015, 0.004)),
-        "brow_gap": float(rng.uniform(0.004, 0.014)),
-        "brow_strength": float(rng.uniform(0.55, 0.95)),
-        "beard": float(rng.choice([0.3, 0.55, 0.95])) if bearded else (float(rng.uniform(0, 0.12)) if male else 0.0),
-        "beard_shape": (float(full[0] < 0.85), float(full[1] < 0.6), float(full[2] < 0.8))
+        "sockets": float(rng.uniform(0.1, 1)),
+        "eye_rings": float(np.clip(0.2 + 0.5 * age + 0.3 * rng.standard_normal(), 0, 1)),
+        "lip_depth": float(rng.uniform(0.75, 1.0)),
+        "lipstick": float(rng.uniform(0.3, 0.9)) if not male and rng.random() < 0.4 else 0.0,
+        "lip_tint": np.float32([rng.uniform(0.25, 0.50), rng.uniform(0.04, 0.12), rng.uniform(0.05, 0.13)]),
+        "eye_shadow": float(rng.uniform(0.15, 0.5)) if not male and rng.random() < 0.3 else 0.0,
+        "shadow_tint": np.float32([0.12, 0.08, 0.07]) * np.float32(rng.uniform(0.4, 1.5)),
+        "lashes": float(rng.uniform(0.5, 0.8) if male else rng.uniform(0.7, 1.2)),
+        "iris": ramp(IRIS, rng.uniform(0.4, 1) if light_eyes else rng.uniform(0, 0.3)),
+        "iris_size": float(rng.uniform(0.42, 0.48)),
+        "sclera": float(rng.uniform(0.85, 1.05)),
+        "frame": np.float32(rng.choice([0.01, 0.03, 0.2])) * np.float32([1, rng.uniform(0.7, 1), rng.uniform(0.5, 1)]),
+        "frame_size": (float(rng.uniform(0.022, 0.027)), float(rng.uniform(0.016, 0.022))),
+        "frame_shape": float(rng.uniform(2.0, 5.0)),
+        "frame_width": float(rng.uniform(0.0007, 0.0016)),
+        "wears_glasses": float(rng.choice([0.0, 0.05, 0.9], p=[0.5, 0.3, 0.2])),
+    } | make_hair(rng, male, age, african, african + asian > rng.uniform(0.2, 0.9), grey)
+
+
+def make_hair(rng, male, age, african, dark, grey):
+    """What hairdresser and painter read about hair, brows and beard."""
+    colour = ramp(HAIR[:3] if dark else HAIR, rng.uniform(0, 0.4) if dark else rng.uniform(0, 1))
+    thin = male and rng.random() < 0.2 + 0.35 * age
+    woolly = rng.random() < african
+    if thin:
+        cut = rng.choice(["bald", "buzz", "buzz", "crop"])
+    elif woolly:
+        cut = rng.choice(
+            ["buzz", "buzz", "afro", "curls", "bald"] if male else ["afro", "curls", "tied", "long", "bob"]
+        )
+    elif male:
+        cut = rng.choice(["buzz", "crop", "crop", "side", "side", "quiff", "swept", "medium", "curls"])
+    else:
+        cut = rng.choice(["crop", "side", "curls", "medium", "bob", "bob", "long", "long", "long", "tied"])
+    style = CUTS.get(str(cut))
+    curly = woolly or cut in ("curls", "afro")
+    wave = float(rng.uniform(0.002, 0.006)) if rng.random() < 0.5 else 0.0
+    beard = str(rng.choice(["none", "stubble", "short", "full"], p=[0.45, 0.25, 0.18, 0.12])) if male else "none"
+    shape = rng.random(3)
+    bearded = beard != "none"
+    return {
+        "hair_colour": colour * (1 - grey) + GREY * grey,
+        "beard_colour": (colour * np.float32([1.15, 0.95, 0.9])) * (1 - 0.9 * grey) + GREY * 0.9 * grey,
+        "grey": grey,
+        "cut": str(cut),
+        "hair_cover": {"bald": float(rng.uniform(0.05, 0.3)), "buzz": 0.7}.get(str(cut), 0.95),
+        "hair_waves": np.concatenate(
+            [rng.normal(0, 1, (10, 3)) * rng.choice([120, 350], (10, 1)), rng.uniform(0, 6.28, (10, 1))], 1
+        ).astype(np.float32),
+        "hairline": float(rng.uniform(0.050, 0.064) + (0.010 * age if thin else 0)),
+        "recession": float(rng.uniform(0, 0.008) + (rng.uniform(0.004, 0.02) if thin else 0.004 * male)),
+        "peak": float(rng.uniform(-0.002, 0.005)),
+        "sideburn": float(rng.uniform(0, 0.02) if male else rng.uniform(-0.004, 0.008)),
+        "bald_top": bool(thin and rng.random() < 0.5),
+        "length": float(rng.uniform(*style.length)) if style else 0.0,
+        "thickness": float(rng.uniform(*style.thickness)) if style else 0.0,
+        "fade": float(rng.uniform(0.2, 0.8)),
+        "fringe": float(rng.uniform(0.040, 0.058))
+        if cut in ("bob", "long", "medium", "crop", "curls") and rng.random() < 0.4
+        else 0.0,
+        "part": float(rng.choice([-1, 1]) * rng.uniform(0.003, 0.035)),
+        "opening": float(rng.uniform(0.056, 0.072)),
+        "wild": float(rng.uniform(0.1, 0.5)),
+        "locks": float(rng.uniform(0.2, 0.7)),
+        "curl": float(rng.uniform(0.003, 0.006)) if curly else wave,
+        "curl_rate": float(rng.uniform(300, 600) if curly else rng.uniform(80, 180)),
+        "brow_height": float(rng.uniform(0.0165, 0.0215)),
+        "brow_arch": float(rng.uniform(0.0, 0.005)),
+        "brow_tilt": float(rng.uniform(-0.06, 0.14)),
+        "brow_thickness": float(rng.uniform(0.0026, 0.0052) if male else rng.uniform(0.0018, 0.0036)),
+        "brow_gap": float(rng.uniform(0.008, 0.014)),
+        "brow_strength": float(rng.uniform(0.55, 1.0)),
+        "beard": float(rng.uniform(0.6, 1.0)),
+        "beard_length": {"short": float(rng.uniform(0.003, 0.008)), "full": float(rng.uniform(0.010, 0.030))}.get(
+            beard, 0.0
+        ),
+        "stubble": {"none": float(rng.uniform(0, 0.10) if male else 0), "stubble": float(rng.uniform(0.25, 0.5))}.get(
+            beard, 0.6
+        ),
+        "beard_shape": (float(shape[0] < 0.9), float(shape[1] < 0.6), float(shape[2] < 0.85))
         if bearded
         else (1.0, 1.0, 1.0),
-        "iris": ramp(IRIS, rng.uniform(0.4, 1) if light_eyes else rng.uniform(0, 0.3)),
-        "frame": np.float32(rng.choice([0.01, 0.03, 0.2])) * np.float32([1, rng.uniform(0.7, 1), rng.uniform(0.5, 1)]),
-        "frame_size": (float(rng.uniform(0.021, 0.028)), float(rng.uniform(0.014, 0.024))),
-        "wears_glasses": float(rng.choice([0.0, 0.05, 0.9], p=[0.5, 0.3, 0.2])),
+        "beard_line": float(rng.uniform(0.5, 1.1)),
     }
-
-
-class Figure:
-    """Head, hair and glasses of a person as one mesh.
-
-    ``faces`` (F, 3), ``uv`` (F, 3, 2); ``rest`` (V, 3) without expression; ``glasses``: the slice of its vertices.
-    """
-
-    def __init__(self, model, painter, person, rng):
-        head = model.head
-        scalp = painter.scalp(person.look, position=head.vertices) * (1 - painter.vertex_ears)  # (V,)
-        scalp = spread_over(scalp, head.faces, len(head.vertices), rounds=4)
-        middle = np.float32([0, person.vertices[:, 1].mean(), head.eyes[0, 2]])
-        outward = person.vertices - middle
-        outward /= np.linalg.norm(outward, axis=1, keepdims=True)  # (V, 3)
-        lumps = 1 + 0.12 * np.sin(head.vertices @ rng.normal(0, 120, (3, 3)) + rng.uniform(0, 6, 3)).mean(1)
-        volume = person.look["thickness"] * scalp * lumps
-        self.head_count = len(person.vertices)
-        self.expressions, self.names = head.expressions, head.expression_names
-        self.eyes = self._eyes(person.vertices, head)
-        self.landmarks = head.landmarks
-        pieces = [(person.vertices + outward * volume[:, None], head.faces, self._head_uv(person.vertices, head))]
-        if person.look["length"] > -0.5:
-            pieces.append(self._long_hair(person, rng))
-        self.glasses = slice(sum(len(v) for v, *_ in pieces), None)
-        pieces.append(self._glasses(person))
-        starts = np.cumsum([0] + [len(v) for v, *_ in pieces])
-        self.rest = np.concatenate([v for v, *_ in pieces]).astype(np.float32)
-        self.faces = np.concatenate([f + s for (_, f, _), s in zip(pieces, starts, strict=False)])
-        self.uv = np.concatenate([uv for *_, uv in pieces]).astype(np.float32)
-        self.eye_vertices = [np.unique(head.faces[head.eye_faces & side]) for side in self._sides(head)]
-
-    @staticmethod
-    def _sides(head):
-        left = head.vertices[head.faces[:, 0], 0] > 0
-        return left, ~left
-
-    @staticmethod
-    def _eyes(vertices, head):
-        """(2, 3) centres of the eyeballs, left first."""
-        sides = Figure._sides(head)
-        own = [vertices[np.unique(head.faces[head.eye_faces & side])] for side in sides]
-        return np.stack([(v.max(0) + v.min(0)) / 2 for v in own])
-
-    def _head_uv(self, vertices, head):
-        uv = head.uv * np.float32([SIDE / WIDTH, 1])
-        for eye, side in zip(self.eyes, self._sides(head), strict=True):
-            chosen = head.eye_faces & side
-            corners = vertices[head.faces[chosen]]  # (F, 3, 3)
-            radius = np.abs(corners - eye)[..., 0].max()
-            flat = (corners - eye)[..., [0, 2]] / radius * [0.5, -0.5] + 0.5  # seen from the front
-            uv[chosen] = in_block(EYES, flat)
-        return uv
-
-    def _long_hair(self, person, rng):
-        """A curtain round the head, open at the face: (vertices, faces, uv)."""
-        v = person.vertices
-        centre = np.float32([0, (v[:, 1].max() + v[:, 1].min()) / 2 + 0.012, self.eyes[0, 2] + 0.01])
-        above = v[v[:, 2] > centre[2] - 0.02] - centre
-        reach = np.abs(above).max(0) + person.look["thickness"] + 0.004  # half axes of the skull with hair on
-        columns, rows = 56, 30
-        opening = np.deg2rad(rng.uniform(48, 66))
-        around = np.linspace(opening, 2 * np.pi - opening, columns)
-        bottom = centre[2] - 0.075 - person.look["length"]
-        elevation = np.deg2rad(np.linspace(85, 0, rows // 2))
-        hang = np.linspace(0, 1, rows - rows // 2 + 1)[1:]
-        wave = 1 + 0.03 * np.sin(around * rng.integers(9, 17) + rng.uniform(0, 6)) + 0.02 * rng.standard_normal(columns)
-        rings = [
-            np.stack([reach[0] * np.cos(e) * np.sin(around) * wave, -reach[1] * np.cos(e) * np.cos(around) * wave,
-                      np.full(columns, reach[2] * np.sin(e))], -1) + centre
-            for e in elevation
-        ]  # fmt: skip
-        for h in hang:
-            ring = rings[rows // 2 - 1].copy()
-            ring[:, 2] = centre[2] + h * (bottom - centre[2]) * (1 + 0.03 * rng.standard_normal(columns))
-            ring[:, :2] = (ring[:, :2] - centre[:2]) * (1 - 0.12 * h + 0.1 * h * h) * (
-                1 + 0.01 * rng.standard_normal((columns, 1))
-            ) + centre[:2]
-            rings.append(ring)
-        grid = np.arange(len(rings) * columns).reshape(len(rings), columns)
-        a, b, c, d = grid[:-1, :-1].ravel(), grid[:-1, 1:].ravel(), grid[1:, :-1].ravel(), grid[1:, 1:].ravel()
-        faces = np.concatenate([np.stack([a, c, b], -1), np.stack([b, c, d], -1)])
-        place = np.stack(np.meshgrid(np.linspace(0, 1, columns), np.linspace(0, 1, len(rings))), -1).reshape(-1, 2)
-        return np.concatenate(rings), faces, in_block(HAIR_BLOCK, place[faces])
-
-    def _glasses(self, person):
-        wide, high = person.look["frame_size"]
-        turn = np.linspace(0, 2 * np.pi, 25)[:-1]
-        pieces = []
-        front = person.vertices[self.landmarks["nose"], 1] + 0.022
-        for eye, side in zip(self.eyes, (1, -1), strict=True):
-            centre = np.float32([eye[0] + 0.002 * side, front, eye[2] - 0.004])
-            square = (np.abs(np.cos(turn)) ** 4 + np.abs(np.sin(turn)) ** 4) ** -0.25
-            ring = centre + np.stack([wide * np.cos(turn) * square, 0 * turn, high * np.sin(turn) * square], -1)
-            pieces.append(tube(ring, 0.0014, closed=True))
-            hinge = centre + np.float32([side * wide, 0, 0.004])
-            ear = np.float32([side * (np.abs(person.vertices[:, 0]).max() - 0.012), 0.01, eye[2] + 0.002])
-            pieces.append(tube(np.stack([hinge, hinge * 0.45 + ear * 0.55, ear]), 0.0014))
-        bridge = np.float32(
-            [
-                [self.eyes[1, 0] + wide, front, eye[2]],
-                [0, front - 0.002, eye[2] + 0.003],
-                [self.eyes[0, 0] - wide, front, eye[2]],
-            ]
-        )
-        pieces.append(tube(bridge, 0.0012))
-        starts = np.cumsum([0] + [len(v) for v, _ in pieces])
-        vertices = np.concatenate([v for v, _ in pieces])
-        faces = np.concatenate([f + s for (_, f), s in zip(pieces, starts, strict=False)])
-        return vertices, faces, in_block(FLAT, np.full((len(faces), 3, 2), 0.5))
-
-    def posed(self, weights, gaze, glasses):
-        """(V, 3) with an expression {name: 0..1}, eyes turned by ``gaze`` (right, up; degrees), glasses on or off."""
-        vertices = self.rest.copy()
-        for name, weight in weights.items():
-            vertices[: self.head_count] += weight * self.expressions[self.names.index(name)]
-        right, up = np.deg2rad(gaze)
-        turn = rotation(right, up, 0)
-        for eye, own in zip(self.eyes, self.eye_vertices, strict=True):
-            vertices[own] = (vertices[own] - eye) @ turn.T + eye
-        if not glasses:
-            vertices[self.glasses] = self.eyes.mean(0) + np.float32([0, 0.05, 0])  # folded up inside the head
-        return vertices
-
-
-def spread_over(values, faces, count, rounds):
-    """Values of vertices (V,), evened out between neighbours."""
-    for _ in range(rounds):
-        means = values[faces].mean(1)  # (F,)
-        total, weight = np.zeros(count), np.zeros(count)
-        for corner in range(3):
-            total += np.bincount(faces[:, corner], means, minlength=count)
-            weight += np.bincount(faces[:, corner], minlength=count)
-        values = total / weight.clip(1)
-    return values
-
-
-def in_block(row, place):
-    """Texture coordinates of places (..., 2) in 0..1 of a block."""
-    inside = 0.02 + 0.96 * np.clip(place, 0, 1)
-    return np.stack([(SIDE + 16 + BLOCK * inside[..., 0]) / WIDTH, (row + 8 + BLOCK * inside[..., 1]) / SIDE], -1)
-
-
-def make_texture(painter, person, rng):
-    """(SIDE, WIDTH, 4): the head's texture and the blocks beside it."""
-    texture = np.zeros((SIDE, WIDTH, 4), np.float32)
-    texture[:, :SIDE], eye = painter.paint(person, rng)
-    rows = slice(8, 8 + BLOCK)
-    columns = slice(SIDE + 16, SIDE + 16 + BLOCK)
-    texture[rows, columns] = eye
-    strands = (
-        0.75
-        + 0.25 * np.repeat(rng.standard_normal((1, BLOCK, 1)), BLOCK, 0)
-        + 0.08 * rng.standard_normal((BLOCK, BLOCK, 1))
-    )
-    hair = texture[HAIR_BLOCK : HAIR_BLOCK + 120, SIDE:]
-    hair[...] = np.append(person.look["hair_colour"] * 0.7, 0.15)
-    texture[HAIR_BLOCK + 8 : HAIR_BLOCK + 8 + BLOCK, columns, :3] = (person.look["hair_colour"] * strands).clip(
-        0.003, 1
-    )
-    texture[FLAT : FLAT + 120, SIDE:] = np.append(person.look["frame"], 0.6)
-    return texture
-
-
-def tube(points, radius, closed=False, sides=5):
-    """A tube along points (P, 3): (vertices, faces)."""
-    along = np.roll(points, -1, 0) - np.roll(points, 1, 0)
-    if not closed:
-        along[0], along[-1] = points[1] - points[0], points[-1] - points[-2]
-    along = along / np.linalg.norm(along, axis=1, keepdims=True).clip(1e-9)
-    helper = np.where(np.abs(along[:, 1:2]) < 0.9, [[0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]])
-    first = np.cross(along, helper)
-    first /= np.linalg.norm(first, axis=1, keepdims=True).clip(1e-9)
-    second = np.cross(along, first)
-    turn = np.linspace(0, 2 * np.pi, sides + 1)[:-1]
-    ring = np.cos(turn)[None, :, None] * first[:, None] + np.sin(turn)[None, :, None] * second[:, None]
-    vertices = (points[:, None] + radius * ring).reshape(-1, 3)
-    count = len(points)
-    faces = []
-    for i in range(count if closed else count - 1):
-        j = (i + 1) % count
-        for k in range(sides):
-            m = (k + 1) % sides
-            faces += [[i * sides + k, j * sides + k, i * sides + m], [i * sides + m, j * sides + k, j * sides + m]]
-    return vertices.astype(np.float32), np.array(faces)
 
 
 def rotation(yaw, pitch, roll):

@@ -3,10 +3,14 @@
 import cv2
 import numpy as np
 
-from rendering.person import Figure, make_person, make_texture, rotation, stream
+from rendering.figure import FLATS, Figure, make_texture
+from rendering.head import SIDE as TEXELS
+from rendering.person import make_person, rotation, stream
+from rendering.scene import make_background, make_cloth, make_light, occlude
 from rendering.tracer import Tracer
 from utils.images import SIDE, TEMPLATE
 
+AXES = np.float32([[1, 0, 0], [0, 0, -1], [0, 1, 0]])  # the model's axes -> x right, y down, z away
 SAMPLES = 2  # along each edge of a pixel
 EXPRESSIONS = [  # {unit: strength} that faces make
     {},
@@ -72,7 +76,12 @@ class Photographer:
         self.person = make_person(model, seed, identity)
         rng = stream(seed, identity, 1)
         self.figure = Figure(model, painter, self.person, rng)
-        self.tracer = Tracer(self.figure.faces, self.figure.uv, make_texture(painter, self.person, rng))
+        texture = make_texture(painter, self.person, rng)
+        figure = self.figure
+        self.tracer = Tracer(
+            figure.faces, figure.solid, figure.uv, texture, figure.openness, figure.tangents, figure.strand_normals,
+            figure.strand_shape,
+        )  # fmt: skip
 
     def take(self, image):
         """((112, 112, 3) uint8 RGB, label) of one of the person's photos."""
@@ -88,15 +97,19 @@ class Photographer:
         camera = in_camera((vertices - pivot) @ turn.T, setting["distance"])
         focal, centre, tilt = self._frame(camera, setting)
         camera[:, :2] = camera[:, :2] @ tilt.T
-        lights, ambient, ground = make_lights(setting)
-        picture = self.tracer.render(camera, lights, ambient, ground, focal, centre, SIDE, SAMPLES)
+        to_camera = np.eye(3, dtype=np.float32)
+        to_camera[:2, :2] = tilt
+        self.tracer.colour(slice(FLATS["cloth"], FLATS["cloth"] + 32), slice(TEXELS + 8, None), make_cloth(rng))
+        picture = self.tracer.render(
+            camera, to_camera @ AXES @ turn, self.figure.shown, make_light(setting), focal, centre, SIDE, SAMPLES
+        )
         face, cover = picture[..., :3], picture[..., 3:]
         if setting["occluded"]:
             face, cover = occlude(face, cover, rng)
-        mean = face[20:100, 25:87][cover[20:100, 25:87, 0] > 0.5]
-        key = (0.21 if not len(mean) else float(np.sqrt(mean.mean() * 0.25) / max(mean.mean(), 1e-4))) * setting[
-            "exposure"
-        ]
+        middle = np.s_[SIDE * 3 // 8 : SIDE * 7 // 8, SIDE // 4 : SIDE * 3 // 4]  # the camera meters what is there
+        mean = face[middle][cover[middle][..., 0] > 0.5]
+        bright = mean.mean() if len(mean) else 0.25
+        key = 0.5 * max(bright, 0.01) ** -0.42 * setting["exposure"]  # dark faces stay darker than light ones
         linear = face * key + make_background(rng) * (1 - cover)
         return spoil(to_display(linear), setting, rng)
 
@@ -123,52 +136,7 @@ class Photographer:
 
 def in_camera(vertices, distance):
     """The model's axes -> x right, y down, z away, with the head at ``distance`` metres."""
-    return np.stack([vertices[:, 0], -vertices[:, 2], vertices[:, 1] + distance], -1).astype(np.float32)
-
-
-def make_lights(setting):
-    """[(direction to the light, RGB)], ambient light from above and from below."""
-    azimuth, elevation = np.deg2rad([setting["light_azimuth"], setting["light_elevation"]])
-    warm = np.float32([1 + setting["warmth"], 1.0, 1 - setting["warmth"]])
-    key = np.float32([np.sin(azimuth) * np.cos(elevation), -np.sin(elevation), -np.cos(azimuth) * np.cos(elevation)])
-    fill = np.float32([-0.7 * np.sign(key[0] + 1e-3), -0.3, -0.65])
-    rim = np.float32([0.6 * np.sign(key[0] + 1e-3), -0.5, 0.62])
-    hard = setting["light_hardness"]
-    lights = [
-        (key, 1.6 * hard * warm),
-        (fill / np.linalg.norm(fill), 0.35 * (1 - 0.5 * hard) * (2 - warm)),
-        (rim, 0.35 * hard * warm),
-    ]
-    return lights, 0.75 * (1 - 0.55 * hard) * (1.5 - 0.5 * warm), 0.4 * (1 - 0.55 * hard) * warm
-
-
-def make_background(rng):
-    """(112, 112, 3) linear: a gradient, or a blurred scene of patches."""
-    a, b = (rng.uniform(0.02, 0.7) * rng.uniform(0.6, 1, 3) for _ in range(2))
-    angle = rng.uniform(0, 2 * np.pi)
-    y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE - 0.5
-    t = np.clip(0.5 + x * np.cos(angle) + y * np.sin(angle), 0, 1)[..., None]
-    picture = a * (1 - t) + b * t
-    if rng.random() < 0.6:
-        for _ in range(rng.integers(3, 14)):
-            corner, size = rng.integers(-20, SIDE, 2), rng.integers(8, 70, 2)
-            colour = rng.uniform(0.01, 0.9) * rng.uniform(0.5, 1, 3)
-            cv2.rectangle(picture, corner.tolist(), (corner + size).tolist(), colour.tolist(), -1)
-        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(2, 9))
-    return picture.astype(np.float32)
-
-
-def occlude(face, cover, rng):
-    """Something before the face: a scarf, a hand, a mask; a soft-edged patch of one colour."""
-    patch = np.zeros((SIDE, SIDE), np.float32)
-    middle = rng.uniform([15, 60], [97, 115])
-    cv2.ellipse(
-        patch, middle.astype(int).tolist(), rng.integers(14, 34, 2).tolist(), rng.uniform(0, 180), 0, 360, 1.0, -1
-    )
-    patch = cv2.GaussianBlur(patch, (0, 0), 1.0)[..., None]
-    return face * (1 - patch) + patch * rng.uniform(0.02, 0.3) * rng.uniform(0.5, 1, 3).astype(np.float32), np.maximum(
-        cover, patch
-    )
+    return (vertices @ AXES.T + np.float32([0, 0, distance])).astype(np.float32)
 
 
 def to_display(linear):
