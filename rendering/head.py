@@ -27,8 +27,9 @@ class Head:
     ``uv`` (F, 3, 2): texture coordinates of each triangle's corners, wrapped round the head (``wrapped``);
     ``eye_faces``, ``inner_faces`` (mouth and sockets), ``cloth_faces`` (F,) bool; ``lips``, ``ears`` (V,) 0..1;
     ``openness`` (V,): the share of the surroundings that a vertex sees. ``expressions`` (E, V, 3): shifts at
-    full strength, by ``expression_names``; ``shape_names``: of the face's shape parameters. ``position`` (SIDE, SIDE, 3) and ``lip_map``
-    (SIDE, SIDE): place and lips by texel. ``landmarks``: vertices of nose and mouth; ``eyes`` (2, 3): left, right.
+    full strength, by ``expression_names``; ``shape_names``: of the face's shape parameters. ``position`` (SIDE, SIDE,
+    3) and ``lip_map`` (SIDE, SIDE): place and lips by texel. ``landmarks``: vertices of nose and mouth; ``eyes``
+    (2, 3): their centres, left and right.
     """
 
     vertices: np.ndarray

@@ -29,7 +29,7 @@ HAIR = np.float32(
 IRIS = np.float32(
     [[0.022, 0.011, 0.006], [0.10, 0.052, 0.022], [0.10, 0.12, 0.05], [0.09, 0.14, 0.20], [0.15, 0.18, 0.20]]
 )
-GREY = np.float32([0.46, 0.45, 0.44])
+GREY = np.float32([0.46, 0.44, 0.41])
 EYE_BLOCK = 96  # texels of an eye's texture
 
 
@@ -43,6 +43,22 @@ def ramp(palette, place):
     x = float(np.clip(place, 0, 1)) * (len(palette) - 1)
     i = min(int(x), len(palette) - 2)
     return palette[i] * (1 - (x - i)) + palette[i + 1] * (x - i)
+
+
+def window(cover):
+    """The rows and columns (slices) of a map (H, W) outside of which it is 0."""
+    edges = []
+    for axis in (1, 0):
+        there = np.flatnonzero(cover.any(axis))
+        edges.append(slice(there[0], there[-1] + 1) if len(there) else slice(0, 0))
+    return tuple(edges)
+
+
+def blend(colour, part, shade):
+    """Paint ``shade``, a colour or a picture (H, W, 3), over a picture, as far as ``part`` (H, W) says."""
+    place = window(part)
+    part = part[place][..., None]
+    colour[place] = colour[place] * (1 - part) + (shade[place] if np.ndim(shade) == 3 else shade) * part
 
 
 class Painter:
@@ -63,6 +79,7 @@ class Painter:
         self.mouth_z = self.regions.mouth[2]
         self.lips = cv2.GaussianBlur(head.lip_map, (0, 0), 1.5)
         self.front = smooth(-self.y, 0.03, 0.09)  # 1 on the face, 0 from the ears on
+        self.face = window((self.front > 0) & (self.z > 0.6) & (self.z < self.eye[2] + 0.07))
         height = self.z - self.nose[2]
         side = np.abs(self.x)
         cheeks = 0.8 * smooth(0.042 - np.hypot(side - 0.044, 1.1 * height), 0, 0.042)
@@ -89,25 +106,23 @@ class Painter:
         colour = self._skin(look, rng)
         grain = noise(rng, 150) + 0.7 * rng.standard_normal((SIDE, SIDE), np.float32)
         gloss = look["shine"] * (0.5 + self.oily) * (1 + 0.15 * noise(rng, 200))
-        lips = self.lips[..., None]
         stick = look["lipstick"]
         bare = ramp(SKIN, look["melanin"]) * np.float32([0.93, 0.60, 0.58]) * look["lip_depth"]
         lip = (bare * (1 - stick) + look["lip_tint"] * stick) * (1 + 0.06 * noise(rng, 220)[..., None])
-        colour = colour * (1 - 0.85 * lips) + lip * 0.85 * lips
+        blend(colour, 0.85 * self.lips, lip)
         gloss = gloss + (0.10 + 0.3 * stick) * self.lips
         hair = look["hair_colour"]
         grain = (0.75 + 0.35 * grain).clip(0, 1.4)
         scalp = self._cover("scalp", look) * look["hair_cover"]
         brows = 0.45 * self._cover("brows", look) * look["brow_strength"]
         stubble = np.maximum(self._cover("beard", look), self._cover("moustache", look))
-        stubble = stubble * (1 - self.lips) * look["stubble"]
+        stubble = stubble * (1 - self.lips) * look["stubble"] * (1 - 0.5 * look["grey"])
         for cover, shade in ((scalp, hair * 0.55), (brows, look["beard_colour"] * 0.8), (stubble, hair * 0.6)):
-            part = (cover * np.maximum(grain, (cover - 0.3) / 0.6)).clip(0, 0.97)[..., None]  # few hairs are a grain
-            colour = colour * (1 - part) + shade * part
-            gloss = gloss * (1 - 0.8 * part[..., 0])
-        shadow = (look["eye_shadow"] * self.socket * (self.z > self.eye[2]))[..., None]
-        colour = colour * (1 - shadow) + look["shadow_tint"] * shadow
-        colour = colour * (1 - look["lashes"] * 0.75 * self.lash_line[..., None])
+            part = (cover * np.maximum(grain, (cover - 0.3) / 0.6)).clip(0, 0.97)  # few hairs are a grain
+            blend(colour, part, shade)
+            gloss = gloss * (1 - 0.8 * part)
+        blend(colour, look["eye_shadow"] * self.socket * (self.z > self.eye[2]), look["shadow_tint"])
+        blend(colour, look["lashes"] * 0.75 * self.lash_line, np.float32(0))
         texture = np.concatenate([colour.clip(0.003, 1), gloss.clip(0, 0.6)[..., None]], -1).astype(np.float32)
         return texture, self._iris(look, rng)
 
@@ -136,30 +151,28 @@ class Painter:
             spot = smooth(size - np.hypot(self.x[near] - x, self.z[near] - z), 0, 0.0006)  # (texels,)
             colour[near] *= 1 - 0.65 * spot[:, None]
         lines = look["wrinkles"] * self._wrinkles(rng)[..., None]
-        return colour * (1 - lines * np.float32([0.8, 1.0, 1.0]))
+        colour[self.face] *= 1 - lines * np.float32([0.8, 1.0, 1.0])
+        return colour
 
     def _wrinkles(self, rng):
-        """Lines of the forehead, beside and under the eyes, and from nose to mouth; strength 0..1."""
-        wobble = 0.0022 * noise(rng, 9) + 0.0006 * noise(rng, 40)
-        broken = (0.7 + 0.5 * noise(rng, 14)).clip(0, 1)  # lines come and go
-        high = self.z - self.eye[2]
-        across = rng.uniform(700, 950)
-        forehead = smooth(np.sin((self.z + wobble + 1.5 * self.x**2) * across), 0.35, 1.0) * smooth(high, 0.030, 0.040)
-        forehead *= smooth(0.064 - high, 0, 0.02) * smooth(0.045 - np.abs(self.x), 0, 0.025) * self.front * broken
-        side = np.abs(self.x) - self.eye_x
+        """(rows, columns) of ``self.face``: lines of forehead, frown, eyes, and from nose to mouth; 0..1."""
+        x, z, front = self.x[self.face], self.z[self.face], self.front[self.face]
+        wobble = (0.0022 * noise(rng, 9) + 0.0006 * noise(rng, 40))[self.face]
+        broken = (0.7 + 0.5 * noise(rng, 14)).clip(0, 1)[self.face]  # lines come and go
+        high, side, across = z - self.eye[2], np.abs(x) - self.eye_x, rng.uniform(700, 950)
+        forehead = smooth(np.sin((z + wobble + 1.5 * x**2) * across), 0.35, 1.0) * smooth(high, 0.030, 0.040)
+        forehead *= smooth(0.064 - high, 0, 0.02) * smooth(0.045 - np.abs(x), 0, 0.025) * broken
         angle = np.arctan2(high + wobble, side - 0.006)
-        crow = smooth(np.sin(angle * 12 + noise(rng, 20)), 0.2, 1.0) * smooth(side, 0.016, 0.021)
+        crow = smooth(np.sin(angle * 12 + noise(rng, 20)[self.face]), 0.2, 1.0) * smooth(side, 0.016, 0.021)
         crow *= smooth(0.034 - side, 0, 0.010) * smooth(0.016 - np.abs(high), 0, 0.010) * broken
-        fold = np.abs(np.abs(self.x) - (0.020 + 0.42 * (self.nose[2] - self.z).clip(0, 0.04)) + wobble)
-        fold = smooth(0.0034 - fold, 0, 0.0034) * smooth(self.nose[2] - self.z, -0.006, 0.010)
-        fold *= smooth(self.z - self.mouth_z, -0.012, 0.006) * self.front
-        bag = smooth(0.0016 - np.abs(high + 0.0175 + 6 * side**2 + wobble), 0, 0.0014) * smooth(
-            0.016 - np.abs(side), 0, 0.008
-        )
-        frown = smooth(0.0016 - np.abs(np.abs(self.x + wobble) - 0.006), 0, 0.0014) * smooth(
-            0.011 - np.abs(high - 0.022), 0, 0.008
-        )
-        return (0.22 * forehead + 0.22 * crow + 0.30 * fold + 0.22 * (bag + frown) * self.front).clip(0, 0.5)
+        fold = np.abs(np.abs(x) - (0.020 + 0.42 * (self.nose[2] - z).clip(0, 0.04)) + wobble)
+        fold = smooth(0.0034 - fold, 0, 0.0034) * smooth(self.nose[2] - z, -0.006, 0.010)
+        fold *= smooth(z - self.mouth_z, -0.012, 0.006)
+        bag = smooth(0.0016 - np.abs(high + 0.0175 + 6 * side**2 + wobble), 0, 0.0014)
+        bag *= smooth(0.016 - np.abs(side), 0, 0.008)
+        frown = smooth(0.0016 - np.abs(np.abs(x + wobble) - 0.006), 0, 0.0014)
+        frown *= smooth(0.011 - np.abs(high - 0.022), 0, 0.008)
+        return ((0.22 * (forehead + crow + bag + frown) + 0.30 * fold) * front).clip(0, 0.5)
 
     def _iris(self, look, rng):
         """(EYE_BLOCK, EYE_BLOCK, 4): white outside, iris and pupil in the middle, the upper lid's shadow above."""

@@ -95,9 +95,10 @@ def make_look(rng, male, age, ancestry):
         "sockets": float(rng.uniform(0.1, 1)),
         "eye_rings": float(np.clip(0.2 + 0.5 * age + 0.3 * rng.standard_normal(), 0, 1)),
         "lip_depth": float(rng.uniform(0.75, 1.0)),
-        "lipstick": float(rng.uniform(0.3, 0.9)) if not male and rng.random() < 0.4 else 0.0,
-        "lip_tint": np.float32([rng.uniform(0.25, 0.50), rng.uniform(0.04, 0.12), rng.uniform(0.05, 0.13)]),
-        "eye_shadow": float(rng.uniform(0.15, 0.5)) if not male and rng.random() < 0.3 else 0.0,
+        "lipstick": float(rng.uniform(0.3, 0.9)) if not male and rng.random() < 0.55 else 0.0,
+        "lip_tint": np.float32([rng.uniform(0.25, 0.45), rng.uniform(0.04, 0.12), rng.uniform(0.05, 0.12)])
+        * np.float32(1 - 0.6 * melanin),
+        "eye_shadow": float(rng.uniform(0.15, 0.5)) if not male and rng.random() < 0.4 else 0.0,
         "shadow_tint": np.float32([0.12, 0.08, 0.07]) * np.float32(rng.uniform(0.4, 1.5)),
         "lashes": float(rng.uniform(0.5, 0.8) if male else rng.uniform(0.7, 1.2)),
         "iris": ramp(IRIS, rng.uniform(0.4, 1) if light_eyes else rng.uniform(0, 0.3)),
@@ -120,12 +121,12 @@ def make_hair(rng, male, age, african, dark, grey):
         cut = rng.choice(["bald", "buzz", "buzz", "crop"])
     elif woolly:
         cut = rng.choice(
-            ["buzz", "buzz", "afro", "curls", "bald"] if male else ["afro", "curls", "tied", "long", "bob"]
+            ["buzz", "buzz", "afro", "curls", "bald"] if male else ["afro", "curls", "tied", "long", "long", "bob"]
         )
     elif male:
         cut = rng.choice(["buzz", "crop", "crop", "side", "side", "quiff", "swept", "medium", "curls"])
     else:
-        cut = rng.choice(["crop", "side", "curls", "medium", "bob", "bob", "long", "long", "long", "tied"])
+        cut = rng.choice(["side", "curls", "medium", "medium", "bob", "bob", "long", "long", "long", "tied"])
     style = CUTS.get(str(cut))
     curly = woolly or cut in ("curls", "afro")
     wave = float(rng.uniform(0.002, 0.006)) if rng.random() < 0.5 else 0.0
@@ -150,7 +151,7 @@ def make_hair(rng, male, age, african, dark, grey):
         "thickness": float(rng.uniform(*style.thickness)) if style else 0.0,
         "fade": float(rng.uniform(0.2, 0.8)),
         "fringe": float(rng.uniform(0.040, 0.058))
-        if cut in ("bob", "long", "medium", "crop", "curls") and rng.random() < 0.4
+        if cut in ("bob", "long", "medium", "crop") and not thin and rng.random() < 0.4
         else 0.0,
         "part": float(rng.choice([-1, 1]) * rng.uniform(0.003, 0.035)),
         "opening": float(rng.uniform(0.056, 0.072)),
@@ -158,7 +159,7 @@ def make_hair(rng, male, age, african, dark, grey):
         "locks": float(rng.uniform(0.2, 0.7)),
         "curl": float(rng.uniform(0.003, 0.006)) if curly else wave,
         "curl_rate": float(rng.uniform(300, 600) if curly else rng.uniform(80, 180)),
-        "brow_height": float(rng.uniform(0.0165, 0.0215)),
+        "brow_height": float(rng.uniform(0.0165, 0.0205) + (0 if male else 0.0015)),
         "brow_arch": float(rng.uniform(0.0, 0.005)),
         "brow_tilt": float(rng.uniform(-0.06, 0.14)),
         "brow_thickness": float(rng.uniform(0.0026, 0.0052) if male else rng.uniform(0.0018, 0.0036)),

@@ -49,8 +49,8 @@ class Regions:
         above = p[..., 2] - self.hair_line(look, angle_of(p)) + 0.0022 * ripple(p, look["hair_waves"])
         cover = smooth(above, -0.003, 0.010)
         if look["bald_top"]:  # hair is left on the sides and the back alone
-            crown = np.hypot(p[..., 0] / 0.062, (p[..., 1] + 0.03) / 0.085)
-            cover = cover * smooth(0.778 - p[..., 2] + 0.004 * ripple(p, look["hair_waves"]), -0.006, 0.014)
+            crown = np.hypot(p[..., 0] / 0.062, (p[..., 1] + 0.05) / 0.115)
+            cover = cover * smooth(0.778 - p[..., 2] + 0.002 * ripple(p, look["hair_waves"]), -0.006, 0.014)
             cover = cover * smooth(crown, 0.55, 0.95)
         return cover
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from conftest import files_of
 
-from rendering.person import stream
+from rendering.hair import CUTS, Hairdresser
+from rendering.person import make_person, stream
 from rendering.photo import Photographer, draw_setting, quality_of
 from scripts import render_faces
 from utils.face_set import FaceSet
@@ -82,6 +83,42 @@ def test_a_person_is_the_same_on_all_photos_and_others_are_others(photographer, 
     assert not np.array_equal(views[0], views[2])
     assert np.array_equal(shoot(photographer, yaw=10), shoot(photographer, yaw=10))
     assert np.isfinite(pair_similarities(features_of(encoder, views))).all()
+
+
+def test_a_photo_does_not_depend_on_those_taken_before(photographer):
+    photographer.take(0)
+    after = photographer.take(1)[0]
+    assert np.array_equal(after, Photographer(*render_faces.studio(), 0, 3).take(1)[0])
+
+
+@pytest.mark.parametrize("cut", [None, *CUTS])
+def test_hair_grows_on_the_head_and_leaves_the_eyes_free(cut):
+    model, painter = render_faces.studio()
+    person = make_person(model, 0, 3)
+    style = CUTS.get(cut)
+    length, thickness = (style.length[1], style.thickness[1]) if style else (0, 0)
+    person.look |= {"cut": cut, "length": length, "thickness": thickness, "fringe": 0.0, "bald_top": False}
+    hairdresser = Hairdresser(model.head, painter.regions, person.vertices, stream(0, 3, 1))
+    kinds = [kind for kind, _ in hairdresser.all(person.look)]
+    assert ("hair" in kinds) == (cut is not None)
+    assert {"beard", "lash"} <= set(kinds)  # brows are of the beard's colour
+    if cut is None:
+        return
+    strands = hairdresser.scalp(person.look)
+    assert np.isfinite(strands.points).all()
+    assert len(strands.points) > 1000
+    reach = np.linalg.norm(strands.points[:, -1] - strands.points[:, 0], axis=-1)
+    assert reach.max() < 1.2 * length + 2 * thickness + 0.02
+    eyes = person.vertices[np.unique(model.head.faces[model.head.eye_faces])]
+    before = (strands.points[..., 1] < eyes[:, 1].max()) & (np.abs(strands.points[..., 0]) < 0.045)
+    before &= np.abs(strands.points[..., 2] - eyes[:, 2].mean()) < 0.012
+    assert before.mean() < 0.002
+
+
+def test_dark_creases_see_little_of_their_surroundings():
+    head = render_faces.studio()[0].head
+    assert head.openness[head.landmarks["nose"]] > 0.8
+    assert np.median(head.openness[np.unique(head.faces[head.inner_faces])]) < 0.3
 
 
 def test_quality_falls_with_what_spoils_a_photo(photographer):
