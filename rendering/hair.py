@@ -156,7 +156,7 @@ class Hairdresser:
         taper = (
             cut.half_width
             * rng.uniform(0.7, 1.3, (count, 1))
-            * (1 - 0.75 * along**3)
+            * (1 - 0.6 * along**3)
             * (0.5 + 0.5 * smooth(along, 0, 0.4))
         )
         return Strands(points, normals, taper, open_, roots, weights, self.shades(points))

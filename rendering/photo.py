@@ -12,6 +12,7 @@ from utils.images import SIDE, TEMPLATE
 
 AXES = np.float32([[1, 0, 0], [0, 0, -1], [0, 1, 0]])  # the model's axes -> x right, y down, z away
 SAMPLES = 2  # along each edge of a pixel
+LENS = 0.45  # pixels: deviation of a lens's own blur, without which strands of hair would be rows of dots
 EXPRESSIONS = [  # {unit: strength} that faces make
     {},
     {"mouthSmileLeft": 0.6, "mouthSmileRight": 0.6, "cheekSquintLeft": 0.4, "cheekSquintRight": 0.4},
@@ -103,6 +104,7 @@ class Photographer:
         picture = self.tracer.render(
             camera, to_camera @ AXES @ turn, self.figure.shown, make_light(setting), focal, centre, SIDE, SAMPLES
         )
+        picture = cv2.GaussianBlur(picture, (0, 0), LENS)
         face, cover = picture[..., :3], picture[..., 3:]
         if setting["occluded"]:
             face, cover = occlude(face, cover, rng)
