@@ -64,7 +64,7 @@ def make_shapes(names, rng):
             "nose-point-up",
             "nose-hump-incr",
         ):
-            strength = 0.6  # together they would make beaks
+            strength = 0.4  # together they would make beaks
         usual = next((value for start, value in USUAL.items() if key.startswith(start)), 0.0)
         shapes[name] = float(
             np.clip(usual + strength * (shared[key] + (0.08 * rng.standard_normal() if sided else 0)), -1, 1)
@@ -101,9 +101,9 @@ def make_look(rng, male, age, ancestry):
         "eye_shadow": float(rng.uniform(0.15, 0.5)) if not male and rng.random() < 0.4 else 0.0,
         "shadow_tint": np.float32([0.12, 0.08, 0.07]) * np.float32(rng.uniform(0.4, 1.5)),
         "lashes": float(rng.uniform(0.5, 0.8) if male else rng.uniform(0.7, 1.2)),
-        "iris": ramp(IRIS, rng.uniform(0.4, 1) if light_eyes else rng.uniform(0, 0.3)),
+        "iris": ramp(IRIS, rng.uniform(0.4, 1) if light_eyes else rng.uniform(0, 0.3 - 0.2 * melanin)),
         "iris_size": float(rng.uniform(0.42, 0.48)),
-        "sclera": float(rng.uniform(0.85, 1.05)),
+        "sclera": float(rng.uniform(0.85, 1.05) * (1 - 0.25 * melanin)),
         "frame": np.float32(rng.choice([0.01, 0.03, 0.2])) * np.float32([1, rng.uniform(0.7, 1), rng.uniform(0.5, 1)]),
         "frame_size": (float(rng.uniform(0.022, 0.027)), float(rng.uniform(0.016, 0.022))),
         "frame_shape": float(rng.uniform(2.0, 5.0)),
