@@ -86,7 +86,8 @@ def training_parser():
     model.add_argument(
         "--lpips_weights",
         default="weights/vgg16.pth",
-        help="torchvision's VGG16; or `encoder`: maps of --id_weights in its place; or `none`",
+        help="torchvision's VGG16; or in its place `efficientnet_lite0` (ImageNet weights from a package, see "
+        "requirements-train-demo.txt) or `encoder` (maps of --id_weights); or `none`",
     )
     model.add_argument("--start_from", help="generator to begin with (default: from nothing)")
     for name, default in (("min", 0.5), ("max", 1.0), ("mu", 0.75), ("std", 0.25)):

