@@ -21,7 +21,8 @@ def resolve_device(name="auto", local_rank=0):
     except RuntimeError as error:
         raise UserError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N.") from error
     if device.type == "cuda":
-        index = local_rank if device.index is None else device.index
+        count = max(1, torch.cuda.device_count())  # one where a cluster gives each process a GPU of its own
+        index = local_rank % count if device.index is None else device.index
         if not torch.cuda.is_available() or index >= torch.cuda.device_count():
             raise UserError(f"--device {name}: this machine offers {torch.cuda.device_count()} CUDA devices.")
         torch.cuda.set_device(index)
@@ -54,12 +55,19 @@ def cpu_has_bf16():
     return bool(probe())
 
 
-def compiled(module):
-    """``module`` through torch.compile, with the random draws it would make without; UserError without a compiler."""
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+def compiled(module, device):
+    """``module`` through torch.compile, with the random draws it would make without; UserError without a compiler.
+
+    What torch generates is C++ on a CPU, and on a GPU a kernel that Triton loads with a bit of C.
+    """
+    if device.type == "cuda":
+        language, variable, usual = "C", "CC", "gcc" if shutil.which("gcc") else "clang"
+    else:
+        language, variable, usual = "C++", "CXX", "clang++" if sys.platform == "darwin" else "g++"
+    compiler = os.environ.get(variable, usual)
     if not shutil.which(compiler):
         raise UserError(
-            f"--compile needs a C++ compiler, and there is no {compiler}; install it or leave --compile out."
+            f"--compile needs a {language} compiler, and there is no {compiler}; install it or leave --compile out."
         )
     return torch.compile(module, options={"fallback_random": True})
 
