@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from utils.cli import STOP_SIGNALS
 from utils.errors import UserError
 from utils.images import SIDE, resize
 from utils.masks import load_mask
@@ -115,9 +116,9 @@ def epoch_batches(count, batch_size, seed, epoch, rank, world_size):
 
 
 def leave_signals_to_the_parent(worker):
-    """Ctrl-C and a cluster's SIGTERM reach all processes of a job; only the training loop may answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Ctrl-C and a cluster's signals reach all processes of a job; only the training loop may answer."""
+    for number in (signal.SIGINT, *STOP_SIGNALS):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def make_loader(data, batches, workers, pin_memory):
