@@ -40,9 +40,10 @@ from utils.demo_weights import use_demo_weights
 from utils.device import amp_dtype, compiled, keep_freed_memory, resolve_device
 from utils.distributed import join_world
 from utils.errors import UserError
+from utils.resuming import check_agreement, load_checkpoint, run_of
 from utils.sampling import MaskRatios
 from utils.training_data import AUGMENTATIONS, TrainingData, epoch_batches, make_loader
-from utils.training_folder import LAST, check_output_folder, find_checkpoint, start_anew
+from utils.training_folder import LAST, check_output_folder, start_anew
 from utils.training_log import Log
 from utils.training_state import TrainingState
 from utils.training_stop import StopSignal, resume_command
@@ -136,11 +137,13 @@ def training_parser():
 @command
 def main(argv=None):
     args = training_parser().parse_args(argv)
-    check_output_folder(args)
-    use_demo_weights(args)
-    note_flags_without_effect(args, TRAINING_WITHOUT_EFFECT)
     on_gpu = torch.cuda.is_available() and args.device != "cpu"
     world = join_world("nccl" if on_gpu else "gloo")
+    if world.is_main:
+        check_output_folder(args)
+        note_flags_without_effect(args, TRAINING_WITHOUT_EFFECT)
+    use_demo_weights(args)
+    check_agreement(world, args)
     device = resolve_device(args.device, world.local_rank)
     amp = amp_dtype(args.use_amp, args.amp_dtype, device)
     if device.type == "cpu":
@@ -167,14 +170,16 @@ def train(args, data, world, device, amp, how_to_resume):
     criterion = GeneratorLoss(encoder, perceptual, weights, args.adversarial).to(device)
 
     torch.manual_seed(args.seed)
-    state = TrainingState(args, device, amp == torch.float16, data.feature_norms())
+    run = run_of(world, [data.positions])
+    state = TrainingState(args, device, amp == torch.float16, data.feature_norms(), run)
     if args.start_from:
         state.start_from(args.start_from)
     if args.resume:
-        state.resume(find_checkpoint(args.resume), steps_per_epoch)
-    generator, discriminator = parallel(state.generator, world, device), parallel(state.discriminator, world, device)
-    if args.compile:
-        generator = compiled(generator)
+        path, content = world.from_main(partial(load_checkpoint, args.resume))
+        if content is not None:
+            state.resume(content, path, steps_per_epoch)
+    generator = compiled(state.generator, device) if args.compile else state.generator
+    generator, discriminator = parallel(generator, world, device), parallel(state.discriminator, world, device)
     base_lr = args.lr or args.blr * args.batch_size * args.accum_iter * world.size / RELEASED_DIVISOR
     masks = mask_ratios(args)
     last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf) // args.accum_iter * args.accum_iter
@@ -182,8 +187,8 @@ def train(args, data, world, device, amp, how_to_resume):
     if args.overwrite and world.is_main:
         start_anew(args.output_dir)
     log = Log(args, world, device, state.step, last_step, SHOWN)
-    if state.note:
-        log.say(state.note)
+    for note in state.notes:
+        log.say(note)
     log.check_warmup(args.warmup_epochs * steps_per_epoch, f"--warmup_epochs {args.warmup_epochs:g}")
     stop = StopSignal(world, how_to_resume)
     half_precision = partial(torch.autocast, device.type, amp or torch.bfloat16, enabled=amp is not None)

@@ -40,13 +40,15 @@ from utils.errors import UserError
 from utils.face_labels import load_labels
 from utils.face_set import FaceSet
 from utils.fr_data import RecognitionData, load_mixture_labels
+from utils.resuming import check_agreement, check_settings, load_checkpoint, load_optimizer, run_of
 from utils.training_data import epoch_batches, make_loader
-from utils.training_folder import LAST, check_output_folder, find_checkpoint, start_anew
+from utils.training_folder import LAST, check_output_folder, start_anew
 from utils.training_log import Log
 from utils.training_stop import StopSignal, resume_command
 from utils.verification import features_of, norm_percentiles, pair_similarities, verify
 from utils.verification_set import find_set, load_pairs
 
+FIXED = ("batch_size", "seed")  # flags that decide which photos and draws a step sees
 DECAY_FACTOR = 0.1  # of the learning rate at each milestone
 MODEL = "model.pth"
 RESULTS = (MODEL,)
@@ -123,14 +125,17 @@ def fr_parser():
 def main(argv=None):
     args = fr_parser().parse_args(argv)
     check_head_flags(args)
-    check_output_folder(args, RESULTS)
     on_gpu = torch.cuda.is_available() and args.device != "cpu"
     world = join_world("nccl" if on_gpu else "gloo")
+    if world.is_main:
+        check_output_folder(args, RESULTS)
+    check_agreement(world, args)
     device = resolve_device(args.device, world.local_rank)
     if device.type == "cpu":
         keep_freed_memory()
         torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
-    train(args, make_data(args), world, device, resume_command(__file__, argv, args.output_dir))
+    data = world.from_main(partial(make_data, args))  # the labels of millions of photos are read once
+    train(args, data, world, device, resume_command(__file__, argv, args.output_dir))
 
 
 def check_head_flags(args):
@@ -259,19 +264,24 @@ def train(args, data, world, device, how_to_resume):
     model = make_model(args, data.class_count).to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, args)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
-    step = resume(args, model, optimizer, scaler) if args.resume else 0
+    run, notes, step = run_of(world, records_of(data)), [], 0
+    if args.resume:
+        path, content = world.from_main(partial(load_checkpoint, args.resume))
+        if content is not None:
+            notes = check_settings(path, check_parts(content, path, args), vars(args), run, FIXED)
+            step = resume(content, path, args, model, optimizer, scaler)
     if args.backbone and step == 0:
         adapt_norms(model, data, device)
         begin_at_centres(model, data, half_precision)
-    parallel = model
+    parallel = compiled(model, device) if args.compile else model
     if world.size > 1:
-        parallel = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
-    if args.compile:
-        parallel = compiled(parallel)
+        parallel = DistributedDataParallel(parallel, device_ids=[device.index] if device.type == "cuda" else None)
     last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
     if args.overwrite and world.is_main:
         start_anew(args.output_dir, RESULTS)
     log = Log(args, world, device, step, last_step, shown=("loss", "norm"))
+    for note in notes:
+        log.say(note)
     log.check_warmup(args.warmup_epochs * steps_per_epoch, f"--warmup_epochs {args.warmup_epochs:g}")
     stop = StopSignal(world, how_to_resume)
     bad = 0
@@ -279,7 +289,12 @@ def train(args, data, world, device, how_to_resume):
     def save():
         content = {"backbone": model.backbone.state_dict(), "head": model.head.state_dict(), "step": step}
         content |= {"traces": model.traces.state_dict()} if model.traces else {}
-        content |= {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "args": dict(vars(args))}
+        content |= {
+            "optimizer": optimizer.state_dict(),
+            "scaler": scaler.state_dict(),
+            "args": dict(vars(args)),
+            "run": run,
+        }
         save_file(content, Path(args.output_dir) / LAST)
 
     while step < last_step:
@@ -355,21 +370,27 @@ def write_model(args, data, model):
     print(f"{Path(args.output_dir) / MODEL}: feature norms {listed}")
 
 
-def resume(args, model, optimizer, scaler):
-    """Take everything from a checkpoint; the steps it has done. Raises UserError when it does not fit."""
-    path = find_checkpoint(args.resume)
-    if path is None:
-        return 0
-    content = load_file(path)
+def records_of(data):
+    """Arrays that tell which photos of whom a RecognitionData has."""
+    return [x for faces in (data.faces, data.mixed, data.real) if faces for x in (faces.positions, faces.labels)]
+
+
+def check_parts(content, path, args):
+    """The ``content`` of a checkpoint; UserError when it is not one of this script."""
     parts = ("backbone", "head", "optimizer", "scaler", "step") + (("traces",) if args.traces else ())
     missing = [key for key in parts if not isinstance(content, dict) or key not in content]
     if missing:
         raise UserError(f"{path}: not a checkpoint of this script: no {', '.join(missing)}.")
+    return content
+
+
+def resume(content, path, args, model, optimizer, scaler):
+    """Take all of a checkpoint's content; the steps it has done. Raises UserError when it does not fit."""
     fit(model.backbone, content["backbone"], path, "this --network, --width and --se")
     fit(model.head, content["head"], path, f"a {args.head} head for these people")
     if args.traces:
         fit(model.traces, content["traces"], path, "the read-out of --traces")
-    optimizer.load_state_dict(content["optimizer"])
+    load_optimizer(optimizer, content["optimizer"], path)
     if content["scaler"]:  # empty after a run that needed none, in bfloat16 or float32
         scaler.load_state_dict(content["scaler"])
     return content["step"]

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from models.sixdrepnet import SMALL, SixDRepNet, euler_angles, load_pose_estimator
 from utils.augmentation import augment_face
-from utils.checkpoint import fit, load_file, save_file
+from utils.checkpoint import fit, save_file
 from utils.cli import add_training_run_flags, command, make_parser, positive
 from utils.device import keep_freed_memory, resolve_device
 from utils.distributed import World
@@ -33,11 +33,13 @@ from utils.errors import UserError
 from utils.face_labels import load_labels
 from utils.face_set import FaceSet
 from utils.images import SIDE
+from utils.resuming import check_settings, load_checkpoint, load_optimizer, run_of
 from utils.training_data import epoch_batches, make_loader
-from utils.training_folder import LAST, check_output_folder, find_checkpoint, start_anew
+from utils.training_folder import LAST, check_output_folder, start_anew
 from utils.training_log import Log
 from utils.training_stop import StopSignal, resume_command
 
+FIXED = ("batch_size", "seed")  # flags that decide which photos and draws a step sees
 RESULTS = MODEL, SCORES = "model.pth", "scores.json"
 ANGLES = ("pitch", "yaw", "roll")
 MIRRORED = torch.tensor([1.0, -1.0, -1.0])  # what mirroring a photo makes of them
@@ -128,18 +130,26 @@ def train(args, data, device, how_to_resume):
     torch.manual_seed(args.seed)
     model = SixDRepNet(**SMALL).for_training().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=args.weight_decay)
-    step = resume(args, model, optimizer) if args.resume else 0
-    last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
     world = World()
+    run, notes, step = run_of(world, [data.faces.positions, data.faces.labels]), [], 0
+    if args.resume:
+        path, content = load_checkpoint(args.resume)
+        if content is not None:
+            notes = check_settings(path, check_parts(content, path), vars(args), run, FIXED)
+            step = resume(content, path, model, optimizer)
+    last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
     if args.overwrite:
         start_anew(args.output_dir, RESULTS)
     log = Log(args, world, device, step, last_step, shown=("loss", "yaw_error"))
+    for note in notes:
+        log.say(note)
     log.check_warmup(args.warmup_steps, f"--warmup_steps {args.warmup_steps}")
     stop = StopSignal(world, how_to_resume)
     folder = Path(args.output_dir)
 
     def save():
-        save_file({"pose": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, folder / LAST)
+        content = {"pose": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+        save_file(content | {"args": dict(vars(args)), "run": run}, folder / LAST)
 
     while step < last_step and not stop.seen:
         epoch = step // steps_per_epoch
@@ -185,16 +195,17 @@ def learning_rate(step, steps, args):
     return args.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def resume(args, model, optimizer):
-    """Take everything from a checkpoint; the steps it has done. Raises UserError when it does not fit."""
-    path = find_checkpoint(args.resume)
-    if path is None:
-        return 0
-    content = load_file(path)
+def check_parts(content, path):
+    """The ``content`` of a checkpoint; UserError when it is not one of this script."""
     if not isinstance(content, dict) or not {"pose", "optimizer", "step"} <= content.keys():
         raise UserError(f"{path}: not a checkpoint of this script.")
+    return content
+
+
+def resume(content, path, model, optimizer):
+    """Take all of a checkpoint's content; the steps it has done. Raises UserError when it does not fit."""
     fit(model, content["pose"], path, "this pose estimator")
-    optimizer.load_state_dict(content["optimizer"])
+    load_optimizer(optimizer, content["optimizer"], path)
     return content["step"]
 
 

@@ -113,9 +113,8 @@ def test_a_run_goes_on_in_float16_and_back(to_float16, tmp_path):
     model, optimizer, scaler = parts(not to_float16)
     content = {"backbone": model.backbone.state_dict(), "head": model.head.state_dict(), "step": 5}
     content |= {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-    torch.save(content, tmp_path / "c.pth")
     model, optimizer, scaler = parts(to_float16)
-    assert train_fr.resume(args, model, optimizer, scaler) == 5
+    assert train_fr.resume(content, "c.pth", args, model, optimizer, scaler) == 5
     assert scaler.get_scale() == (1024 if to_float16 else 1)
 
 

@@ -11,6 +11,9 @@ from test_training_data import training_lmdb  # noqa: F401, a fixture
 
 import vec2face
 from models.vec2face import DROPOUT, PRESETS, Vec2Face
+from utils.checkpoint import load_file
+from utils.distributed import World
+from utils.resuming import run_of
 from utils.training_state import TrainingState
 
 TINY = "vec2face_vit_tiny"
@@ -86,10 +89,10 @@ def test_averaging_that_begins_later_begins_with_the_weights(demo, training_lmdb
         assert torch.allclose(after["model_ema"][key], (before[key] + value) / 2, atol=1e-6), key
 
 
-def state_of(demo, folder, float16):
-    words = ["--train_source", "x", "--id_weights", demo.encoder, "--model", TINY, "--disc_width", 8]
+def state_of(demo, folder, float16, *more):
+    words = ["--train_source", "x", "--id_weights", demo.encoder, "--model", TINY, "--disc_width", 8, *more]
     args = vec2face.training_parser().parse_args([str(word) for word in [*words, "--output_dir", folder]])
-    return TrainingState(args, torch.device("cpu"), float16, (22.0, 1.0))
+    return TrainingState(args, torch.device("cpu"), float16, (22.0, 1.0), run_of(World(), [range(9)]))
 
 
 def scaled_step(state, factor=1.0):
@@ -104,7 +107,7 @@ def test_the_loss_scale_survives_a_checkpoint(demo, tmp_path):
     scaled_step(state)
     state.save("c.pth")
     other = state_of(demo, tmp_path, float16=True)
-    other.resume(tmp_path / "c.pth", 1)
+    other.resume(load_file(tmp_path / "c.pth"), "c.pth", 1)
     assert other.scaler.get_scale() == 2**15
     assert other.scaler.state_dict() == state.scaler.state_dict()
     scaled_step(other)
@@ -120,6 +123,6 @@ def test_a_run_goes_on_in_float16_and_back(demo, tmp_path):
         steps = state.step = steps + 1
         state.save("c.pth")
         state = state_of(demo, tmp_path, float16)
-        state.resume(tmp_path / "c.pth", 1)
+        state.resume(load_file(tmp_path / "c.pth"), "c.pth", 1)
         assert state.step == steps
         assert state.scaler.get_scale() == (2**16 if float16 else 1)
