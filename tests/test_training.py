@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT
 from filled import filled, manifest
-from processes import Script, run_script
+from processes import Script, run_by_hand, run_script
 from test_training_data import content, training_lmdb, write_lmdb  # noqa: F401, a fixture
 
 import image_generation
@@ -147,6 +147,7 @@ def test_killed_and_resumed_bitwise(demo, training_lmdb, uninterrupted, tmp_path
 
 
 def test_two_ranks_killed_and_resumed_bitwise(demo, training_lmdb, tmp_path):  # noqa: F811
+    """Resumed without a launcher, as on two machines of which only that of rank 0 has the checkpoint."""
     words = flags(demo, training_lmdb, tmp_path / "killed", "--ema", 0.9, "--save_every", 1)
     job = Script("vec2face.py", *words, ranks=2)
     while job.alive() and not (tmp_path / "killed" / "checkpoint-last.pth").exists():
@@ -154,7 +155,10 @@ def test_two_ranks_killed_and_resumed_bitwise(demo, training_lmdb, tmp_path):  #
     job.signal(signal.SIGKILL, group=True)  # the launcher and both ranks
     job.wait()
     assert 0 < checkpoint(tmp_path / "killed")["step"] < 4
-    run_script("vec2face.py", *words, "--resume", tmp_path / "killed", ranks=2)
+    local = [tmp_path / name for name in ("killed", "empty")]
+    resumed = [[*words, "--output_dir", folder, "--resume", folder] for folder in local]
+    assert [result.returncode for result in run_by_hand("vec2face.py", *resumed)] == [0, 0]
+    assert not list(local[1].glob("*"))
     words = flags(demo, training_lmdb, tmp_path / "whole", "--ema", 0.9)
     run_script("vec2face.py", *words, ranks=2)
     assert_same_training(checkpoint(tmp_path / "killed"), checkpoint(tmp_path / "whole"))

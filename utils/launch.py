@@ -79,6 +79,6 @@ def launch_words(launch, environment=os.environ):
     return ["srun", python] if launch.by == "srun" else [python]
 
 
-def command_line(launch, script, words):
+def command_line(launch, script, words, environment=os.environ):
     """What a user types to start a ``script`` (a path) with ``words`` as this process was started."""
-    return shlex.join([*launch_words(launch), os.path.relpath(script), *words])
+    return shlex.join([*launch_words(launch, environment), os.path.relpath(script), *words])

@@ -43,14 +43,14 @@ def check_settings(path, content, args, run, fixed):
     problems = [f"--{flag} is {args[flag]}, the run to resume has {earlier[flag]}"
                 for flag in fixed if flag in earlier and earlier[flag] != args[flag]]  # fmt: skip
     if was.get("processes", run["processes"]) != run["processes"]:
-        problems.append(f"it has {run['processes']} processes, the run to resume has {was['processes']}")
+        problems.append(f"the number of processes is {run['processes']}, the run to resume has {was['processes']}")
     if was.get("records", run["records"]) != run["records"]:
-        problems.append(f"its data has {run['records']} records, that of the run to resume has {was['records']}")
+        problems.append(f"the number of records is {run['records']}, the run to resume has {was['records']}")
     elif was.get("records_sha256", run["records_sha256"]) != run["records_sha256"]:
         problems.append("its data or its mask has other records than the run to resume")
     if problems:
         raise UserError(
-            f"{path}: cannot go on differently, because the steps would see other records: {'; '.join(problems)}."
+            f"{path}: cannot be resumed, because the steps would see other records or draws: {'; '.join(problems)}."
         )
     changes = [
         f"--{flag} {value} (was {earlier[flag]})" for flag, value in args.items()
