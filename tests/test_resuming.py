@@ -62,7 +62,7 @@ def test_what_may_change_is_said_and_used(begun, demo, training_lmdb, tmp_path, 
     run(*words, "--weight_decay", 0.5, "--lr", 3e-4, "--warmup_epochs", 0, "--max_steps", 2)
     (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: the run goes on")]
     assert note == (
-        "note: the run goes on with --lr 0.0003 (was None), --warmup_epochs 0.0 (was 0.5), --weight_decay 0.5 "
+        "note: the run goes on with --lr 0.0003 (was not given), --warmup_epochs 0.0 (was 0.5), --weight_decay 0.5 "
         "(was 0.01)"
     )
     saved = checkpoint(tmp_path)

@@ -357,6 +357,19 @@ def test_broken_records_end_the_run_past_the_limit(demo, training_lmdb, tmp_path
     assert "more than --max_bad_records 0" in capsys.readouterr().err
 
 
+def test_a_process_with_a_broken_record_ends_all_and_says_why(demo, training_lmdb, tmp_path):  # noqa: F811
+    records = content(training_lmdb)
+    records[b"3"] = b"\x00"
+    path = write_lmdb(tmp_path / "x.lmdb", records)
+    np.save(four_of(path), np.arange(4))
+    words = flags(demo, path, tmp_path / "run", "--max_bad_records", 0)
+    result = run_script("vec2face.py", *words, ranks=2, check=False)
+    assert result.returncode
+    assert result.stderr.count("more than --max_bad_records 0 broken records") == 1
+    assert "another process" not in result.stderr
+    assert "ended without a message" not in result.stderr
+
+
 def test_a_loss_that_is_not_finite_names_step_term_and_records(demo, training_lmdb, tmp_path, capsys):  # noqa: F811
     with pytest.raises(SystemExit):
         run(*flags(demo, training_lmdb, tmp_path, "--lr", 1e30, "--clip_grad", 1e30, "--warmup_epochs", 0))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PHOTOS
+from torch.utils.data import DataLoader
 
 from scripts import prepare_training_set
 from utils.errors import UserError
@@ -221,3 +222,14 @@ def test_a_larger_photo_is_stored_as_it_was_seen(demo, tmp_path):
     seen = resize(read_image(tmp_path / "large" / "person1" / "0.png"))
     image, _, _ = msgpack.unpackb(content(tmp_path / "faces.lmdb")[b"0"])
     assert image == encode_jpeg(seen, prepare_training_set.JPEG_QUALITY)
+
+
+def test_workers_that_are_not_forked_read_a_dataset_that_is_open(training_lmdb):
+    """Python 3.14 starts them so by default: the dataset is pickled, and an open LMDB cannot be."""
+    with closing(TrainingData(training_lmdb)) as data:
+        expected = data[0, 4]
+        loader = DataLoader(data, batch_sampler=[[(0, 4)]], num_workers=1, multiprocessing_context="forkserver")
+        (batch,) = loader
+        assert torch.equal(batch[0][0], expected[0])
+        assert torch.equal(batch[1][0], expected[1])
+        assert torch.equal(data[0, 4][0], expected[0])  # still open here

@@ -12,6 +12,7 @@ from test_training_data import training_lmdb  # noqa: F401, a fixture
 import vec2face
 from models.vec2face import DROPOUT, PRESETS, Vec2Face
 from utils.checkpoint import load_file
+from utils.device import compiled
 from utils.distributed import World
 from utils.resuming import run_of
 from utils.training_state import TrainingState
@@ -58,6 +59,52 @@ def test_two_accumulated_batches_are_one_of_twice_the_size(demo, training_lmdb, 
 def test_two_processes_are_one_batch_of_twice_the_size(demo, training_lmdb, pairs, tmp_path):  # noqa: F811
     run_without_draws(demo, training_lmdb, tmp_path, "--log_every", 1, ranks=2)
     assert_equal_training(tmp_path, pairs)
+
+
+def test_the_loss_of_the_generator_does_not_move_the_discriminator(demo, training_lmdb, pairs, tmp_path):  # noqa: F811
+    """However much the discriminator weighs in it; and both networks have the learning rate of the schedule."""
+    run_without_draws(demo, training_lmdb, tmp_path, "--batch_size", 2, "--disc_weight", 100, "--max_steps", 1)
+    run_without_draws(demo, training_lmdb, tmp_path / "one", "--batch_size", 2, "--max_steps", 1)
+    heavy, usual = checkpoint(tmp_path), checkpoint(tmp_path / "one")
+    for part in ("model_disc", "optimizer_disc"):
+        assert all(map(torch.equal, tensors_of(heavy[part]), tensors_of(usual[part]))), part
+    assert not all(map(torch.equal, *(tensors_of(x["optimizer_vec2face"]) for x in (heavy, usual))))
+    for saved, lr in ((usual, 1e-7), (checkpoint(pairs), 5e-8)):  # a half-cosine of two steps
+        rates = {group["lr"] for name in ("vec2face", "disc") for group in saved[f"optimizer_{name}"]["param_groups"]}
+        assert rates == {pytest.approx(lr)}
+
+
+def tensors_of(value):
+    """The tensors in nested dicts."""
+    if isinstance(value, dict):
+        return [tensor for inner in value.values() for tensor in tensors_of(inner)]
+    return [value] if isinstance(value, torch.Tensor) else []
+
+
+def test_gradients_are_exchanged_once_an_update_also_when_compiled(monkeypatch):
+    """torch.compile's own code generator takes too long here; tracing and DDP are the real ones."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, options: compile_(module, backend="aot_eager"))
+    device, exchanges = torch.device("cpu"), []
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        plain = torch.nn.Linear(2, 2)
+        model = vec2face.parallel(compiled(plain, device), World(size=2), device)
+        model.register_comm_hook(None, lambda _, bucket: exchanges.append(1) or ready(bucket.buffer()))
+        for update in (False, False, True):
+            with vec2face.when(not update, model):
+                model(torch.ones(1, 2)).sum().backward()
+            assert len(exchanges) == update
+        assert plain.weight.grad.eq(3).all()  # of the handle that is saved
+        assert plain.state_dict().keys() == {"weight", "bias"}
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def ready(value):
+    future = torch.futures.Future()
+    future.set_result(value)
+    return future
 
 
 def test_the_learning_rate_rises_linearly_then_falls_as_a_half_cosine():
