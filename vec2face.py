@@ -96,7 +96,9 @@ def training_parser():
         )
     model.add_argument("--dropout", type=float, default=DROPOUT, help="in the transformer blocks")
     model.add_argument("--ema", type=float, default=0.0, metavar="DECAY", help="also keep averaged weights (0: do not)")
-    model.add_argument("--compile", action="store_true", help="torch.compile the generator; needs a C++ compiler")
+    model.add_argument(
+        "--compile", action="store_true", help="torch.compile the generator; needs a C++ (GPU: C) compiler"
+    )
 
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--batch_size", type=positive, default=64, help="images at a time and process")

@@ -113,7 +113,9 @@ def fr_parser():
     recipe.add_argument("--seed", type=int, default=0, help="of weights, order, dropout and augmentation")
     recipe.add_argument("--use_amp", action=Boolean, default=True, help="16-bit arithmetic; on a CPU bfloat16 or none")
     recipe.add_argument("--amp_dtype", choices=["float16", "bfloat16"], default="bfloat16", help="16-bit type on a GPU")
-    recipe.add_argument("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
+    recipe.add_argument(
+        "--compile", action="store_true", help="torch.compile the network; needs a C++ (GPU: C) compiler"
+    )
 
     run = add_training_run_flags(parser, "./fr")
     run.add_argument("--sets", nargs="*", default=[], help="verification sets to test on every epoch, see test_fr.py")

@@ -111,6 +111,7 @@ def run_generation(mode, args):
             print(f"skipped {line}")
         print(summary(root, args, attrop, images_made, time.monotonic() - started))
     if skipped and not identities_made and len(todo) == len(source.slice):
+        world.barrier()  # rank 0 has said what was skipped
         raise UserError(f"{args.image_file}: none of the {len(source.photos)} images could be used.")
 
 

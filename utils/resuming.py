@@ -53,7 +53,8 @@ def check_settings(path, content, args, run, fixed):
             f"{path}: cannot be resumed, because the steps would see other records or draws: {'; '.join(problems)}."
         )
     changes = [
-        f"--{flag} {value} (was {'not given' if earlier[flag] is None else earlier[flag]})" for flag, value in args.items()
+        f"--{flag} {value} (was {'not given' if earlier[flag] is None else earlier[flag]})"
+        for flag, value in args.items()
         if flag in earlier and earlier[flag] != value and flag not in WITHOUT_INFLUENCE
     ]  # fmt: skip
     return [f"note: the run goes on with {', '.join(changes)}"] if changes else []
