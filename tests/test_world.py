@@ -238,7 +238,7 @@ def test_rotations_and_angles_are_inverse():
     assert torch.rad2deg(geodesic_loss(rotation_of(torch.zeros(1, 3)), turned)).item() == pytest.approx(40, abs=0.01)
 
 
-def test_a_pose_estimator_learns_resumes_and_is_read(rendered, tmp_path):
+def test_a_pose_estimator_learns_resumes_and_is_read(rendered, tmp_path, capsys):
     words = [
         "--data",
         rendered,
@@ -256,6 +256,9 @@ def test_a_pose_estimator_learns_resumes_and_is_read(rendered, tmp_path):
     run = lambda folder, *more: train_pose.main([*map(str, words), "--output_dir", str(folder), *map(str, more)])  # noqa: E731
     run(tmp_path / "whole", "--epochs", 3)
     run(tmp_path / "parts", "--epochs", 3, "--max_steps", 4)
+    with pytest.raises(SystemExit):
+        run(tmp_path / "parts", "--epochs", 3, "--resume", tmp_path / "parts", "--batch_size", 15)
+    assert "--batch_size is 15, the run to resume has 16" in capsys.readouterr().err
     run(tmp_path / "parts", "--epochs", 3, "--resume", tmp_path / "parts")
     whole, parts = (load_pose_estimator(tmp_path / name / "model.pth") for name in ("whole", "parts"))
     images = torch.rand(2, 3, 112, 112)
