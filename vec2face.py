@@ -180,6 +180,7 @@ def train(args, data, world, device, amp, how_to_resume):
         path, content = world.from_main(partial(load_checkpoint, args.resume))
         if content is not None:
             state.resume(content, path, steps_per_epoch)
+        del content  # gigabytes
     generator = compiled(state.generator, device) if args.compile else state.generator
     generator, discriminator = parallel(generator, world, device), parallel(state.discriminator, world, device)
     base_lr = args.lr or args.blr * args.batch_size * args.accum_iter * world.size / RELEASED_DIVISOR

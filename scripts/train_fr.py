@@ -272,6 +272,7 @@ def train(args, data, world, device, how_to_resume):
         if content is not None:
             notes = check_settings(path, check_parts(content, path, args), vars(args), run, FIXED)
             step = resume(content, path, args, model, optimizer, scaler)
+        del content  # it may be large
     if args.backbone and step == 0:
         adapt_norms(model, data, device)
         begin_at_centres(model, data, half_precision)
