@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import PHOTOS
 from processes import Script, run_script
+from test_augmentation import image_of
 
 import image_generation
 from models.iresnet import IResNet, load_face_encoder
@@ -177,9 +178,9 @@ def test_identity_mixup_labels_follow_the_names_of_people(tmp_path):
     rows = np.array([[0, 2, 0.7], [1, 2, 0.5], [2, 1, 0.9]])
     data = RecognitionData(faces, mixed=FaceSet(tmp_path), mixture_labels=rows)
     assert len(data) == 15
-    assert data[0, 0][1:4] == (0, 0, 1.0)
-    assert data[0, 9][1:4] == (0, 2, 0.7)
-    assert data[0, 14][1:4] == (2, 1, 0.9)
+    assert data[0, 0][2:5] == (0, 0, 1.0)
+    assert data[0, 9][2:5] == (0, 2, 0.7)
+    assert data[0, 14][2:5] == (2, 1, 0.9)
     with pytest.raises(UserError, match="row in --mixed_labels"):
         RecognitionData(faces, mixed=FaceSet(tmp_path), mixture_labels=rows[:2])
     with pytest.raises(UserError, match="people go to 2"):
@@ -190,12 +191,13 @@ def test_domain_mixup_blends_a_real_photo_in():
     faces, real = FaceSet(PHOTOS), FaceSet(PHOTOS)
     data = RecognitionData(faces, seed=1, real=real, domain_range=(0.6, 0.9))
     assert data.class_count == 6
-    image, first, second, share, pose, _ = data[3, 4]
-    assert pose.isnan().all()
+    item = data[3, 4]
+    image, first, second, share = image_of(item), item.first, item.second, item.share
+    assert item.pose.isnan().all()
     assert first == faces.labels[4]
     assert 3 <= second < 6
     assert 0.6 <= share <= 0.9
-    assert torch.equal(image, data[3, 4][0])
+    assert torch.equal(image, image_of(data[3, 4]))
 
     def candidates(face_set, labels):
         for index in np.flatnonzero(face_set.labels == labels):
@@ -212,7 +214,7 @@ def test_a_mixture_loss_is_the_mixture_of_losses():
     args = train_fr.fr_parser().parse_args(["--data", "x", "--network", "18", "--width", "16", "--no-se"])
     model = train_fr.make_model(args, 4).eval()
     images, a, b = torch.rand(2, 3, 112, 112), torch.tensor([0, 1]), torch.tensor([2, 3])
-    one, two = (model(images, x, x, torch.ones(2))[0] for x in (a, b))
+    one, two = (model(images, x)[0] for x in (a, b))
     mixed, _ = model(images, a, b, torch.tensor([0.75, 1.0]))
     assert torch.allclose(mixed, torch.stack([0.75 * one[0] + 0.25 * two[0], one[1]]), rtol=1e-4)
 
