@@ -1,5 +1,6 @@
 """train_fr.py end to end: what it writes, resuming, mixtures, bad input."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -19,6 +20,8 @@ from scripts import train_fr
 from utils.errors import UserError
 from utils.face_set import FaceSet
 from utils.fr_data import RecognitionData
+from utils.fr_step import begin_at_centres
+from utils.verification import features_of
 from utils.verification_set import draw_pairs
 
 
@@ -266,3 +269,67 @@ def test_broken_photos_are_skipped_up_to_the_limit(tmp_path, capsys):
     with pytest.raises(SystemExit):
         train(*flags(tmp_path / "b", "--data", tmp_path / "photos", "--batch_size", 10, "--max_bad_records", 0))
     assert "more than --max_bad_records 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("head", ["arcface", "cosface"])
+def test_a_checkpoint_of_earlier_versions_goes_on_as_one_of_this(head, tmp_path):
+    """Its class directions, and their momentum, lie the other way round under another name."""
+    words = flags(tmp_path / "now", "--head", head)
+    train(*words, "--max_steps", 3)
+    content = weights(tmp_path / "now")
+    directions = content["head"].pop("directions")
+    content["head"]["loss.W"] = directions.T.contiguous()
+    momenta = [state["momentum_buffer"] for state in content["optimizer"]["state"].values()]
+    (momentum,) = (state for state in momenta if state.shape == directions.shape)
+    assert momentum.any()
+    momentum.set_(momentum.T.contiguous())
+    (tmp_path / "earlier").mkdir()
+    torch.save(content, tmp_path / "earlier" / "checkpoint-last.pth")
+    train(*words, "--resume", tmp_path / "now")
+    train(*flags(tmp_path / "earlier", "--head", head), "--resume", tmp_path / "earlier")
+    assert weights(tmp_path / "now")["step"] == 8
+    assert_same(weights(tmp_path / "now"), weights(tmp_path / "earlier"))
+
+
+def test_a_head_begins_at_the_mean_features_of_its_people(trained, tmp_path):
+    """In batches of many people; a broken photo does not count."""
+    shutil.copytree(PHOTOS, tmp_path / "photos")
+    (tmp_path / "photos" / "person1" / "1.jpg").write_bytes(b"broken")
+    args = train_fr.fr_parser().parse_args(list(map(str, flags(tmp_path))))
+    model, faces = train_fr.make_model(args, 4), FaceSet(tmp_path / "photos")
+    faces.people.append("no photos")
+    begun = model.head.directions.detach().clone()
+    begin_at_centres(model, faces, contextlib.nullcontext, 0)
+    for label in range(3):
+        photos = []
+        for index in np.flatnonzero(faces.labels == label)[:4]:
+            with contextlib.suppress(ValueError):
+                photos.append(faces.image(int(index)))
+        features = features_of(model.backbone.eval(), photos, flip=False)
+        centre = (features / np.linalg.norm(features, axis=1, keepdims=True)).mean(0)
+        assert np.allclose(model.head.directions[label].detach(), centre, atol=1e-5)
+    assert torch.equal(model.head.directions[3], begun[3])
+
+
+def test_a_known_backbone_is_asked_for_the_centres_of_many_people_at_once(trained, tmp_path, monkeypatch):
+    sizes = []
+    forward = IResNet.forward
+    monkeypatch.setattr(IResNet, "forward", lambda self, x: sizes.append(len(x)) or forward(self, x))
+    train(*flags(tmp_path, "--backbone", trained / "model.pth", "--max_steps", 1))
+    assert sizes[:3] == [9, 9, 2]  # BatchNorm's averages, the centres, the first step
+
+
+def test_the_first_step_of_float16_may_be_skipped():
+    """Gradients that overflow are the rule there; the momentum must not begin with what lay in memory before."""
+    args = train_fr.fr_parser().parse_args(["--data", "x", "--network", "18", "--width", "16"])
+    model = torch.nn.Linear(3, 2)
+    optimizer, scaler = train_fr.make_optimizer(model, args), torch.amp.GradScaler("cpu", 4.0)
+    start, gradient = model.weight.detach().clone(), torch.ones(2, 3)
+    for value in (torch.inf, 1.0):
+        model.weight.grad, model.bias.grad = gradient * value * scaler.get_scale(), torch.zeros(2)
+        scaler.scale(torch.zeros(1))
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    expected = start - args.lr * (1 + args.weight_decay * start)
+    assert torch.allclose(model.weight, expected)
