@@ -44,6 +44,9 @@ class HostWaits(TorchDispatchMode):
             with _disable_current_modes():
                 result = operation(*arguments, **kwargs)
             return torch.ops.aten._to_copy(result, device=source.device) if isinstance(result, torch.Tensor) else result
+        if name == "aten::_fused_sgd_":  # changes its arguments in place, and has no form without values
+            assert {value.device for tensors in args[:3] for value in tensors} == {args[0][0].device}
+            return None
         if name == "aten::index":
             args = (source, [index for mask in args[1] for index in self._as_numbers(mask)])
         if name == "aten::_to_copy" and kwargs.get("device") is not None:

@@ -21,7 +21,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = (
     "timm.models.vision_transformer", "torchvision.transforms.v2", "torch.optim.swa_utils",
-    "torch.distributed.launcher.api", "pytorch_metric_learning.losses", "sklearn.decomposition", "sklearn.metrics",
+    "torch.distributed.launcher.api", "sklearn.decomposition", "sklearn.metrics",
     "cv2", "lmdb",
 )  # fmt: skip
 FORKS = multiprocessing.get_context("forkserver")

@@ -199,12 +199,13 @@ def test_poses_turn_with_mirrored_photos(rendered):
     poses = [(label["yaw"], label["pitch"]) for label in load_labels(faces)]
     data = RecognitionData(faces, poses=poses)
     for index in range(8):
-        image, *_, pose, _ = data[0, index]
-        photo = torch.from_numpy(faces.image(index)).permute(2, 0, 1) / 127.5 - 1
+        item = data[0, index]
+        image, pose = item.pixels[0], item.pose  # (112, 112, 3), (2,)
+        photo = torch.from_numpy(faces.image(index))  # (112, 112, 3)
         yaw, pitch = poses[index]
         wanted = (yaw, pitch) if torch.equal(image, photo) else (-yaw, pitch)
         assert torch.equal(pose, torch.tensor(wanted))
-        assert torch.equal(image, photo if wanted[0] == yaw else photo.flip(2))
+        assert torch.equal(image, photo if wanted[0] == yaw else photo.flip(1))
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -55,6 +55,13 @@ def cpu_has_bf16():
     return bool(probe())
 
 
+def upload(tensor, device):
+    """A tensor on ``device``. The host does not wait for the copy, which therefore starts from pinned memory."""
+    if device.type == "cuda" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def compiled(module, device):
     """``module`` through torch.compile, with the random draws it would make without; UserError without a compiler.
 
