@@ -162,6 +162,7 @@ class FrozenPReLU(nn.PReLU):
 class _FrozenPReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, slope):
+        slope = slope.to(x.dtype)  # float32 under autocast, while x is not
         ctx.save_for_backward(x, slope)
         return F.prelu(x, slope)
 
