@@ -36,6 +36,13 @@ class HostWaits(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, operation.name().split(".")[0]
+        if (
+            torch.is_inference_mode_enabled() and operation.namespace == "aten"
+        ):  # where also operations come here that consist of others
+            with self:
+                result = operation.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         source = next((value for value in args if isinstance(value, torch.Tensor)), None)
         on_cuda = source is not None and source.device.type == "cuda"
         if name in READS:

@@ -46,9 +46,9 @@ def watch_layout(*modules):
         assert inputs[0].is_contiguous(memory_format=torch.channels_last), (module, inputs[0].shape)
         shapes.append(inputs[0].shape)
 
-    for module in (part for module in modules for part in module.modules()):
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(check)
+    for part in (part for module in modules for part in module.modules()):
+        if isinstance(part, nn.Conv2d):
+            part.register_forward_pre_hook(check)
     return shapes
 
 
