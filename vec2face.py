@@ -174,7 +174,7 @@ def train(args, data, world, device, amp, how_to_resume):
         state.resume(find_checkpoint(args.resume), steps_per_epoch)
     generator, discriminator = parallel(state.generator, world, device), parallel(state.discriminator, world, device)
     if args.compile:
-        generator = compiled(generator)
+        generator = compiled(generator, device)
     base_lr = args.lr or args.blr * args.batch_size * args.accum_iter * world.size / RELEASED_DIVISOR
     masks = mask_ratios(args)
     last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf) // args.accum_iter * args.accum_iter

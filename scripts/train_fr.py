@@ -267,7 +267,7 @@ def train(args, data, world, device, how_to_resume):
     if world.size > 1:
         parallel = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
     if args.compile:
-        parallel = compiled(parallel)
+        parallel = compiled(parallel, device)
     last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
     if args.overwrite and world.is_main:
         start_anew(args.output_dir, RESULTS)

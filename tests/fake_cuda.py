@@ -26,8 +26,8 @@ class FakeMode(FakeTensorMode):
 class HostWaits(TorchDispatchMode):
     """Counts what makes the host wait for the device: ``reads`` of values, and ``uploads`` from pageable memory.
 
-    A value that is read is ``answer``, or what that returns of the tensor that is read. A download with ``non_blocking=True`` does not wait and counts under
-    ``downloads``, an upload with it under ``pinned``.
+    A value that is read is ``answer``, or what that returns of the tensor that is read. A download with
+    ``non_blocking=True`` does not wait and counts under ``downloads``, an upload with it under ``pinned``.
     """
 
     def __init__(self, answer):

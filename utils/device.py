@@ -79,14 +79,22 @@ class Download:
         return self.tensors
 
 
-def compiled(module):
-    """``module`` through torch.compile, with the random draws it would make without; UserError without a compiler."""
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+def compiled(module, device, fixed_shapes=False):
+    """``module`` through torch.compile, with the random draws it would make without; UserError without a compiler.
+
+    What torch generates is C++ on a CPU, and on a GPU a kernel that Triton loads with a bit of C. ``fixed_shapes``: the
+    code is made for the shapes that come, and once more for others, but never for shapes in general.
+    """
+    if device.type == "cuda":
+        language, variable, usual = "C", "CC", "gcc" if shutil.which("gcc") else "clang"
+    else:
+        language, variable, usual = "C++", "CXX", "clang++" if sys.platform == "darwin" else "g++"
+    compiler = os.environ.get(variable, usual)
     if not shutil.which(compiler):
         raise UserError(
-            f"--compile needs a C++ compiler, and there is no {compiler}; install it or leave --compile out."
+            f"--compile needs a {language} compiler, and there is no {compiler}; install it or leave --compile out."
         )
-    return torch.compile(module, options={"fallback_random": True})
+    return torch.compile(module, dynamic=False if fixed_shapes else None, options={"fallback_random": True})
 
 
 def keep_freed_memory():
