@@ -178,7 +178,7 @@ def training_job(preset, device, dtype, batch_size):
     generator = Vec2Face(PRESETS[preset]).to(device, memory_format=torch.channels_last)
     encoder = IResNet().for_inference(device, dtype)
     perceptual = LPIPS(make_layers(cfgs["D"]).state_dict()).to(device)
-    criterion = GeneratorLoss(encoder, perceptual)
+    criterion = GeneratorLoss(encoder, perceptual).to(device)
     optimizer = torch.optim.AdamW(generator.parameters(), lr=1e-6, fused=True)
     vectors = torch.randn(batch_size, 512, device=device)
     mask = TokenMask.from_noise(torch.rand(batch_size, 49), 0.5, 0.75).to(device)

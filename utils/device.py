@@ -62,10 +62,29 @@ def upload(tensor, device):
     return tensor.to(device, non_blocking=True)
 
 
-def compiled(module, device):
+class Download:
+    """Tensors of one device on their way to the CPU: ``wait()`` gives them; meanwhile the device may get more work."""
+
+    def __init__(self, *tensors):
+        self.tensors = [tensor.to("cpu", non_blocking=True) for tensor in tensors]  # from a GPU into pinned memory
+        self.event = None
+        if tensors[0].device.type == "cuda":
+            with torch.cuda.device(tensors[0].device):  # an event belongs to the device that is current at its record
+                self.event = torch.cuda.Event()
+                self.event.record()
+
+    def wait(self):
+        """The tensors on the CPU, as a list, when they have arrived."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.tensors
+
+
+def compiled(module, device, fixed_shapes=False):
     """``module`` through torch.compile, with the random draws it would make without; UserError without a compiler.
 
-    What torch generates is C++ on a CPU, and on a GPU a kernel that Triton loads with a bit of C.
+    What torch generates is C++ on a CPU, and on a GPU a kernel that Triton loads with a bit of C. ``fixed_shapes``: the
+    code is made for the shapes that come, and once more for others, but never for shapes in general.
     """
     if device.type == "cuda":
         language, variable, usual = "C", "CC", "gcc" if shutil.which("gcc") else "clang"
@@ -76,7 +95,7 @@ def compiled(module, device):
         raise UserError(
             f"--compile needs a {language} compiler, and there is no {compiler}; install it or leave --compile out."
         )
-    return torch.compile(module, options={"fallback_random": True})
+    return torch.compile(module, dynamic=False if fixed_shapes else None, options={"fallback_random": True})
 
 
 def keep_freed_memory():

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from utils.device import Download
 from utils.errors import UserError
 
 
@@ -17,7 +18,7 @@ class FiniteCheck:
     """
 
     def __init__(self):
-        self.pending = None  # (values on the host, event after which they are there, names, step, remark)
+        self.pending = None  # (Download of the values, their names, step, remark)
 
     def add(self, values, step, remark):
         """Check the step before this one. ``values``: {name: scalar} of this step, ``remark``: ends a message on them.
@@ -25,13 +26,9 @@ class FiniteCheck:
         Raises UserError as ``settle`` does.
         """
         stacked = torch.stack([value.detach().float() for value in values.values()])  # (V,)
-        on_host, event = stacked.to("cpu", non_blocking=True), None
-        if stacked.device.type == "cuda":
-            event = torch.cuda.Event()
-            event.record()
-        before, self.pending = self.pending, (on_host, event, list(values), step, remark)
+        before, self.pending = self.pending, (Download(stacked), list(values), step, remark)
         self._read(before)
-        if event is None:
+        if stacked.device.type == "cpu":
             self.settle()
 
     def settle(self):
@@ -43,9 +40,7 @@ class FiniteCheck:
     def _read(entry):
         if entry is None:
             return
-        on_host, event, names, step, remark = entry
-        if event is not None:
-            event.synchronize()
-        for name, value in zip(names, on_host.tolist(), strict=True):
+        download, names, step, remark = entry
+        for name, value in zip(names, download.wait()[0].tolist(), strict=True):
             if not math.isfinite(value):
                 raise UserError(f"step {step}: the {name} is {value}; {remark}")
