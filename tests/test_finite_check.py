@@ -9,6 +9,7 @@ from test_training import checkpoint, flags, run
 from test_training_data import training_lmdb  # noqa: F401, a fixture
 
 import vec2face
+from utils.device import Download
 from utils.errors import UserError
 from utils.finite_check import FiniteCheck
 
@@ -41,7 +42,7 @@ class LateFiniteCheck(FiniteCheck):
 
     def add(self, values, step, remark):
         self.settle()
-        self.pending = (torch.stack([value.detach() for value in values.values()]), None, list(values), step, remark)
+        self.pending = (Download(torch.stack([value.detach() for value in values.values()])), list(values), step, remark)
 
 
 @pytest.mark.parametrize("check", [FiniteCheck, LateFiniteCheck])
