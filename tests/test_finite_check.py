@@ -42,7 +42,8 @@ class LateFiniteCheck(FiniteCheck):
 
     def add(self, values, step, remark):
         self.settle()
-        self.pending = (Download(torch.stack([value.detach() for value in values.values()])), list(values), step, remark)
+        stacked = torch.stack([value.detach() for value in values.values()])  # (V,)
+        self.pending = Download(stacked), list(values), step, remark
 
 
 @pytest.mark.parametrize("check", [FiniteCheck, LateFiniteCheck])
