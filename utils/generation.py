@@ -143,17 +143,17 @@ def attrop_images(attrop, waiting, recipe, measures):
 
     device = next(attrop.generator.parameters()).device
     size = 1 if measures is None else measured_rows(attrop.batch_size, device)
-    ended, more = [], True
-    while more:
-        more = False
+    ended = []
+    while True:
         for result in attrop.run(map(row, waiting)):
             ended.append(result)
             if len(ended) == size:
                 yield from measured_results(ended, measures, size, device)
-                ended, more = [], True
-        if ended:
-            yield from measured_results(ended, measures, size, device)
-            ended, more = [], True
+                ended = []
+        if not ended:
+            return
+        yield from measured_results(ended, measures, size, device)
+        ended = []
 
 
 def measured_results(results, measures, size, device):
