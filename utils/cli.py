@@ -13,6 +13,7 @@ from pathlib import Path
 
 import lmdb
 
+from utils import stop_before_start
 from utils.errors import UserError
 
 # Flags of the released scripts that change nothing there either: (flag, argparse options).
@@ -201,6 +202,8 @@ def command(main):
     def run(argv=None):
         in_main_thread = threading.current_thread() is threading.main_thread()
         if in_main_thread:
+            if signal.getsignal(signal.SIGINT) is stop_before_start:  # the libraries are loaded
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
             signal.signal(signal.SIGTERM, _interrupt)
         try:
