@@ -77,7 +77,7 @@ def main(argv=None):
     refuse_existing(f"{args.output}.jpg", f"{args.output}.json", overwrite=args.overwrite)
     use_demo_weights(args, unused=["pose_weights"] if args.attribute == "quality" else [])
     device = resolve_device(args.device)
-    keep_freed_memory()
+    keep_freed_memory(device)
     precision = resolve_precision(args.precision, device)
     dtype = PRECISIONS[precision]
     generator = load_vec2face(args.model_weights, device, dtype, args.model)

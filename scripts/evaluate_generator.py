@@ -69,7 +69,7 @@ def main(argv=None):
         raise UserError("--threshold is that of --judge_weights: give both.")
     refuse_existing(f"{args.output}.json", f"{args.output}.jpg", overwrite=args.overwrite)
     device = resolve_device(args.device)
-    keep_freed_memory()
+    keep_freed_memory(device)
     precision = resolve_precision(args.precision, device)
     dtype = PRECISIONS[precision]
     generator = load_vec2face(args.model_weights, device, dtype)

@@ -42,7 +42,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     use_demo_weights(args)
     device = resolve_device(args.device)
-    keep_freed_memory()
+    keep_freed_memory(device)
     precision = resolve_precision(args.precision, device)
     encoder = load_face_encoder(args.encoder, device, PRECISIONS[precision])
     source = PhotoSource(args.images, encoder, None, args.batch_size, args.align, args.workers)

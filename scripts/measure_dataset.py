@@ -88,7 +88,7 @@ def main(argv=None):
     faces, references = FaceSet(args.data, args.mask), [FaceSet(path) for path in args.reference]
     check_output(output, dataset_name(args), by_default=not args.output)
     device = resolve_device(args.device)
-    keep_freed_memory()
+    keep_freed_memory(device)
     precision = resolve_precision(args.precision, device)
     for path in (args.quality_weights, args.pose_weights, args.lpips_weights):
         if path and not Path(path).is_file():  # they are loaded after hours of work, perhaps

@@ -135,7 +135,7 @@ def records_of_folder(args):
         raise UserError("--images needs --encoder, the weights of a face encoder.")
     use_demo_weights(args)
     device = resolve_device(args.device)
-    keep_freed_memory()
+    keep_freed_memory(device)
     encoder = load_face_encoder(args.encoder, device, PRECISIONS[resolve_precision(args.precision, device)])
     photos = list_images(args.images)
     people = {name: label for label, name in enumerate(sorted({path.parent.name for path in photos}))}

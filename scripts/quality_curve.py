@@ -54,7 +54,7 @@ def main(argv=None):
     refuse_existing(f"{args.output}.json", f"{args.output}.png", overwrite=args.overwrite)
     use_demo_weights(args)
     device = resolve_device(args.device)
-    keep_freed_memory()
+    keep_freed_memory(device)
     precision = resolve_precision(args.precision, device)
     encoder = load_face_encoder(args.quality_weights, device, PRECISIONS[precision])
     photos = good_photos(FaceSet(args.photos), args.count, args.seed)

@@ -67,7 +67,7 @@ def main(argv=None):
 def test(args, sets):
     """{set: accuracy, std, threshold, tpr, and the precision the encoder computed in}."""
     device = resolve_device(args.device)
-    keep_freed_memory()
+    keep_freed_memory(device)
     precision = resolve_precision(args.precision, device)
     encoder = load_face_encoder(args.weights, device, PRECISIONS[precision])
     results = {}

@@ -128,7 +128,7 @@ def main(argv=None):
     world = join_world("nccl" if on_gpu else "gloo")
     device = resolve_device(args.device, world.local_rank)
     if device.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(device)
         torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
     train(args, make_data(args), world, device, resume_command(__file__, argv, args.output_dir))
 
