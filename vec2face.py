@@ -152,7 +152,7 @@ def main(argv=None):
     amp = amp_dtype(args.use_amp, args.amp_dtype, device)
     torch.backends.cudnn.benchmark = True  # all batches have one shape; without effect on a CPU
     if device.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(device)
         torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
 
     data = TrainingData(args.train_source, args.mask, args.augmentation, args.seed, args.rep_dim)

@@ -24,7 +24,7 @@ from models.vec2face import PRESETS, VECTOR_SIZE, Vec2Face
 from utils.checkpoint import save_file
 from utils.cli import command, make_parser, positive, writing
 from utils.demo_weights import use_demo_weights
-from utils.device import keep_freed_memory
+from utils.device import CPU, keep_freed_memory
 from utils.errors import UserError
 from utils.generation import to_images
 from utils.generator_file import own_form, training_vectors
@@ -46,7 +46,7 @@ def main(argv=None):
     parser.add_argument("--output", required=True, help="file to write")
     args = parser.parse_args(argv)
     use_demo_weights(args)
-    keep_freed_memory()
+    keep_freed_memory(CPU)
     torch.manual_seed(args.seed)
     generator = Vec2Face(PRESETS[args.model]).eval()
     with closing(TrainingData(args.train_source, args.mask)) as data:

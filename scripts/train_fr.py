@@ -133,7 +133,7 @@ def main(argv=None):
     device = resolve_device(args.device, world.local_rank)
     torch.backends.cudnn.benchmark = True  # all batches have one shape; without effect on a CPU
     if device.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(device)
         torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
     data = world.from_main(partial(make_data, args))  # the labels of millions of photos are read once
     train(args, data, world, device, resume_command(__file__, argv, args.output_dir))

@@ -115,8 +115,7 @@ def main(argv=None):
     check_output_folder(args, RESULTS)
     device = resolve_device(args.device)
     torch.backends.cudnn.benchmark = True  # all batches have one shape; without effect on a CPU
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device)
     data = PoseData(FaceSet(args.data), args.seed, args.augmentation)
     test = PoseData(FaceSet(args.test)) if args.test else None
     if train(args, data, device, resume_command(__file__, argv, args.output_dir)) and test:

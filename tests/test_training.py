@@ -86,7 +86,7 @@ def test_averaged_weights_are_exported(uninterrupted, demo, tmp_path, capsys):
     key = "expander.to_feature.weight"
     assert torch.equal(load_vec2face(averaged).state_dict()[key], checkpoint(uninterrupted)["model_ema"][key])
     with pytest.raises(SystemExit):
-        convert_weights.main([str(demo.generator), str(averaged), "--to", "own", "--ema"])
+        convert_weights.main([str(demo.generator), str(tmp_path / "other.pth"), "--to", "own", "--ema"])
     assert "has no averaged weights" in capsys.readouterr().err
 
 

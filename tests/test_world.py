@@ -351,7 +351,10 @@ def test_attribute_sheet(demo, tmp_path, capsys):
     assert figures["vectors"] == 2
     assert figures["1000"]["accepted"] == 0
     assert figures["15"]["mean"] <= figures["1000"]["mean"] + 5
-    assert "id similarity" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "id similarity" in printed
+    assert "accepted: quality at most 1 too low, id similarity of at least 0.7\n" in printed
+    assert (figures["tolerance"], figures["lowest_id_similarity"]) == ({"quality": 1.0}, 0.7)
 
 
 def test_pairs_of_a_style_need_labels(capsys):

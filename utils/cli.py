@@ -14,6 +14,7 @@ from pathlib import Path
 
 import lmdb
 
+from utils import stop_before_start
 from utils.errors import AgreedStop, UserError
 
 # Flags of the released scripts that change nothing there either: (flag, argparse options).
@@ -207,6 +208,8 @@ def command(main):
     def run(argv=None):
         in_main_thread = threading.current_thread() is threading.main_thread()
         if in_main_thread:
+            if signal.getsignal(signal.SIGINT) is stop_before_start:  # the libraries are loaded
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             previous = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOP_SIGNALS)}
             for number in STOP_SIGNALS:
                 signal.signal(number, _interrupt)

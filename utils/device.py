@@ -9,6 +9,7 @@ import torch
 
 from utils.errors import UserError
 
+CPU = torch.device("cpu")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -98,13 +99,14 @@ def compiled(module, device, fixed_shapes=False):
     return torch.compile(module, dynamic=False if fixed_shapes else None, options={"fallback_random": True})
 
 
-def keep_freed_memory():
+def keep_freed_memory(device):
     """Let this process reuse the large blocks it frees instead of handing them back to the kernel each time.
 
     Feature maps are tens of MB, which glibc maps afresh, page by page, for every layer: without this the
-    image decoder is about an eighth slower on a CPU. Does nothing elsewhere than on Linux with glibc.
+    image decoder is about an eighth slower on a CPU. Does nothing where ``device`` is another one, as the feature maps
+    are not in this memory then, nor elsewhere than on Linux with glibc.
     """
-    if not sys.platform.startswith("linux"):
+    if device.type != "cpu" or not sys.platform.startswith("linux"):
         return
     trim_threshold, mmap_max = -1, -4  # names of mallopt's parameters in malloc.h
     try:

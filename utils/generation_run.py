@@ -54,8 +54,7 @@ def run_generation(mode, args):
     world = join_world()
     device = resolve_device(args.device, world.local_rank)
     precision = resolve_precision(args.precision, device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device)
     torch.backends.cudnn.deterministic = True
 
     models = load_models(roles, args, device, PRECISIONS[precision])
