@@ -15,7 +15,6 @@ import utils  # isort: skip  # noqa: F401  settings to make before torch is load
 import contextlib
 import math
 from argparse import BooleanOptionalAction as Boolean
-from functools import partial
 
 import numpy as np
 import torch
@@ -37,9 +36,10 @@ from utils.cli import (
     share,
 )
 from utils.demo_weights import use_demo_weights
-from utils.device import amp_dtype, compiled, keep_freed_memory, resolve_device
+from utils.device import compiled, keep_freed_memory, resolve_device
 from utils.distributed import join_world
 from utils.errors import UserError
+from utils.precision import Precision
 from utils.sampling import MaskRatios
 from utils.training_data import AUGMENTATIONS, TrainingData, epoch_batches, make_loader
 from utils.training_folder import LAST, check_output_folder, find_checkpoint, start_anew
@@ -142,17 +142,18 @@ def main(argv=None):
     on_gpu = torch.cuda.is_available() and args.device != "cpu"
     world = join_world("nccl" if on_gpu else "gloo")
     device = resolve_device(args.device, world.local_rank)
-    amp = amp_dtype(args.use_amp, args.amp_dtype, device)
+    precision = Precision.for_training(args.use_amp, args.amp_dtype, device)
+    precision.apply()
     if device.type == "cpu":
         keep_freed_memory()
         torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
 
     data = TrainingData(args.train_source, args.mask, args.augmentation, args.seed, args.rep_dim)
     with contextlib.closing(data):
-        train(args, data, world, device, amp, resume_command(__file__, argv, args.output_dir))
+        train(args, data, world, device, precision, resume_command(__file__, argv, args.output_dir))
 
 
-def train(args, data, world, device, amp, how_to_resume):
+def train(args, data, world, device, precision, how_to_resume):
     """The training loop. ``how_to_resume``: the command that continues it."""
     steps_per_epoch = len(data) // (args.batch_size * world.size) // args.accum_iter * args.accum_iter
     if steps_per_epoch == 0:
@@ -161,13 +162,13 @@ def train(args, data, world, device, amp, how_to_resume):
             f"processes x --accum_iter {args.accum_iter}."
         )
     held_out = held_out_data(args, data) if args.held_out else None
-    encoder = load_face_encoder(args.id_weights, device, amp or torch.float32)
+    encoder = load_face_encoder(args.id_weights, device, precision.dtype)
     perceptual = load_perceptual(args.lpips_weights, encoder)
     weights = {name: getattr(args, flag) for name, flag in WEIGHT_FLAGS.items()}
     criterion = GeneratorLoss(encoder, perceptual, weights, args.adversarial).to(device)
 
     torch.manual_seed(args.seed)
-    state = TrainingState(args, device, amp == torch.float16, data.feature_norms())
+    state = TrainingState(args, device, precision, data.feature_norms())
     if args.start_from:
         state.start_from(args.start_from)
     if args.resume:
@@ -182,11 +183,11 @@ def train(args, data, world, device, amp, how_to_resume):
     if args.overwrite and world.is_main:
         start_anew(args.output_dir)
     log = Log(args, world, device, state.step, last_step, SHOWN)
+    log.begin(precision)
     if state.note:
         log.say(state.note)
     log.check_warmup(args.warmup_epochs * steps_per_epoch, f"--warmup_epochs {args.warmup_epochs:g}")
     stop = StopSignal(world, how_to_resume)
-    half_precision = partial(torch.autocast, device.type, amp or torch.bfloat16, enabled=amp is not None)
     bad_records = 0
 
     while state.step < last_step:
@@ -208,7 +209,7 @@ def train(args, data, world, device, amp, how_to_resume):
             mask = TokenMask.from_noise(*masks_of_batch(masks, len(real))).to(device)
 
             state.discriminator.requires_grad_(False)
-            with when(not update, generator), half_precision():
+            with when(not update, generator), precision.autocast(device):
                 output = generator(vectors, mask)
                 terms = criterion(output, real, vectors, state.discriminator if gan else None)
             check_finite(terms, state.step, positions)
@@ -218,7 +219,7 @@ def train(args, data, world, device, amp, how_to_resume):
             if gan:
                 state.discriminator.requires_grad_(True)
                 with when(not update, discriminator):
-                    with half_precision():
+                    with precision.autocast(device):
                         logits = discriminator(torch.cat([real, output.images.detach()]))  # (2B, 1, 11, 11)
                         terms["discriminator"] = discriminator_loss(*logits.chunk(2))
                     check_finite(terms, state.step, positions)
@@ -228,7 +229,7 @@ def train(args, data, world, device, amp, how_to_resume):
             state.step += 1
 
             if held_out and world.is_main and state.step % (args.score_every or steps_per_epoch) == 0:
-                with half_precision():
+                with precision.autocast(device):
                     scores, pictures = state.score(encoder, held_out, args.batch_size)
                 log.scores("held_out", scores, state.step, epoch)
                 log.sheet("held out, originals over redrawn", pictures, state.step)

@@ -20,7 +20,6 @@ import utils  # isort: skip  # noqa: F401  settings to make before torch is load
 import contextlib
 import math
 from argparse import BooleanOptionalAction as Boolean
-from functools import partial
 
 import numpy as np
 import torch
@@ -34,12 +33,13 @@ from models.iresnet import DEPTHS, IResNet
 from models.traces import Traces
 from utils.checkpoint import fit, load_file, save_file, state_dict_of
 from utils.cli import add_training_run_flags, command, make_parser, multiple_of, positive
-from utils.device import amp_dtype, compiled, keep_freed_memory, resolve_device
+from utils.device import compiled, keep_freed_memory, resolve_device
 from utils.distributed import join_world
 from utils.errors import UserError
 from utils.face_labels import load_labels
 from utils.face_set import FaceSet
 from utils.fr_data import RecognitionData, load_mixture_labels
+from utils.precision import Precision
 from utils.training_data import epoch_batches, make_loader
 from utils.training_folder import LAST, check_output_folder, find_checkpoint, start_anew
 from utils.training_log import Log
@@ -130,7 +130,9 @@ def main(argv=None):
     if device.type == "cpu":
         keep_freed_memory()
         torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
-    train(args, make_data(args), world, device, resume_command(__file__, argv, args.output_dir))
+    precision = Precision.for_training(args.use_amp, args.amp_dtype, device)
+    precision.apply()
+    train(args, make_data(args), world, device, precision, resume_command(__file__, argv, args.output_dir))
 
 
 def check_head_flags(args):
@@ -216,7 +218,7 @@ def adapt_norms(model, data, device):
     update_bn(images, model.backbone, device)
 
 
-def begin_at_centres(model, data, half_precision):
+def begin_at_centres(model, data, autocast):
     """Begin the head with what the backbone knows of the people: a head begun at random would undo that first."""
     faces = data.faces
     order = np.argsort(faces.labels, kind="stable")
@@ -225,7 +227,7 @@ def begin_at_centres(model, data, half_precision):
     model.eval()
     for person in tqdm(range(len(faces.people)), desc="centres", unit="id", leave=False):
         own = order[starts[person] : starts[person + 1]][:CENTRE_PHOTOS]
-        with half_precision():
+        with autocast:
             features = features_of(model.backbone, [faces.image(int(index)) for index in own], flip=False)
         centres.append((features / np.linalg.norm(features, axis=1, keepdims=True)).mean(0))
     model.train()
@@ -245,7 +247,7 @@ def make_optimizer(model, args):
     return torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum)
 
 
-def train(args, data, world, device, how_to_resume):
+def train(args, data, world, device, precision, how_to_resume):
     """The training loop. ``how_to_resume``: the command that continues it."""
     steps_per_epoch = len(data) // (args.batch_size * world.size)
     if steps_per_epoch == 0:
@@ -253,16 +255,14 @@ def train(args, data, world, device, how_to_resume):
             f"{args.data}: {len(data)} photos are fewer than --batch_size {args.batch_size} x {world.size} processes."
         )
     pair_sets = [load_pairs(find_set(name, args.data_dir)) for name in args.sets] if world.is_main else []
-    amp = amp_dtype(args.use_amp, args.amp_dtype, device)
-    half_precision = partial(torch.autocast, device.type, amp or torch.bfloat16, enabled=amp is not None)
     torch.manual_seed(args.seed)
     model = make_model(args, data.class_count).to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, args)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
+    scaler = precision.scaler(device)
     step = resume(args, model, optimizer, scaler) if args.resume else 0
     if args.backbone and step == 0:
         adapt_norms(model, data, device)
-        begin_at_centres(model, data, half_precision)
+        begin_at_centres(model, data, precision.autocast(device))
     parallel = model
     if world.size > 1:
         parallel = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
@@ -272,6 +272,7 @@ def train(args, data, world, device, how_to_resume):
     if args.overwrite and world.is_main:
         start_anew(args.output_dir, RESULTS)
     log = Log(args, world, device, step, last_step, shown=("loss", "norm"))
+    log.begin(precision)
     log.check_warmup(args.warmup_epochs * steps_per_epoch, f"--warmup_epochs {args.warmup_epochs:g}")
     stop = StopSignal(world, how_to_resume)
     bad = 0
@@ -300,7 +301,7 @@ def train(args, data, world, device, how_to_resume):
                 group["lr"] = lr
             # All draws of a step come from (seed, step, rank): a resumed run needs no saved random state.
             torch.manual_seed(args.seed * 1_000_003 + step * world.size + world.rank)
-            with half_precision():
+            with precision.autocast(device):
                 losses, norms = parallel(images, first, second, share, poses)
             loss = losses.mean()
             if not loss.isfinite():
@@ -323,12 +324,14 @@ def train(args, data, world, device, how_to_resume):
         if world.is_main:
             save()
             if pair_sets and (step % steps_per_epoch == 0 or step == last_step):
-                log.scores("accuracy", accuracies(model, pair_sets), step, epoch)
+                with Precision().applied():
+                    log.scores("accuracy", accuracies(model, pair_sets), step, epoch)
         if stop.seen:
             break
     stop.close()
     if world.is_main and step == last_step:
-        write_model(args, data, model)
+        with Precision().applied():
+            write_model(args, data, model)
     log.close()
 
 

@@ -33,6 +33,7 @@ from utils.errors import UserError
 from utils.face_labels import load_labels
 from utils.face_set import FaceSet
 from utils.images import SIDE
+from utils.precision import Precision
 from utils.training_data import epoch_batches, make_loader
 from utils.training_folder import LAST, check_output_folder, find_checkpoint, start_anew
 from utils.training_log import Log
@@ -111,16 +112,19 @@ def main(argv=None):
     device = resolve_device(args.device)
     if device.type == "cpu":
         keep_freed_memory()
+    precision = Precision.for_training(False, None, device)
+    precision.apply()
     data = PoseData(FaceSet(args.data), args.seed, args.augmentation)
     test = PoseData(FaceSet(args.test)) if args.test else None
-    if train(args, data, device, resume_command(__file__, argv, args.output_dir)) and test:
+    if train(args, data, device, precision, resume_command(__file__, argv, args.output_dir)) and test:
         path = Path(args.output_dir) / MODEL
-        scores = score(load_pose_estimator(path, device), test, args.batch_size, device)
+        with Precision().applied():
+            scores = score(load_pose_estimator(path, device), test, args.batch_size, device)
         (path.parent / SCORES).write_text(json.dumps(scores, indent=2) + "\n")
         print("on {photos} photos, mean error in degrees: yaw {yaw}, pitch {pitch}, roll {roll}".format(**scores))
 
 
-def train(args, data, device, how_to_resume):
+def train(args, data, device, precision, how_to_resume):
     """The training loop; whether it came to its end. ``how_to_resume``: the command that continues it."""
     steps_per_epoch = len(data) // args.batch_size
     if steps_per_epoch == 0:
@@ -134,6 +138,7 @@ def train(args, data, device, how_to_resume):
     if args.overwrite:
         start_anew(args.output_dir, RESULTS)
     log = Log(args, world, device, step, last_step, shown=("loss", "yaw_error"))
+    log.begin(precision)
     log.check_warmup(args.warmup_steps, f"--warmup_steps {args.warmup_steps}")
     stop = StopSignal(world, how_to_resume)
     folder = Path(args.output_dir)

@@ -11,6 +11,7 @@ from test_training_data import training_lmdb  # noqa: F401, a fixture
 
 import vec2face
 from models.vec2face import DROPOUT, PRESETS, Vec2Face
+from utils.precision import Precision
 from utils.training_state import TrainingState
 
 TINY = "vec2face_vit_tiny"
@@ -89,7 +90,8 @@ def test_averaging_that_begins_later_begins_with_the_weights(demo, training_lmdb
 def state_of(demo, folder, float16):
     words = ["--train_source", "x", "--id_weights", demo.encoder, "--model", TINY, "--disc_width", 8]
     args = vec2face.training_parser().parse_args([str(word) for word in [*words, "--output_dir", folder]])
-    return TrainingState(args, torch.device("cpu"), float16, (22.0, 1.0))
+    precision = Precision(autocast_dtype=torch.float16 if float16 else None)
+    return TrainingState(args, torch.device("cpu"), precision, (22.0, 1.0))
 
 
 def scaled_step(state, factor=1.0):

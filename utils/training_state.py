@@ -24,7 +24,7 @@ class TrainingState:
     ``feature_norms``: mean and standard deviation of the norms of the vectors, kept for those who generate with it.
     """
 
-    def __init__(self, args, device, scaler_enabled, feature_norms):
+    def __init__(self, args, device, precision, feature_norms):
         self.folder, self.model_name, self.ema_decay = Path(args.output_dir), args.model, args.ema
         self.fmae_lr = args.fmae_lr
         self.args = dict(vars(args))
@@ -38,7 +38,7 @@ class TrainingState:
             parameter.requires_grad_(args.fmae_lr > 0)
         self.optimizer = torch.optim.AdamW(groups, **options)
         self.optimizer_disc = torch.optim.AdamW(self.discriminator.parameters(), **options)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=scaler_enabled)
+        self.scaler = precision.scaler(device)
         self.ema = self._averaged(self.generator.state_dict()) if args.ema else None
         self.step, self.last_step = 0, 0
         self.note = None  # what to tell about where the weights are from
