@@ -1,6 +1,7 @@
 # make demo    ten people who do not exist, a pose sheet, a quality sheet and a report, in generated_images
 # make test    the test suite, without its two slowest tests
 # make test-all   the whole test suite
+# make test-oldest   the same tests with the lowest versions that the requirements allow; Python 3.10 to 3.12, 6 GB
 # make lint    ruff
 # make train-demo   a small generator from 900 of 1,000 rendered people, scored on the others; PHOTOS=folder: on yours
 # make pipeline   vectors, images, report, recogniser, test: the whole chain at toy scale with the demo models
@@ -20,7 +21,7 @@ PHOTOS ?= rendered/people
 UNSEEN ?= rendered/unseen
 PIPELINE ?= pipeline
 
-.PHONY: demo train-demo pipeline test test-all lint bench clean
+.PHONY: demo train-demo pipeline test test-all test-oldest lint bench clean
 include world.mk
 
 .venv/.installed: requirements.txt
@@ -96,6 +97,18 @@ test: .venv/.installed-dev
 test-all: test
 	$(PY) -m pytest -m slow -n 2
 
+OLDEST := .venv-oldest
+
+# Each lower bound of the requirements as a pin.
+$(OLDEST)/.installed: requirements.txt requirements-render.txt requirements-dev.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	sed -n 's/^\([A-Za-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2/p' requirements.txt requirements-render.txt > $(OLDEST)/pins.txt
+	$(OLDEST)/bin/python -m pip install --quiet -r requirements-dev.txt -c $(OLDEST)/pins.txt
+	touch $@
+
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+
 lint: .venv/.installed-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -104,4 +117,4 @@ bench: .venv/.installed
 	$(PY) scripts/benchmark.py
 
 clean:
-	rm -rf .venv generated_images generated_images_ref generated_pose_images
+	rm -rf .venv $(OLDEST) generated_images generated_images_ref generated_pose_images

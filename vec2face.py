@@ -37,11 +37,12 @@ from utils.cli import (
     share,
 )
 from utils.demo_weights import use_demo_weights
-from utils.device import amp_dtype, compiled, keep_freed_memory, resolve_device, upload
+from utils.device import compiled, keep_freed_memory, resolve_device, upload
 from utils.distributed import join_world
 from utils.errors import UserError
 from utils.finite_check import FiniteCheck
 from utils.generation import to_images
+from utils.precision import Precision
 from utils.resuming import check_agreement, load_checkpoint, run_of
 from utils.sampling import MaskRatios
 from utils.training_data import AUGMENTATIONS, EpochBatches, TrainingData, make_loader, without_broken
@@ -149,7 +150,8 @@ def main(argv=None):
     use_demo_weights(args)
     check_agreement(world, args)
     device = resolve_device(args.device, world.local_rank)
-    amp = amp_dtype(args.use_amp, args.amp_dtype, device)
+    precision = Precision.for_training(args.use_amp, args.amp_dtype, device)
+    precision.apply()
     torch.backends.cudnn.benchmark = True  # all batches have one shape; without effect on a CPU
     if device.type == "cpu":
         keep_freed_memory(device)
@@ -157,10 +159,10 @@ def main(argv=None):
 
     data = TrainingData(args.train_source, args.mask, args.augmentation, args.seed, args.rep_dim)
     with contextlib.closing(data):
-        train(args, data, world, device, amp, resume_command(__file__, argv, args.output_dir))
+        train(args, data, world, device, precision, resume_command(__file__, argv, args.output_dir))
 
 
-def train(args, data, world, device, amp, how_to_resume):
+def train(args, data, world, device, precision, how_to_resume):
     """The training loop. ``how_to_resume``: the command that continues it."""
     batches = EpochBatches(len(data), args.batch_size, args.seed, world.rank, world.size)
     steps_per_epoch = batches.steps // args.accum_iter * args.accum_iter
@@ -170,14 +172,14 @@ def train(args, data, world, device, amp, how_to_resume):
             f"processes x --accum_iter {args.accum_iter}."
         )
     held_out = held_out_data(args, data) if args.held_out else None
-    encoder = load_face_encoder(args.id_weights, device, amp or torch.float32)
+    encoder = load_face_encoder(args.id_weights, device, precision.dtype)
     perceptual = load_perceptual(args.lpips_weights, encoder)
     weights = {name: getattr(args, flag) for name, flag in WEIGHT_FLAGS.items()}
     criterion = GeneratorLoss(encoder, perceptual, weights, args.adversarial).to(device)
 
     torch.manual_seed(args.seed)
     run = run_of(world, [data.positions])
-    state = TrainingState(args, device, amp == torch.float16, data.feature_norms(), run)
+    state = TrainingState(args, device, precision, data.feature_norms(), run)
     if args.start_from:
         state.start_from(args.start_from)
     if args.resume:
@@ -194,12 +196,13 @@ def train(args, data, world, device, amp, how_to_resume):
     if args.overwrite and world.is_main:
         start_anew(args.output_dir)
     log = Log(args, world, device, state.step, last_step, SHOWN)
+    log.begin(precision)
     for note in state.notes:
         log.say(note)
     log.check_warmup(args.warmup_epochs * steps_per_epoch, f"--warmup_epochs {args.warmup_epochs:g}")
     stop = StopSignal(world, how_to_resume)
-    half_precision = partial(torch.autocast, device.type, amp or torch.bfloat16, enabled=amp is not None)
-    train_step = TrainingStep(args, state, generator, discriminator, criterion, half_precision)
+    autocast = partial(precision.autocast, device)
+    train_step = TrainingStep(args, state, generator, discriminator, criterion, autocast)
     loader = make_loader(data, batches, args.workers, args.pin_memory and device.type == "cuda")
     finite, bad_records = FiniteCheck(), 0
 
@@ -223,7 +226,7 @@ def train(args, data, world, device, amp, how_to_resume):
 
             if held_out and world.is_main and state.step % (args.score_every or steps_per_epoch) == 0:
                 finite.settle()
-                with half_precision():
+                with autocast():
                     scores, pictures = state.score(encoder, held_out, args.batch_size)
                 log.scores("held_out", scores, state.step, epoch)
                 log.sheet("held out, originals over redrawn", pictures, state.step)
@@ -253,12 +256,12 @@ class TrainingStep:
     """One step of training (paper section 3.2), and the update of the weights after every --accum_iter of them.
 
     ``generator`` and ``discriminator``: those of ``state``, perhaps wrapped to exchange gradients between processes.
-    ``half_precision``: makes the autocast context.
+    ``autocast``: makes the autocast context.
     """
 
-    def __init__(self, args, state, generator, discriminator, criterion, half_precision):
+    def __init__(self, args, state, generator, discriminator, criterion, autocast):
         self.state, self.generator, self.discriminator = state, generator, discriminator
-        self.criterion, self.half_precision = criterion, half_precision
+        self.criterion, self.autocast = criterion, autocast
         self.accum_iter, self.clip_grad = args.accum_iter, args.clip_grad
 
     def __call__(self, real, vectors, mask, lr, gan, update):
@@ -269,7 +272,7 @@ class TrainingStep:
         state = self.state
         state.discriminator.requires_grad_(False)
         with when(not update, self.generator):
-            with self.half_precision():
+            with self.autocast():
                 output = self.generator(vectors, mask)
                 losses = self.criterion(output, real, vectors, state.discriminator if gan else None)
             state.scaler.scale(losses["total"] / self.accum_iter).backward()
@@ -277,7 +280,7 @@ class TrainingStep:
         if gan:
             state.discriminator.requires_grad_(True)
             with when(not update, self.discriminator):
-                with self.half_precision():
+                with self.autocast():
                     logits = self.discriminator(torch.cat([real, output.images.detach()]))  # (2B, 1, 11, 11)
                     losses["discriminator"] = discriminator_loss(*logits.chunk(2))
                 state.scaler.scale(losses["discriminator"] / self.accum_iter).backward()

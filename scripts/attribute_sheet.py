@@ -29,14 +29,13 @@ from utils.attrop_progress import AttrOPProgress
 from utils.batch_rows import attrop_rows
 from utils.cli import command, finite, make_parser, not_negative, positive, writing
 from utils.demo_weights import use_demo_weights
-from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.generation import to_pixels
 from utils.generation_flags import QUALITY_WEIGHTS
 from utils.identity_sources import VectorSource
 from utils.images import encode_jpeg
 from utils.labelled_sheet import labelled_sheet
-from utils.model_flags import add_device_flags, add_model_flags
+from utils.model_flags import add_device_flags, add_model_flags, set_up_inference
 from utils.outputs import refuse_existing
 from utils.sampling import MaskRatios, identity_stream
 
@@ -76,15 +75,12 @@ def main(argv=None):
     args = parser.parse_args(argv)
     refuse_existing(f"{args.output}.jpg", f"{args.output}.json", overwrite=args.overwrite)
     use_demo_weights(args, unused=["pose_weights"] if args.attribute == "quality" else [])
-    device = resolve_device(args.device)
-    keep_freed_memory(device)
-    precision = resolve_precision(args.precision, device)
-    dtype = PRECISIONS[precision]
-    generator = load_vec2face(args.model_weights, device, dtype, args.model)
-    encoder = load_face_encoder(args.id_weights, device, dtype)
+    device, precision = set_up_inference(args)
+    generator = load_vec2face(args.model_weights, device, precision.dtype, args.model)
+    encoder = load_face_encoder(args.id_weights, device, precision.dtype)
     source = VectorSource(args.center_feature, f"0:{args.count}", 0)
     people = list(source.identities(source.slice))
-    targets_for = target_maker(args, device, dtype)
+    targets_for = target_maker(args, device, precision.dtype)
     progress = AttrOPProgress(args.min_quality, "--min_quality")
     options = {
         "batch_size": attrop_rows(args.batch_size, device), "max_iters": args.max_iters, "on_iteration": progress,
@@ -107,7 +103,7 @@ def main(argv=None):
     with writing(f"{args.output}.jpg") as target:
         target.write_bytes(encode_jpeg(labelled_sheet(sheet[:SHOWN], names[:SHOWN], wanted), 92))
     with writing(f"{args.output}.json") as target:
-        content = {"vectors": len(people), "precision": precision} | tolerances(attrop) | figures
+        content = {"vectors": len(people)} | precision.in_report() | tolerances(attrop) | figures
         target.write_text(json.dumps(content, indent=2) + "\n")
     for value, figure in figures.items():
         print(

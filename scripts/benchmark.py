@@ -38,8 +38,9 @@ from models.perceptual import LPIPS
 from models.sixdrepnet import SixDRepNet
 from models.vec2face import PRESETS, TokenMask, Vec2Face, load_vec2face
 from utils.cli import command, make_parser, positive
-from utils.device import PRECISIONS, compiled, cpu_has_bf16, keep_freed_memory, resolve_device
+from utils.device import compiled, keep_freed_memory, resolve_device
 from utils.identity_sampling import GaussianSampler, sample_apart, similarity_of_pairs
+from utils.precision import PRECISIONS, Precision, has_bf16
 from utils.sampling import MaskRatios, identity_stream
 
 CONV_SHAPES = ((128, 112), (256, 56), (256, 28), (512, 14))  # channels and side of the generator's convolutions
@@ -68,7 +69,7 @@ def main(argv=None):
     parser.add_argument("--output", default="benchmark.json", help="JSON file to write")
     args = parser.parse_args(argv)
     device = resolve_device(args.device)
-    precisions = args.precision or (["fp32", "bf16"] if device.type == "cuda" or cpu_has_bf16() else ["fp32"])
+    precisions = args.precision or (["fp32", "bf16"] if has_bf16(device) else ["fp32"])
 
     print(f"{machine_name(device)}, torch {torch.__version__}, {args.model}, batch {args.batch_size}")
     rows = []
@@ -103,6 +104,13 @@ def alone(function, *arguments):
     context.set_forkserver_preload(["scripts.benchmark", "timm.models.vision_transformer"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def set_formats(device, precision):
+    """The torch.device and the dtype of two names; sets this process's backend flags: float32 peaks have no TF32."""
+    precision = Precision(PRECISIONS[precision])
+    precision.apply()
+    return torch.device(device), precision.dtype
 
 
 def machine_name(device):
@@ -154,7 +162,7 @@ def seconds_on_gpu(function, calls):
 @torch.inference_mode()
 def measure_peaks(device, precision, batch_size, repeats):
     """GFLOP/s of the best convolution and the best matrix product among the shapes the models use."""
-    device, dtype = torch.device(device), PRECISIONS[precision]
+    device, dtype = set_formats(device, precision)
     keep_freed_memory(device)
     if device.type == "cuda":
         batch_size = max(batch_size, GPU_PEAK_BATCH)
@@ -206,12 +214,13 @@ def training_job(preset, device, dtype, batch_size):
     perceptual = LPIPS(make_layers(cfgs["D"]).state_dict()).to(device)
     criterion = GeneratorLoss(encoder, perceptual).to(device)
     optimizer = torch.optim.AdamW(generator.parameters(), lr=1e-6, fused=True)
+    precision = Precision(autocast_dtype=None if dtype == torch.float32 else dtype)
     vectors = torch.randn(batch_size, 512, device=device)
     mask = TokenMask.from_noise(torch.rand(batch_size, 49), 0.5, 0.75).to(device)
     real = torch.rand(batch_size, 3, 112, 112, device=device).contiguous(memory_format=torch.channels_last)
 
     def job():
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with precision.autocast(device):
             terms = criterion(generator(vectors, mask), real, vectors)
         terms["total"].backward()
         torch.nn.utils.clip_grad_norm_(generator.parameters(), 2.0)
@@ -230,13 +239,13 @@ def make_generator(preset, device, dtype, batch_size):
 
 def measure(work, device, precision, preset, batch_size, repeats, compile=False):
     """One row of the table, without its share of the floor. ``compile``: with the models through torch.compile."""
-    device, dtype = torch.device(device), PRECISIONS[precision]
+    device, dtype = set_formats(device, precision)
     keep_freed_memory(device)
     job, models = work(preset, device, dtype, batch_size)
     counts = zip(count_flops(job, list(models)), models.values(), strict=True)
     if compile:
         for model in models:
-            model.forward = compiled(model.forward)
+            model.forward = compiled(model.forward, device)
     seconds = fastest(job, device, repeats, warm_up=compile)  # else counting was a warm-up
     memory = peak_memory(device)
     scaled = [(conv * times, gemm * times) for (conv, gemm), times in counts]
@@ -260,7 +269,7 @@ def with_share_of_floor(row, conv_peak, gemm_peak):
 
 def accepted_per_minute(device, precision, batch_size, batches):
     """Accepted images a minute of whole AttrOP runs: rows replaced as they pass, or whole batches one by one."""
-    device, dtype = torch.device(device), PRECISIONS[precision]
+    device, dtype = set_formats(device, precision)
     keep_freed_memory(device)
     generator = load_vec2face(DEMO / "vec2face_generator.pth", device, dtype)
     encoder = load_face_encoder(DEMO / "face_encoder.pth", device, dtype)

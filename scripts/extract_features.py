@@ -19,10 +19,9 @@ from tqdm import tqdm
 from models.iresnet import load_face_encoder
 from utils.cli import command, make_parser, positive
 from utils.demo_weights import use_demo_weights
-from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.identity_sources import PhotoSource
-from utils.model_flags import add_device_flags
+from utils.model_flags import add_device_flags, set_up_inference
 from utils.photo_loader import add_workers_flag
 
 
@@ -41,10 +40,8 @@ def main(argv=None):
     add_device_flags(parser)
     args = parser.parse_args(argv)
     use_demo_weights(args)
-    device = resolve_device(args.device)
-    keep_freed_memory(device)
-    precision = resolve_precision(args.precision, device)
-    encoder = load_face_encoder(args.encoder, device, PRECISIONS[precision])
+    device, precision = set_up_inference(args)
+    encoder = load_face_encoder(args.encoder, device, precision.dtype)
     source = PhotoSource(args.images, encoder, None, args.batch_size, args.align, args.workers)
     for warning in source.warnings:
         print(f"warning: {warning}")
@@ -58,7 +55,7 @@ def main(argv=None):
         print(f"skipped {line}")
     if not count:
         raise UserError(f"{args.images}: none of the images could be used.")
-    print(f"{args.dest}: features of {count} photos, computed in {precision}")
+    print(f"{args.dest}: features of {count} photos, computed in {precision.name}")
 
 
 def save_each(folder, features):

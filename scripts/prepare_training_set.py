@@ -22,11 +22,10 @@ from tqdm import tqdm
 from models.iresnet import load_face_encoder
 from utils.cli import command, folder_name, make_parser, positive, writing
 from utils.demo_weights import use_demo_weights
-from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.identity_sources import PhotoSource
 from utils.images import SIDE, decode_image, encode_jpeg, list_images, name_in, resize
-from utils.model_flags import add_device_flags
+from utils.model_flags import add_device_flags, set_up_inference
 from utils.photo_loader import Unreadable, add_workers_flag, read_ahead, reason_of
 from utils.training_lmdb import TrainingLmdbWriter
 
@@ -134,9 +133,8 @@ def records_of_folder(args):
     if not args.encoder:
         raise UserError("--images needs --encoder, the weights of a face encoder.")
     use_demo_weights(args)
-    device = resolve_device(args.device)
-    keep_freed_memory(device)
-    encoder = load_face_encoder(args.encoder, device, PRECISIONS[resolve_precision(args.precision, device)])
+    device, precision = set_up_inference(args)
+    encoder = load_face_encoder(args.encoder, device, precision.dtype)
     photos = list_images(args.images)
     people = {name: label for label, name in enumerate(sorted({path.parent.name for path in photos}))}
     source = PhotoSource(args.images, encoder, None, args.batch_size, args.align, args.workers)

@@ -21,10 +21,9 @@ from tqdm import tqdm
 
 from models.iresnet import load_face_encoder
 from utils.cli import command, make_parser, not_negative, positive, writing
-from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.face_set import FaceSet
-from utils.model_flags import add_device_flags
+from utils.model_flags import add_device_flags, set_up_inference
 from utils.photo_loader import Unreadable, add_workers_flag, read_faces
 from utils.verification import FALSE_ACCEPT_RATES, features_of, pair_similarities, verify
 from utils.verification_set import STYLES, PairSet, draw_pairs, find_set, load_pairs, save_pairs
@@ -66,16 +65,14 @@ def main(argv=None):
 
 def test(args, sets):
     """{set: accuracy, std, threshold, tpr, and the precision the encoder computed in}."""
-    device = resolve_device(args.device)
-    keep_freed_memory(device)
-    precision = resolve_precision(args.precision, device)
-    encoder = load_face_encoder(args.weights, device, PRECISIONS[precision])
+    device, precision = set_up_inference(args)
+    encoder = load_face_encoder(args.weights, device, precision.dtype)
     results = {}
     for pairs in sets:
         show = lambda starts, name=pairs.name: tqdm(starts, desc=name, unit="batch", leave=False)  # noqa: E731
         features = features_of(encoder, pairs.photos, args.batch_size, show=show)  # (U, D)
         figures = verify(pair_similarities(features[pairs.numbers]), pairs.same)
-        results[pairs.name] = figures | {"precision": precision}
+        results[pairs.name] = figures | precision.in_report()
     return results
 
 

@@ -32,7 +32,7 @@ from models.iresnet import DEPTHS, IResNet
 from models.traces import Traces
 from utils.checkpoint import fit, load_file, save_file, state_dict_of
 from utils.cli import add_training_run_flags, command, make_parser, multiple_of, positive
-from utils.device import amp_dtype, compiled, keep_freed_memory, resolve_device
+from utils.device import compiled, keep_freed_memory, resolve_device
 from utils.distributed import join_world
 from utils.errors import UserError
 from utils.face_labels import load_labels
@@ -40,6 +40,7 @@ from utils.face_set import FaceSet
 from utils.finite_check import FiniteCheck
 from utils.fr_data import RecognitionData, load_mixture_labels
 from utils.fr_step import TrainingStep, adapt_norms, batch_on_device, begin_at_centres, make_optimizer
+from utils.precision import Precision
 from utils.resuming import check_agreement, check_settings, load_checkpoint, load_optimizer, run_of
 from utils.training_data import EpochBatches, make_loader, without_broken
 from utils.training_folder import LAST, check_output_folder, start_anew
@@ -135,8 +136,10 @@ def main(argv=None):
     if device.type == "cpu":
         keep_freed_memory(device)
         torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
+    precision = Precision.for_training(args.use_amp, args.amp_dtype, device)
+    precision.apply()
     data = world.from_main(partial(make_data, args))  # the labels of millions of photos are read once
-    train(args, data, world, device, resume_command(__file__, argv, args.output_dir))
+    train(args, data, world, device, precision, resume_command(__file__, argv, args.output_dir))
 
 
 def check_head_flags(args):
@@ -215,7 +218,7 @@ def make_model(args, classes):
     return Recogniser(backbone, head, traces)
 
 
-def train(args, data, world, device, how_to_resume):
+def train(args, data, world, device, precision, how_to_resume):
     """The training loop. ``how_to_resume``: the command that continues it."""
     batches = EpochBatches(len(data), args.batch_size, args.seed, world.rank, world.size)
     steps_per_epoch = batches.steps
@@ -224,12 +227,10 @@ def train(args, data, world, device, how_to_resume):
             f"{args.data}: {len(data)} photos are fewer than --batch_size {args.batch_size} x {world.size} processes."
         )
     pair_sets = [load_pairs(find_set(name, args.data_dir)) for name in args.sets] if world.is_main else []
-    amp = amp_dtype(args.use_amp, args.amp_dtype, device)
-    half_precision = partial(torch.autocast, device.type, amp or torch.bfloat16, enabled=amp is not None)
     torch.manual_seed(args.seed)
     model = make_model(args, data.class_count).to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, args)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
+    scaler, autocast = precision.scaler(device), partial(precision.autocast, device)
     run, notes, step = run_of(world, records_of(data)), [], 0
     if args.resume:
         path, content = world.from_main(partial(load_checkpoint, args.resume))
@@ -239,7 +240,7 @@ def train(args, data, world, device, how_to_resume):
         del content  # it may be large
     if args.backbone and step == 0:
         adapt_norms(model, data, device)
-        begin_at_centres(model, data.faces, half_precision, args.workers)
+        begin_at_centres(model, data.faces, autocast, args.workers)
     parallel = compiled(model, device) if args.compile else model
     if world.size > 1:
         devices = [device.index] if device.type == "cuda" else None
@@ -248,11 +249,12 @@ def train(args, data, world, device, how_to_resume):
     if args.overwrite and world.is_main:
         start_anew(args.output_dir, RESULTS)
     log = Log(args, world, device, step, last_step, shown=("loss", "norm"))
+    log.begin(precision)
     for note in notes:
         log.say(note)
     log.check_warmup(args.warmup_epochs * steps_per_epoch, f"--warmup_epochs {args.warmup_epochs:g}")
     stop = StopSignal(world, how_to_resume)
-    train_step = TrainingStep(args, model, parallel, optimizer, scaler, half_precision)
+    train_step = TrainingStep(args, model, parallel, optimizer, scaler, autocast)
     loader = make_loader(data, batches, args.workers, device.type == "cuda")
     finite, bad = FiniteCheck(), 0
 
@@ -294,12 +296,14 @@ def train(args, data, world, device, how_to_resume):
         if world.is_main:
             save()
             if pair_sets and (step % steps_per_epoch == 0 or step == last_step):
-                log.scores("accuracy", accuracies(model, pair_sets), step, epoch)
+                with Precision().applied():
+                    log.scores("accuracy", accuracies(model, pair_sets), step, epoch)
         if stop.seen:
             break
     stop.close()
     if world.is_main and step == last_step:
-        write_model(args, data, model)
+        with Precision().applied():
+            write_model(args, data, model)
     log.close()
 
 

@@ -35,6 +35,7 @@ from utils.face_set import FaceSet
 from utils.finite_check import FiniteCheck
 from utils.generation import to_images
 from utils.images import SIDE
+from utils.precision import Precision
 from utils.resuming import check_settings, load_checkpoint, load_optimizer, run_of
 from utils.training_data import EpochBatches, make_loader, without_broken
 from utils.training_folder import LAST, check_output_folder, start_anew
@@ -116,16 +117,19 @@ def main(argv=None):
     device = resolve_device(args.device)
     torch.backends.cudnn.benchmark = True  # all batches have one shape; without effect on a CPU
     keep_freed_memory(device)
+    precision = Precision.for_training(False, None, device)
+    precision.apply()
     data = PoseData(FaceSet(args.data), args.seed, args.augmentation)
     test = PoseData(FaceSet(args.test)) if args.test else None
-    if train(args, data, device, resume_command(__file__, argv, args.output_dir)) and test:
+    if train(args, data, device, precision, resume_command(__file__, argv, args.output_dir)) and test:
         path = Path(args.output_dir) / MODEL
-        scores = score(load_pose_estimator(path, device), test, args.batch_size, device)
+        with Precision().applied():
+            scores = score(load_pose_estimator(path, device), test, args.batch_size, device)
         (path.parent / SCORES).write_text(json.dumps(scores, indent=2) + "\n")
         print("on {photos} photos, mean error in degrees: yaw {yaw}, pitch {pitch}, roll {roll}".format(**scores))
 
 
-def train(args, data, device, how_to_resume):
+def train(args, data, device, precision, how_to_resume):
     """The training loop; whether it came to its end. ``how_to_resume``: the command that continues it."""
     batches = EpochBatches(len(data), args.batch_size, args.seed)
     steps_per_epoch = batches.steps
@@ -145,6 +149,7 @@ def train(args, data, device, how_to_resume):
     if args.overwrite:
         start_anew(args.output_dir, RESULTS)
     log = Log(args, world, device, step, last_step, shown=("loss", "yaw_error"))
+    log.begin(precision)
     for note in notes:
         log.say(note)
     log.check_warmup(args.warmup_steps, f"--warmup_steps {args.warmup_steps}")

@@ -13,9 +13,12 @@ from models.losses import GeneratorLoss
 from models.perceptual import EncoderDistance
 from scripts import train_fr
 from utils.device import upload
+from utils.distributed import World
 from utils.finite_check import FiniteCheck
 from utils.fr_step import TrainingStep, batch_on_device, make_optimizer
 from utils.generation import to_images
+from utils.precision import Precision
+from utils.resuming import run_of
 from utils.sampling import MaskRatios
 from utils.training_state import TrainingState
 
@@ -27,10 +30,6 @@ def pixels(*shape):
     return torch.zeros(*shape, 112, 112, 3, dtype=torch.uint8)
 
 
-def half_precision(name):
-    return partial(torch.autocast, "cuda", HALF[name])
-
-
 @pytest.mark.parametrize("name", HALF)
 def test_no_step_of_the_generators_training_waits(demo, tmp_path, name):
     """Two updates of two steps each, the second in the GAN phase."""
@@ -39,10 +38,12 @@ def test_no_step_of_the_generators_training_waits(demo, tmp_path, name):
     args = vec2face.training_parser().parse_args(list(map(str, words)))
     masks, finite = MaskRatios(0.5, 1, 0.75, 0.25), FiniteCheck()
     with fake_cuda() as waits:
-        state = TrainingState(args, CUDA, name == "float16", (22, 1))
+        precision = Precision.for_training(True, name, CUDA)
+        state = TrainingState(args, CUDA, precision, (22, 1), run_of(World(), [range(9)]))
         encoder = load_face_encoder(demo.encoder, CUDA, HALF[name])
         criterion = GeneratorLoss(encoder, EncoderDistance(encoder), {"detail": 1.0}).to(CUDA)
-        step = vec2face.TrainingStep(args, state, state.generator, state.discriminator, criterion, half_precision(name))
+        autocast = partial(precision.autocast, CUDA)
+        step = vec2face.TrainingStep(args, state, state.generator, state.discriminator, criterion, autocast)
         waits.counts.clear()
         for number in range(4):
             real, vectors = to_images(upload(pixels(2), CUDA)), upload(torch.zeros(2, 512), CUDA)
@@ -65,8 +66,9 @@ def test_no_step_of_fr_training_waits(tmp_path, name, mixed):
     with fake_cuda() as waits:
         model = train_fr.make_model(args, 4).to(CUDA, memory_format=torch.channels_last)
         optimizer = make_optimizer(model, args)
-        scaler = torch.amp.GradScaler("cuda", enabled=name == "float16")
-        step, finite = TrainingStep(args, model, model, optimizer, scaler, half_precision(name)), FiniteCheck()
+        precision = Precision.for_training(True, name, CUDA)
+        scaler, autocast = precision.scaler(CUDA), partial(precision.autocast, CUDA)
+        step, finite = TrainingStep(args, model, model, optimizer, scaler, autocast), FiniteCheck()
         waits.counts.clear()
         for number in range(2):
             batch = batch_on_device(columns, CUDA)

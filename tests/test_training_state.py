@@ -14,6 +14,7 @@ from models.vec2face import DROPOUT, PRESETS, Vec2Face
 from utils.checkpoint import load_file
 from utils.device import compiled
 from utils.distributed import World
+from utils.precision import Precision
 from utils.resuming import run_of
 from utils.training_state import TrainingState
 
@@ -139,7 +140,8 @@ def test_averaging_that_begins_later_begins_with_the_weights(demo, training_lmdb
 def state_of(demo, folder, float16, *more):
     words = ["--train_source", "x", "--id_weights", demo.encoder, "--model", TINY, "--disc_width", 8, *more]
     args = vec2face.training_parser().parse_args([str(word) for word in [*words, "--output_dir", folder]])
-    return TrainingState(args, torch.device("cpu"), float16, (22.0, 1.0), run_of(World(), [range(9)]))
+    precision = Precision(autocast_dtype=torch.float16 if float16 else None)
+    return TrainingState(args, torch.device("cpu"), precision, (22.0, 1.0), run_of(World(), [range(9)]))
 
 
 def scaled_step(state, factor=1.0):

@@ -1,4 +1,4 @@
-"""Where the models run, and in what precision."""
+"""Where the models run."""
 
 import ctypes
 import os
@@ -10,7 +10,6 @@ import torch
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name="auto", local_rank=0):
@@ -29,31 +28,6 @@ def resolve_device(name="auto", local_rank=0):
         torch.cuda.set_device(index)
         return torch.device("cuda", index)
     return device
-
-
-def resolve_precision(name, device):
-    """``auto`` or a name in PRECISIONS -> a name. Auto: bf16 where the hardware has it, else fp16 (CUDA) or fp32."""
-    if name == "auto":
-        if device.type == "cuda":
-            return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-        return "bf16" if device.type == "cpu" and cpu_has_bf16() else "fp32"
-    if name == "fp16" and device.type == "cpu":
-        raise UserError("--precision fp16 needs a GPU; on a CPU use bf16, fp32 or auto.")
-    return name
-
-
-def amp_dtype(wanted, on_gpu, device):
-    """The 16-bit type to train in, or None: ``on_gpu`` names a GPU's, a CPU has bfloat16 or nothing."""
-    if not wanted:
-        return None
-    if device.type == "cpu":
-        return torch.bfloat16 if cpu_has_bf16() else None
-    return getattr(torch, on_gpu)
-
-
-def cpu_has_bf16():
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return bool(probe())
 
 
 def upload(tensor, device):

@@ -51,18 +51,18 @@ def batch_on_device(columns, device):
 class TrainingStep:
     """One step of training. ``parallel``: ``model``, perhaps wrapped to exchange gradients between processes.
 
-    ``half_precision``: makes the autocast context.
+    ``autocast``: makes the autocast context.
     """
 
-    def __init__(self, args, model, parallel, optimizer, scaler, half_precision):
+    def __init__(self, args, model, parallel, optimizer, scaler, autocast):
         self.model, self.parallel, self.optimizer, self.scaler = model, parallel, optimizer, scaler
-        self.half_precision, self.clip_grad = half_precision, args.clip_grad
+        self.autocast, self.clip_grad = autocast, args.clip_grad
 
     def __call__(self, batch, lr):
         """({"loss": scalar}, {name: mean feature norm or gradient norm}) of a batch of ``batch_on_device``."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with self.half_precision():
+        with self.autocast():
             losses, norms = self.parallel(*batch)
         loss = losses.mean()
         self.scaler.scale(loss).backward()
@@ -84,7 +84,7 @@ def adapt_norms(model, data, device):
 
 
 @torch.no_grad()
-def begin_at_centres(model, faces, half_precision, workers):
+def begin_at_centres(model, faces, autocast, workers):
     """Begin the head with what the backbone knows of the people: a head begun at random would undo that first."""
     if len(faces.people) != len(model.head.directions):  # domain mixup has more people, unknown to the backbone
         return
@@ -96,7 +96,7 @@ def begin_at_centres(model, faces, half_precision, workers):
     loader = make_loader(photos, [part.tolist() for part in places], workers, device.type == "cuda")
     for *columns, errors in tqdm(loader, desc="centres", unit="batch", leave=False):
         pixels, labels = (upload(column, device) for column in without_broken(errors, *columns))
-        with half_precision():
+        with autocast():
             features = nn.functional.normalize(model.backbone(to_images(pixels)))  # (B, D)
         sums.index_add_(0, labels, features.float())
         counts.index_add_(0, labels, torch.ones_like(labels, dtype=counts.dtype))

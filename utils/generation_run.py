@@ -28,8 +28,7 @@ from utils.dataset_writer import (
     read_records,
 )
 from utils.demo_weights import use_demo_weights
-from utils.device import PRECISIONS, compiled, keep_freed_memory, resolve_device, resolve_precision
-from utils.distributed import join_world
+from utils.device import compiled
 from utils.errors import UserError
 from utils.gate import Gate
 from utils.generation import Recipe, generate
@@ -43,7 +42,7 @@ from utils.sampling import MaskRatios
 RELEASED_QUALITY = 27.0  # of the released quality model, where AttrOP went
 
 
-def run_generation(mode, args):
+def run_generation(mode, args, world, device, precision):
     """Make the dataset that the flags ask for, or what is missing of it; prints a summary. Raises UserError."""
     check_pose(mode, args)
     roles = roles_of(mode, args)
@@ -51,13 +50,7 @@ def run_generation(mode, args):
     note_flags_without_effect(args)
     started = time.monotonic()
     recipe = make_recipe(args)
-    world = join_world()
-    device = resolve_device(args.device, world.local_rank)
-    precision = resolve_precision(args.precision, device)
-    keep_freed_memory(device)
-    torch.backends.cudnn.deterministic = True
-
-    models = load_models(roles, args, device, PRECISIONS[precision])
+    models = load_models(roles, args, device, precision.dtype)
     if mode != "reference" and args.image_quality is None:
         args.image_quality = usual_quality(models.get("quality"), args.pose if mode == "pose" else None)
     source = make_source(mode, args, models)
@@ -79,7 +72,8 @@ def run_generation(mode, args):
         if note:
             print(f"note: {note}")
         settings = describe(mode, args, recipe, precision, source, models) | {"measured": measured}
-        prepare_dataset(root, settings, describe_environment(device), args.overwrite, args.migrate)
+        environment = describe_environment(device) | {"number_formats": precision.describe()}
+        prepare_dataset(root, settings, environment, args.overwrite, args.migrate)
     world.barrier()
     there = identities_to_keep(root, args.format, [source.names[row] for row in source.slice], recipe.example)
     todo = [
@@ -263,7 +257,7 @@ def describe(mode, args, recipe, precision, source, models):
         "example": args.example,
         "sigma": list(recipe.sigmas),
         "mask_ratio": [masks.minimum, masks.maximum, masks.mu, masks.std],
-        "precision": precision,
+        "precision": precision.name,
         "jpeg_quality": args.jpeg_quality,
     }
     if mode == "reference":

@@ -27,7 +27,7 @@ class TrainingState:
     ``run``: what a resumed run must agree with, see utils/resuming.py. ``notes``: what to tell the user.
     """
 
-    def __init__(self, args, device, scaler_enabled, feature_norms, run):
+    def __init__(self, args, device, precision, feature_norms, run):
         self.folder, self.model_name, self.ema_decay = Path(args.output_dir), args.model, args.ema
         self.fmae_lr = args.fmae_lr
         self.args, self.run, self.notes = dict(vars(args)), run, []
@@ -41,7 +41,7 @@ class TrainingState:
             parameter.requires_grad_(args.fmae_lr > 0)
         self.optimizer = torch.optim.AdamW(groups, **options)
         self.optimizer_disc = torch.optim.AdamW(self.discriminator.parameters(), **options)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=scaler_enabled)
+        self.scaler = precision.scaler(device)
         self.ema = self._averaged(self.generator.state_dict()) if args.ema else None
         self.step, self.last_step = 0, 0
 
