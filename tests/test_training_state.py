@@ -85,7 +85,7 @@ def tensors_of(value):
 def test_gradients_are_exchanged_once_an_update_also_when_compiled(monkeypatch):
     """torch.compile's own code generator takes too long here; tracing and DDP are the real ones."""
     compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module, options: compile_(module, backend="aot_eager"))
+    monkeypatch.setattr(torch, "compile", lambda module, **options: compile_(module, backend="aot_eager"))
     device, exchanges = torch.device("cpu"), []
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
