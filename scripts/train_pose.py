@@ -176,6 +176,7 @@ def train(args, data, device, how_to_resume):
                 save()
         finite.settle()
         save()
+    del loader  # ends its processes, which ignore signals: at exit Python would wait for them for ever
     log.close()
     stop.close()
     if not stop.seen:
