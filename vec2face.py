@@ -248,6 +248,7 @@ def train(args, data, world, device, precision, how_to_resume):
             log.picture(real, fake, state.step)
         if stop.seen:
             break
+    del loader  # ends its processes, which ignore signals: at exit Python would wait for them for ever
     log.close()
     stop.close()
 

@@ -300,6 +300,7 @@ def train(args, data, world, device, precision, how_to_resume):
                     log.scores("accuracy", accuracies(model, pair_sets), step, epoch)
         if stop.seen:
             break
+    del loader  # ends its processes, which ignore signals: at exit Python would wait for them for ever
     stop.close()
     if world.is_main and step == last_step:
         with Precision().applied():

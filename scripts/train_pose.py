@@ -190,6 +190,7 @@ def train(args, data, device, precision, how_to_resume):
                 save()
         finite.settle()
         save()
+    del loader  # ends its processes, which ignore signals: at exit Python would wait for them for ever
     log.close()
     stop.close()
     if not stop.seen:
