@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -98,3 +99,19 @@ def run_script(script, *words, check=True, **options):
     if check and result.returncode:
         raise AssertionError(f"exit {result.returncode}\n{result.stdout}\n{result.stderr}")
     return result
+
+
+def fork(work):
+    """Run ``work()`` in a copy of this process; a function that waits for it and returns its exit code.
+
+    That is what ``work`` returns, 0 for None, 99 when it raises, and minus the signal that killed it.
+    """
+    pid = os.fork()
+    if not pid:
+        try:
+            code = work() or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 99
+        os._exit(code)
+    return lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -264,15 +264,15 @@ class DatasetWriter:
             raise write_error(self.root, error) from error
 
 
-def finish_dataset(root, format) -> list[Holder]:
+def finish_dataset(root, format, compact=False) -> list[Holder]:
     """Merge the parts of all ended processes and draw the contact sheet; who is still writing other parts.
 
-    For one process, after the others closed their writers.
+    For one process, after the others closed their writers. ``compact``: see ``compact_dataset``.
     """
     root, store = Path(root), STORES[format]
     try:
         with dataset_lock(root) as lock:
-            merge_parts(root, store, lock)
+            merge_parts(root, store, lock, compact)
             sheet = draw_contact_sheet(root, store)
             if sheet is not None:
                 atomic_write(contact_sheet_path(root), encode_jpeg(sheet, 90))
@@ -282,21 +282,14 @@ def finish_dataset(root, format) -> list[Holder]:
 
 
 def compact_dataset(root) -> list[Holder]:
-    """Merge what ended processes left and write the dataset in order of identity; who is still writing other parts.
+    """``finish_dataset`` that writes the dataset in order of identity, as a single run over all identities does.
 
-    The manifest, and the keys and labels of an LMDB, are then those that a single run over all identities gives.
-    Raises UserError when ``root`` is no generated dataset.
+    That is the order of the manifest, and of the keys and labels of an LMDB. Raises UserError when ``root`` is no
+    generated dataset.
     """
-    root = Path(root)
     if not settings_path(root).exists():
         raise UserError(f"{root}: not a generated dataset, as there is no {settings_path(root)}.")
-    store = STORES[read_settings(settings_path(root))["settings"]["format"]]
-    try:
-        with dataset_lock(root) as lock:
-            merge_parts(root, store, lock, compact=True)
-            return living_owners(root)
-    except (OSError, lmdb.Error) as error:
-        raise write_error(root, error) from error
+    return finish_dataset(root, read_settings(settings_path(root))["settings"]["format"], compact=True)
 
 
 def unmerged_note(root, owners: list[Holder]) -> str:

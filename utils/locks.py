@@ -154,12 +154,25 @@ def locked(path: Path | str) -> Iterator[LockFile]:
 
 
 def write_holder(path: Path, holder: Holder) -> None:
-    """Make a lock's file. Raises FileExistsError when there is one."""
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    """Make a lock's file. Raises FileExistsError when there is one.
+
+    It appears with its content where the system can do that, so that a killed process leaves none that says nothing.
+    """
+    text = json.dumps(holder._asdict()).encode()
     try:
-        os.write(descriptor, json.dumps(holder._asdict()).encode())
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o644)
+    except (AttributeError, OSError):  # not Linux, or a network file system
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        nameless = False
+    else:
+        nameless = True
+    try:
+        os.write(descriptor, text)
+        if nameless:  # src_dir_fd has no meaning for a whole path, but lets the link to the file be followed
+            os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
     except OSError:
-        path.unlink()
+        if not nameless:
+            path.unlink()
         raise
     finally:
         os.close(descriptor)  # from here on other machines see what it says
