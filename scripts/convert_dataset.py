@@ -5,12 +5,16 @@
     python scripts/convert_dataset.py part1.lmdb part2 all.lmdb
     python scripts/convert_dataset.py generated_images/test test-for-the-hub --to imagefolder
     python scripts/convert_dataset.py generated_images/test test-shards --to webdataset
+    python scripts/convert_dataset.py generated_images/test --compact
 
 A source is a folder of person/photo or an LMDB; the last name is the target. Photos are copied as they are; those that
 are no JPEG are encoded as one, except into an LMDB. The people of several sources are numbered one source after the
 other: merging never mixes two people. --to imagefolder adds Hugging Face's metadata.jsonl, and --to webdataset a .json
 beside each image, with the label, the identity's name and what a generated dataset's manifest says of the image. The
 target appears when it is complete.
+
+--compact changes a generated dataset itself: it merges what ended processes left and writes the manifest, and an LMDB's
+keys and labels, in order of identity, as a single run leaves them. Several runs that each add a slice append theirs.
 """
 
 import sys
@@ -27,6 +31,7 @@ from tqdm import tqdm
 from utils.cli import command, make_parser, parse_slice, writing
 from utils.dataset_export import photos_of, write_folder, write_imagefolder, write_webdataset
 from utils.dataset_lmdb import write_fr_lmdb
+from utils.dataset_writer import compact_dataset, dataset_size, unmerged_note
 from utils.errors import UserError
 from utils.face_set import FaceSet
 
@@ -37,11 +42,19 @@ FORMS = ("folder", "lmdb", "imagefolder", "webdataset")
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("sources", nargs="+", help="folders or LMDBs")
-    parser.add_argument("target", help="name of the new dataset")
+    parser.add_argument("target", nargs="?", help="name of the new dataset")
+    parser.add_argument(
+        "--compact", action="store_true", help="rewriting of a generated dataset in order of identity, in place"
+    )
     parser.add_argument("--to", choices=FORMS, help="form of the target (default: lmdb for NAME.lmdb, else folder)")
     parser.add_argument("--mask", help=".npy of positions to take, of a single source")
     parser.add_argument("--people", metavar="A:B", help="only people A to B-1, counted over all sources")
     args = parser.parse_args(argv)
+    if args.compact:
+        if args.target or len(args.sources) > 1 or args.to or args.mask or args.people:
+            raise UserError("--compact: give one generated dataset and nothing else.")
+        compact(args.sources[0])
+        return
     if args.mask and len(args.sources) > 1:
         raise UserError("--mask: give one source.")
     form = args.to or ("lmdb" if args.target.endswith(".lmdb") else "folder")
@@ -55,6 +68,15 @@ def main(argv=None):
         count = write(form, unfinished, photos(sets, chosen), len(chosen))
         unfinished.rename(target)
     print(f"{target}: {count} photos of {len(chosen)} people")
+
+
+def compact(root):
+    """Write a generated dataset in order of identity, and say how large it is."""
+    others = compact_dataset(root)
+    images, people = dataset_size(root)
+    print(f"{root}: {images} images of {people} identities, in order of identity")
+    if others:
+        print(unmerged_note(root, others))
 
 
 def photos(sets, chosen):

@@ -13,6 +13,7 @@ import socket
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -122,3 +123,19 @@ def by_hand(script, *words, **more):
 def run_by_hand(script, *words, **more):
     """Their results."""
     return [process.wait() for process in by_hand(script, *words, **more)]
+
+
+def fork(work):
+    """Run ``work()`` in a copy of this process; a function that waits for it and returns its exit code.
+
+    That is what ``work`` returns, 0 for None, 99 when it raises, and minus the signal that killed it.
+    """
+    pid = os.fork()
+    if not pid:
+        try:
+            code = work() or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 99
+        os._exit(code)
+    return lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -22,10 +22,12 @@ from utils.dataset_layout import contact_sheet_path
 from utils.dataset_writer import (
     STORES,
     DatasetWriter,
+    dataset_size,
     finish_dataset,
     identities_to_keep,
     prepare_dataset,
     read_records,
+    unmerged_note,
 )
 from utils.demo_weights import use_demo_weights
 from utils.device import compiled
@@ -74,41 +76,47 @@ def run_generation(mode, args, world, device, precision):
         settings = describe(mode, args, recipe, precision, source, models) | {"measured": measured}
         environment = describe_environment(device) | {"number_formats": precision.describe()}
         prepare_dataset(root, settings, environment, args.overwrite, args.migrate)
-    world.barrier()
-    there = identities_to_keep(root, args.format, [source.names[row] for row in source.slice], recipe.example)
-    todo = [
-        row for row in source.slice
-        if source.names[row] not in there or there[source.names[row]].lines < recipe.example
-    ]  # fmt: skip
-    world.barrier()  # nobody writes before everybody has looked
+    plan = world.from_main(lambda: plan_work(root, args.format, source, recipe.example))
+    todo, images_there = plan  # nobody writes before the first rank has looked
 
     mine = todo[world.rank :: world.size]
     if world.is_main and len(todo) < len(source.slice):
         print(f"{len(source.slice) - len(todo)} of {len(source.slice)} identities are there already.")
-    if world.is_main and (more := sum(source.names[row] in there for row in todo)):
-        print(f"{more} identities have fewer than {recipe.example} images and get the others.")
+    if world.is_main and images_there:
+        print(f"{len(images_there)} identities have fewer than {recipe.example} images and get the others.")
     part = f"{source.slice.start:08d}-{source.slice.stop:08d}-{world.rank:04d}-of-{world.size:04d}"
     attrop = make_attrop(mode, args, recipe, models, device)
     identities = (
-        identity._replace(first_image=there[identity.name].lines if identity.name in there else 0)
-        for identity in source.identities(mine)
+        identity._replace(first_image=images_there.get(identity.name, 0)) for identity in source.identities(mine)
     )
     generated = generate(
         models["generator"], identities, recipe, decoded_rows(args.batch_size, device), attrop, attrop_on_for(mode),
         measures, make_gate(args),
     )  # fmt: skip
     with DatasetWriter(root, args.format, part, args.jpeg_quality, args.workers) as writer:
-        done = drain(generated, writer, len(mine), there, world.is_main and bool(mine), attrop)
+        done = drain(generated, writer, len(mine), world.is_main and bool(mine), attrop)
     identities_made, images_made = map(sum, zip(*world.gather(done), strict=True))
     skipped = [line for lines in world.gather(source.skipped) for line in lines]
     if world.is_main:
-        finish_dataset(root, args.format)
+        others = finish_dataset(root, args.format)
         for line in skipped:
             print(f"skipped {line}")
-        print(summary(root, args, attrop, images_made, time.monotonic() - started))
+        print(summary(root, args, source, attrop, images_made, time.monotonic() - started))
+        if others:
+            print(unmerged_note(root, others))
     if skipped and not identities_made and len(todo) == len(source.slice):
         world.barrier()  # rank 0 has said what was skipped
         raise UserError(f"{args.image_file}: none of the {len(source.photos)} images could be used.")
+
+
+def plan_work(root, format, source, example):
+    """(rows of the slice to do, {name: how many images an identity to extend has}). Reads the index, for one process.
+
+    Every rank gets the result from the first one.
+    """
+    there = identities_to_keep(root, format, [source.names[row] for row in source.slice], example)
+    todo = [row for row in source.slice if there.get(source.names[row], 0) < example]
+    return todo, {name: there[name] for row in todo if (name := source.names[row]) in there}
 
 
 def check_pose(mode, args):
@@ -288,7 +296,7 @@ def describe_environment(device):
     }
 
 
-def drain(generated, writer, count, there, show, attrop=None):
+def drain(generated, writer, count, show, attrop=None):
     """Write what is generated under a progress bar; how many identities and images."""
     identities = made = 0
     with tqdm(total=count, unit="id", disable=not show, smoothing=0.05) as bar:
@@ -296,7 +304,7 @@ def drain(generated, writer, count, there, show, attrop=None):
         if show and attrop is not None:
             attrop.on_iteration.bar = bar
         for identity, images in generated:
-            writer.write(identity, images, there.get(identity.name))
+            writer.write(identity, images)
             identities, made = identities + 1, made + sum(image.pixels is not None for image in images)
             bar.update()
             speed = f"{made / (time.monotonic() - started):.1f} images/s"
@@ -304,15 +312,12 @@ def drain(generated, writer, count, there, show, attrop=None):
     return identities, made
 
 
-def summary(root, args, attrop, made, seconds):
-    """A few lines on the finished dataset, from its manifest."""
+def summary(root, args, source, attrop, made, seconds):
+    """A few lines on what this run was to make and on the dataset, from its manifest."""
     minimums = gate_minimums(args)
-    counts = count_records(read_records(root), minimums)
-    with_images = sum(count > 0 for count in counts.images.values())
-    lines = [
-        f"{made} images made in {seconds:.0f} s; the dataset has {sum(counts.images.values())} images of {with_images} "
-        "identities."
-    ]
+    counts = count_records(read_records(root, {source.names[row] for row in source.slice}), minimums)
+    images, people = dataset_size(root)
+    lines = [f"{made} images made in {seconds:.0f} s; the dataset has {images} images of {people} identities."]
     if attrop is not None:
         wanted = None if attrop.on_iteration.hinted else args.image_quality
         lines += attrop_lines(counts, wanted, attrop.target_names)
