@@ -14,20 +14,19 @@ from utils.generation import Identity, Recipe, lift
 
 # Lowest cosine of a row. A CPU's bfloat16 gives 0.985 and more, float16 0.999.
 COSINES = {"fp32": 0.999, "fp16": 0.99, "bf16": 0.95}
-QUALITY, YAW = 26, 30
-ROWS = 10
+YAW = 30
 
 
 def attrop(setting: Setting) -> Iterator[Row]:
     """AttrOP with the demo models, on the device and in float32 on the CPU.
 
     The gradient of the loss with respect to each of 10 vectors passes when its cosine to the CPU's is at least that of
-    COSINES; whole runs for a quality pass when as many of the 10 vectors are accepted as on the CPU, or one more or
-    less: rounding may carry a vector over the edge.
+    COSINES; whole runs for a quality pass when at least as many of the 10 vectors are accepted as on the CPU, but for
+    one: rounding may keep a vector from the edge.
     """
-    rows, iterations = (3, 3) if setting.quick else (ROWS, 40)
+    rows, quality, iterations = (3, 22, 3) if setting.quick else (10, 26, 40)
     expected = gradient("cpu", "fp32", rows)
-    on_cpu = accepted("cpu", "fp32", rows, iterations)
+    on_cpu = accepted("cpu", "fp32", rows, quality, iterations)
     for precision in setting.precisions():
         found = gradient(setting.device, precision, rows)
         cosine = F.cosine_similarity(found, expected).nan_to_num(-1).min().item()  # NaN: no direction at all
@@ -36,24 +35,24 @@ def attrop(setting: Setting) -> Iterator[Row]:
         yield judged(f"gradient, {precision} against the CPU's float32", finite and cosine >= COSINES[precision],
                      figure, f"at least {COSINES[precision]}", lowest_cosine=cosine)  # fmt: skip
     for precision in setting.precisions():
-        count = accepted(setting.device, precision, rows, iterations)
-        yield judged(f"accepted vectors of {rows}, {precision}", abs(count - on_cpu) <= 1, f"{count}",
-                     f"{on_cpu} as on the CPU, or one more or less", accepted=count, on_cpu=on_cpu)  # fmt: skip
+        count = accepted(setting.device, precision, rows, quality, iterations)
+        yield judged(f"accepted vectors of {rows}, {precision}", count >= on_cpu - 1, f"{count}",
+                     f"{on_cpu} as on the CPU, one less, or more", accepted=count, on_cpu=on_cpu)  # fmt: skip
 
 
 def gradient(device: str, precision: str, rows: int) -> torch.Tensor:
     """d loss / d vector of the first demo vectors, (rows, 512), on the CPU."""
     generator, encoder, pose = models(device, precision)
-    targets = [quality_target(encoder, QUALITY), yaw_target(pose, YAW)]
+    targets = [quality_target(encoder, 27), yaw_target(pose, YAW)]
     vectors = demo_vectors(rows).to(device)
     step = AttrOP(generator, encoder, targets, batch_size=rows).evaluate(vectors, vectors, seeded_mask(rows).to(device))
     return step.gradient().float().cpu()
 
 
-def accepted(device: str, precision: str, rows: int, iterations: int) -> int:
+def accepted(device: str, precision: str, rows: int, quality: float, iterations: int) -> int:
     """How many of the first demo vectors AttrOP lifts to the wanted quality."""
     generator, encoder, _ = models(device, precision)
-    attrop = AttrOP(generator, encoder, [quality_target(encoder, QUALITY)], batch_size=rows, max_iters=iterations)
+    attrop = AttrOP(generator, encoder, [quality_target(encoder, quality)], batch_size=rows, max_iters=iterations)
     people = [Identity(number, str(number), vector) for number, vector in enumerate(demo_vectors(rows).numpy())]
     return sum(verdict.accepted for _, _, verdict in lift(attrop, people, Recipe(1, (0.3,))))
 

@@ -31,7 +31,9 @@ def decoding(setting: Setting) -> Iterator[Row]:
         expected = decode(load("cpu", torch.float32), vectors, mask)
         for precision in setting.precisions():
             generator = load(setting.device, PRECISIONS[precision])
-            yield compared(f"{name}, {precision}", decode(generator, vectors, mask), expected, kind_of(precision, setting))
+            yield compared(
+                f"{name}, {precision}", decode(generator, vectors, mask), expected, kind_of(precision, setting)
+            )
             if setting.on_gpu and precision != "fp32":
                 copies = layout_copies(lambda: decode(generator, vectors, mask))  # noqa: B023, called at once
                 yield judged(f"{name}, {precision}: copies between layouts", copies <= FEW_COPIES, str(copies),

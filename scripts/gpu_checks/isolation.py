@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -19,6 +19,20 @@ GRACE = 5.0  # seconds between asking a process to end and killing it
 
 class CheckError(Exception):
     """Why a check did not end as it should, in one line."""
+
+
+def start_server(preload: str):
+    """Start the process that the others are forked from, with a module imported.
+
+    Ctrl-C is blocked in it, and so in its children: in a terminal it reaches all processes, and the parent answers.
+    """
+    FORKS.set_forkserver_preload([preload])
+    resource_tracker.ensure_running()  # it would unblock Ctrl-C here
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def results_of(check: Callable, setting, log: Path, seconds: float) -> Iterator:
@@ -55,7 +69,7 @@ def _next_message(receiver, process, end, seconds):
 
 
 def _work(check, setting, log, sender):
-    """What the new process does. It leads a process group, so that Ctrl-C in a terminal reaches the parent alone."""
+    """What the new process does. It leads a process group, by which all that it starts can be ended."""
     os.setsid()
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
@@ -84,6 +98,8 @@ def _reason(error, log):
 def _end_group(process):
     """End the process and all that it started: first asked, as torchrun then ends its own processes, then killed."""
     for number, wait in ((signal.SIGTERM, GRACE), (signal.SIGKILL, None)):
-        with suppress(ProcessLookupError):
+        try:
             os.killpg(process.pid, number)
+        except ProcessLookupError:  # it has ended, or does not lead its group yet
+            (process.terminate if number == signal.SIGTERM else process.kill)()
         process.join(wait)

@@ -4,10 +4,17 @@ from collections.abc import Iterator
 
 import torch
 
+from scripts.gpu_checks.all_reduce import BANDWIDTH
 from scripts.gpu_checks.processes import run_script
 from scripts.gpu_checks.rows import Row, judged, measured, skipped
 from scripts.gpu_checks.setting import DEMO, TINY, Setting
-from scripts.gpu_checks.training_runs import RECORDS, last_checkpoint, preparation, training_words
+from scripts.gpu_checks.training_runs import (
+    last_checkpoint,
+    preparation,
+    relative_difference,
+    training_words,
+    weights,
+)
 
 MOMENTS = 0.01  # Adam's first moments are means of gradients; float32 rounds in another order over several processes
 WEIGHTS = 1e-5
@@ -46,22 +53,13 @@ def ranks(setting: Setting) -> Iterator[Row]:
         difference = relative_difference(tensors_of(found), tensors_of(expected))
         yield judged(f"{item}, {name}", difference <= limit, f"relative difference {difference:.1e}",
                      f"at most {limit:g}", difference=difference)  # fmt: skip
-    yield measured(f"all-reduce of {megabytes} MB over {count} processes", speed.splitlines()[-1])
+    yield measured(
+        f"all-reduce of {megabytes} MB over {count} processes",
+        next(line for line in speed.splitlines() if BANDWIDTH in line),
+    )
 
 
 def moments(checkpoint: dict) -> torch.Tensor:
     """Adam's first moments of both networks in one vector."""
     states = [checkpoint[name]["state"].values() for name in ("optimizer_vec2face", "optimizer_disc")]
     return torch.cat([state["exp_avg"].flatten() for values in states for state in values])
-
-
-def weights(checkpoint: dict) -> torch.Tensor:
-    """The weights of both networks in one vector."""
-    return torch.cat(
-        [value.flatten().float() for name in ("model_vec2face", "model_disc") for value in checkpoint[name].values()]
-    )
-
-
-def relative_difference(values: torch.Tensor, expected: torch.Tensor) -> float:
-    """Norm of the difference as a share of the norm of the expected values."""
-    return float((values - expected).norm() / expected.norm())

@@ -5,16 +5,20 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
 from scripts.gpu_checks.datasets import described, difference, generation_words, images_of
 from scripts.gpu_checks.processes import kill_script, run_script
 from scripts.gpu_checks.rows import Row, judged
 from scripts.gpu_checks.setting import DEMO, TINY, Setting
-from scripts.gpu_checks.training_runs import RECORDS, last_checkpoint, preparation, training_words
+from scripts.gpu_checks.training_runs import (
+    RECORDS,
+    last_checkpoint,
+    preparation,
+    relative_difference,
+    training_words,
+    weights,
+)
 
 TWIN_FACTOR = 3  # how much farther a resumed training may end from the first than a second one that was left alone
-MODELS = ("model_vec2face", "model_disc")
 
 
 def resumed_training(setting: Setting) -> Iterator[Row]:
@@ -41,21 +45,9 @@ def resumed_training(setting: Setting) -> Iterator[Row]:
     run_script("vec2face.py", *words(killed, "--resume", killed), log=log)
     if setting.on_gpu:
         run_script("vec2face.py", *words(twin), log=log)
-    expected = last_checkpoint(whole)
-    yield weights_row(
-        distance(last_checkpoint(killed), expected),
-        distance(last_checkpoint(twin), expected) if setting.on_gpu else 0.0,
-    )
-
-
-def distance(checkpoint: dict, expected: dict) -> float:
-    """Norm of the difference of all weights of two checkpoints, as a share of the norm of the expected ones."""
-    pairs = [
-        (checkpoint[model][key].double(), value.double()) for model in MODELS for key, value in expected[model].items()
-    ]
-    return math.sqrt(sum(float((a - b).square().sum()) for a, b in pairs)) / math.sqrt(
-        sum(float(b.square().sum()) for _, b in pairs)
-    )
+    expected, found = weights(last_checkpoint(whole)), weights(last_checkpoint(killed))
+    second = relative_difference(weights(last_checkpoint(twin)), expected) if setting.on_gpu else 0.0
+    yield weights_row(relative_difference(found, expected), second)
 
 
 def weights_row(resumed: float, twin: float) -> Row:

@@ -35,7 +35,7 @@ def training(setting: Setting) -> Iterator[Row]:
         flags = training_words(
             on, lmdb, folder, on.preset, *AMP[precision], "--epochs", math.ceil(steps * batch_size / RECORDS),
             "--batch_size", batch_size, "--max_steps", count, "--log_every", steps // 2, "--lr", 3e-4,
-            "--disc_start", steps / 2 / (RECORDS // batch_size), "--save_every", 10**6,
+            "--disc_start", steps / 2 / (RECORDS // batch_size), "--disc_width", 32 if setting.quick else 128,
         )  # fmt: skip
         with host_waits() as places:
             vec2face.main(flags)

@@ -38,3 +38,15 @@ def log_lines(folder: Path) -> Iterator[dict]:
 def last_checkpoint(folder: Path) -> dict:
     """What the last checkpoint of a training holds, on the CPU."""
     return torch.load(folder / "checkpoint-last.pth", map_location="cpu", weights_only=True)
+
+
+def weights(checkpoint: dict) -> torch.Tensor:
+    """The weights of both networks in one vector."""
+    return torch.cat(
+        [value.flatten().float() for name in ("model_vec2face", "model_disc") for value in checkpoint[name].values()]
+    )
+
+
+def relative_difference(values: torch.Tensor, expected: torch.Tensor) -> float:
+    """Norm of the difference as a share of the norm of the expected values."""
+    return float((values - expected).norm() / expected.norm())
