@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
@@ -27,10 +28,17 @@ def start_server(preload: str):
     Ctrl-C is blocked in it, and so in its children: in a terminal it reaches all processes, and the parent answers.
     """
     FORKS.set_forkserver_preload([preload])
-    resource_tracker.ensure_running()  # it would unblock Ctrl-C here
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    resource_tracker.ensure_running()  # it would let Ctrl-C in again
+    with signals_wait(signal.SIGINT):
         forkserver.ensure_running()
+
+
+@contextmanager
+def signals_wait(*numbers: int):
+    """What is begun in this context is not interrupted halfway: the signals arrive at its end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -43,17 +51,19 @@ def results_of(check: Callable, setting, log: Path, seconds: float) -> Iterator:
     """
     receiver, sender = FORKS.Pipe(duplex=False)
     process = FORKS.Process(target=_work, args=(check, setting, log, sender))
-    process.start()
-    sender.close()
     end = time.monotonic() + seconds
     try:
+        with signals_wait(signal.SIGINT, signal.SIGTERM):
+            process.start()
+        sender.close()
         while (message := _next_message(receiver, process, end, seconds)) is not None:
             if isinstance(message, CheckError):
                 raise message
             yield message
         process.join(GRACE)
     finally:
-        _end_group(process)
+        if process.pid is not None:
+            _end_group(process)
 
 
 def _next_message(receiver, process, end, seconds):
