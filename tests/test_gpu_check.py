@@ -126,6 +126,7 @@ def test_models_agree_with_themselves_on_the_cpu(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_check_passes_on_the_cpu(tmp_path):
     names = [check.name for check in gpu_check.CHECKS if check.name not in ("decoding", "attrop")]
     assert run_on_cpu(tmp_path, *names) == 0

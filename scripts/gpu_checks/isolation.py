@@ -27,6 +27,7 @@ def start_server(preload: str):
 
     Ctrl-C is blocked in it, and so in its children: in a terminal it reaches all processes, and the parent answers.
     """
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asks for GPUs in a way that leaves forks their use
     FORKS.set_forkserver_preload([preload])
     resource_tracker.ensure_running()  # it would let Ctrl-C in again
     with signals_wait(signal.SIGINT):

@@ -30,7 +30,7 @@ def gan_training_job(preset, device, dtype, batch_size):
     discriminator = Discriminator().to(device, memory_format=torch.channels_last)
     encoder = IResNet().for_inference(device, dtype)
     perceptual = LPIPS(make_layers(cfgs["D"]).state_dict()).to(device)
-    criterion = GeneratorLoss(encoder, perceptual)
+    criterion = GeneratorLoss(encoder, perceptual).to(device)
     networks = (generator, discriminator)
     optimizers = [torch.optim.AdamW(network.parameters(), lr=1e-6, fused=True) for network in networks]
     vectors, mask = torch.randn(batch_size, 512, device=device), seeded_mask(batch_size).to(device)

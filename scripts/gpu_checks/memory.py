@@ -17,7 +17,7 @@ WORKS = {
     "training step with GAN": gan_training_job,
     "FR training step": fr_training_job,
 }
-LARGEST = 2048  # images at a time, beyond which maps have more elements than 32-bit indices count
+LARGEST = 1024  # images at a time; the maps of 2048 have more elements than 32-bit indices count
 GIGA = 1e9
 
 
