@@ -17,6 +17,7 @@ WORKS = {
     "training step with GAN": gan_training_job,
     "FR training step": fr_training_job,
 }
+SMALLEST = 2  # a training step normalises over the batch
 LARGEST = 1024  # images at a time; the maps of 2048 have more elements than 32-bit indices count
 GIGA = 1e9
 
@@ -36,7 +37,7 @@ def memory(setting: Setting) -> Iterator[Row]:
         if error:
             yield judged(item, False, error, "runs until memory is full")
         elif size is None:
-            yield measured(item, "not even one image fits")
+            yield measured(item, f"not even {SMALLEST} images fit")
         else:
             batch, used = size
             yield measured(item, f"batch {batch}, {used / GIGA:.1f} GB", batch=batch, peak_bytes=used)
@@ -54,11 +55,11 @@ def peak(work: Callable, preset: str, device: torch.device, precision: str, batc
 
 
 def largest_batch(use: Callable[[int], int], largest: int = LARGEST) -> tuple[tuple[int, int] | None, str]:
-    """The largest power of two for which ``use(size)`` does not run out of memory, with its value; and an error.
+    """The largest power of two, from SMALLEST to ``largest``, for which ``use(size)`` does not run out of memory, with its value; and an error.
 
     The error is the first line of one that is not about memory, or empty.
     """
-    found, size = None, 1
+    found, size = None, SMALLEST
     while size <= largest:
         try:
             found = size, use(size)
