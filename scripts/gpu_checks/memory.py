@@ -55,9 +55,10 @@ def peak(work: Callable, preset: str, device: torch.device, precision: str, batc
 
 
 def largest_batch(use: Callable[[int], int], largest: int = LARGEST) -> tuple[tuple[int, int] | None, str]:
-    """The largest power of two, from SMALLEST to ``largest``, for which ``use(size)`` does not run out of memory, with its value; and an error.
+    """(the largest power of two for which ``use(size)`` does not run out of memory, its value), and an error.
 
-    The error is the first line of one that is not about memory, or empty.
+    None in the place of both when SMALLEST is too large. The error is the first line of one that is not about memory,
+    or empty.
     """
     found, size = None, SMALLEST
     while size <= largest:
