@@ -40,9 +40,9 @@ DEMO_OUTPUT := generated_images/demo
 demo: .venv/.installed
 	$(PY) image_generation.py --name demo --start_end 0:10 --example 10 --batch_size 10 $(DEMO_MODELS)
 	$(PY) scripts/attribute_sheet.py --attribute yaw --values -60 -30 0 30 60 --count 5 --max_iters 40 $(DEMO_MODELS) \
-		--pose_weights $(DEMO)/head_pose.pth --output $(DEMO_OUTPUT)-yaw
+		--pose_weights $(DEMO)/head_pose.pth --output $(DEMO_OUTPUT)-yaw --overwrite
 	$(PY) scripts/attribute_sheet.py --attribute quality --values $(DEMO_QUALITIES) --count 4 --max_iters 40 $(DEMO_MODELS) \
-		--output $(DEMO_OUTPUT)-quality
+		--output $(DEMO_OUTPUT)-quality --overwrite
 	$(PY) scripts/measure_dataset.py $(DEMO_OUTPUT) --id_weights $(DEMO)/face_encoder.pth \
 		--quality_weights $(DEMO)/face_encoder.pth --pose_weights $(DEMO)/head_pose.pth
 

@@ -18,6 +18,7 @@ from einops import rearrange
 from models.image_decoder import MAP_CHANNELS, ImageDecoder
 from models.released_weights import from_released, released_key
 from utils.checkpoint import Undrawn, first_few, fit, frozen, load_file, state_dict_of
+from utils.device import upload
 from utils.errors import UserError
 
 VECTOR_SIZE = 512
@@ -94,10 +95,13 @@ class TokenMask:
         kept = dropped.argsort(dim=1, stable=True)[:, : ROWS - drop_count]  # (N, K)
         return cls(kept=kept, masked=rank < mask_count[:, None])
 
-    def to(self, device, non_blocking=False):
-        return TokenMask(
-            self.kept.to(device, non_blocking=non_blocking), self.masked.to(device, non_blocking=non_blocking)
-        )
+    def to(self, device):
+        """The mask on another device; from the CPU to a GPU in one copy, for which the host does not wait."""
+        device = torch.device(device)
+        if self.kept.device.type != "cpu" or device.type != "cuda":
+            return TokenMask(self.kept.to(device), self.masked.to(device))
+        packed = upload(torch.cat([self.masked, self.kept], dim=1).to(torch.uint8), device)  # (N, 49 + K)
+        return TokenMask(kept=packed[:, ROWS:].long(), masked=packed[:, :ROWS].bool())
 
     def __len__(self):
         return len(self.kept)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+
 import argparse
 import json
 from contextlib import closing
@@ -28,6 +30,7 @@ from utils.errors import UserError
 from utils.evaluation import reconstruct
 from utils.images import contact_sheet, encode_jpeg
 from utils.model_flags import add_device_flags
+from utils.outputs import refuse_existing
 from utils.training_data import TrainingData
 
 
@@ -56,13 +59,17 @@ def main(argv=None):
     parser.add_argument("--count", type=positive, help="photos to use, spread over the data (default: all)")
     parser.add_argument("--batch_size", type=positive, default=32, help="photos at a time")
     parser.add_argument("--seed", type=int, default=0, help="of the masks")
-    parser.add_argument("--output", default="evaluation", help="NAME.json and NAME.jpg are written")
+    parser.add_argument(
+        "--output", default="evaluation", help="start of the names of the files to write, OUTPUT.json and OUTPUT.jpg"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT.json and OUTPUT.jpg where they exist")
     add_device_flags(parser)
     args = parser.parse_args(argv)
     if args.threshold is not None and not args.judge_weights:
         raise UserError("--threshold is that of --judge_weights: give both.")
+    refuse_existing(f"{args.output}.json", f"{args.output}.jpg", overwrite=args.overwrite)
     device = resolve_device(args.device)
-    keep_freed_memory()
+    keep_freed_memory(device)
     precision = resolve_precision(args.precision, device)
     dtype = PRECISIONS[precision]
     generator = load_vec2face(args.model_weights, device, dtype)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+
 import json
 
 from models.iresnet import load_face_encoder
@@ -29,6 +31,7 @@ from utils.measured_set import MeasuredSet
 from utils.measurement import Measurement, dataset_name
 from utils.model_flags import add_device_flags
 from utils.outputs import report_folder
+from utils.photo_loader import add_workers_flag
 
 OURS = ("report.json", "features.npy")  # files that tell a report's folder, the second already while it is made
 
@@ -67,6 +70,7 @@ def measure_parser():
         help="images of either set, at most, for precision, recall and the Fréchet distance",
     )
     work.add_argument("--batch_size", type=positive, default=64, help="images at a time")
+    add_workers_flag(work)
     work.add_argument("--sample", type=positive, default=20_000, help="images or centres for what is sampled")
     work.add_argument("--pairs", type=positive, default=100_000, help="pairs for genuine and impostor curves")
     work.add_argument("--seed", type=not_negative, default=0, help="seed of the samples")
@@ -84,7 +88,7 @@ def main(argv=None):
     faces, references = FaceSet(args.data, args.mask), [FaceSet(path) for path in args.reference]
     check_output(output, dataset_name(args), by_default=not args.output)
     device = resolve_device(args.device)
-    keep_freed_memory()
+    keep_freed_memory(device)
     precision = resolve_precision(args.precision, device)
     for path in (args.quality_weights, args.pose_weights, args.lpips_weights):
         if path and not Path(path).is_file():  # they are loaded after hours of work, perhaps
@@ -94,7 +98,7 @@ def main(argv=None):
     with writing(output / "report.html") as page:
 
         def measured(faces, path):
-            return MeasuredSet(faces, path, encoder, judge_hash, precision, args.batch_size)
+            return MeasuredSet(faces, path, encoder, judge_hash, precision, args.batch_size, args.workers)
 
         kept = Path(args.reference_features or output)
         data = measured(faces, output / "features")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+
 import io
 import json
 
@@ -25,6 +27,7 @@ from utils.face_labels import load_labels
 from utils.face_set import FaceSet
 from utils.images import SIDE
 from utils.model_flags import add_device_flags
+from utils.outputs import refuse_existing
 from utils.verification import features_of
 
 matplotlib.use("agg")
@@ -42,12 +45,16 @@ def main(argv=None):
     parser.add_argument("--photos", required=True, help="labelled photos: folder or LMDB of render_faces.py")
     parser.add_argument("--count", type=positive, default=200, help="good photos to use")
     parser.add_argument("--seed", type=not_negative, default=0, help="of their choice")
-    parser.add_argument("--output", default="quality", help="OUTPUT.json and OUTPUT.png are written")
+    parser.add_argument(
+        "--output", default="quality", help="start of the names of the files to write, OUTPUT.json and OUTPUT.png"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT.json and OUTPUT.png where they exist")
     add_device_flags(parser)
     args = parser.parse_args(argv)
+    refuse_existing(f"{args.output}.json", f"{args.output}.png", overwrite=args.overwrite)
     use_demo_weights(args)
     device = resolve_device(args.device)
-    keep_freed_memory()
+    keep_freed_memory(device)
     precision = resolve_precision(args.precision, device)
     encoder = load_face_encoder(args.quality_weights, device, PRECISIONS[precision])
     photos = good_photos(FaceSet(args.photos), args.count, args.seed)

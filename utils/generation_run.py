@@ -28,7 +28,7 @@ from utils.dataset_writer import (
     read_records,
 )
 from utils.demo_weights import use_demo_weights
-from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
+from utils.device import PRECISIONS, compiled, keep_freed_memory, resolve_device, resolve_precision
 from utils.distributed import join_world
 from utils.errors import UserError
 from utils.gate import Gate
@@ -36,6 +36,7 @@ from utils.generation import Recipe, generate
 from utils.generation_measures import make_measures
 from utils.generation_summary import attrop_lines, count_records, gate_lines
 from utils.identity_sources import PhotoSource, VectorSource
+from utils.image_measures import ImageMeasures
 from utils.person_source import PersonSource, people_warnings
 from utils.sampling import MaskRatios
 
@@ -53,8 +54,7 @@ def run_generation(mode, args):
     world = join_world()
     device = resolve_device(args.device, world.local_rank)
     precision = resolve_precision(args.precision, device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device)
     torch.backends.cudnn.deterministic = True
 
     models = load_models(roles, args, device, PRECISIONS[precision])
@@ -65,6 +65,8 @@ def run_generation(mode, args):
     measures, measured, note = make_measures(
         args, models, device, precision, root, list(gate_minimums(args)), mode == "pose" and not args.skip_attrop
     )
+    if args.compile:
+        models, measures = compile_models(models, measures, device)
     world.barrier()  # everybody has seen what was there before
     if world.is_main:
         if source.note:
@@ -111,6 +113,7 @@ def run_generation(mode, args):
             print(f"skipped {line}")
         print(summary(root, args, attrop, images_made, time.monotonic() - started))
     if skipped and not identities_made and len(todo) == len(source.slice):
+        world.barrier()  # rank 0 has said what was skipped
         raise UserError(f"{args.image_file}: none of the {len(source.photos)} images could be used.")
 
 
@@ -153,6 +156,20 @@ def load_models(roles, args, device, dtype):
     if "pose" in roles:
         models["pose"] = load_pose_estimator(args.pose_weights, device, dtype)
     return models
+
+
+def compile_models(models, measures, device):
+    """{role: model} and ImageMeasures (or None) with compiled models; one that serves twice is compiled once."""
+    done = {}
+
+    def once(model):
+        if model is not None and id(model) not in done:
+            done[id(model)] = compiled(model, device, fixed_shapes=True)
+        return done.get(id(model))
+
+    if measures is not None:
+        measures = ImageMeasures(once(measures.encoder), once(measures.quality_model), once(measures.pose_model))
+    return {role: once(model) for role, model in models.items()}, measures
 
 
 def usual_quality(encoder, yaw=None):
@@ -260,6 +277,8 @@ def describe(mode, args, recipe, precision, source, models):
         settings["attrop"] = None if args.skip_attrop else {name: getattr(args, name) for name in names}
     if args.min_id_similarity is not None or args.min_quality is not None:
         settings["gate"] = [args.min_id_similarity, args.min_quality, args.max_tries]
+    if args.compile:  # which rounds in another way; named only then, as earlier datasets lack it
+        settings["compile"] = True
     return settings
 
 

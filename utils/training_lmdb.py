@@ -73,6 +73,10 @@ class LazyLmdb:
     def __init__(self, path):
         self.path, self.env = path, None
 
+    def __getstate__(self):
+        """What goes to another process: the path, since an open LMDB cannot."""
+        return {"path": self.path, "env": None}
+
     def get(self, key):
         """The value of a key as bytes, empty when there is none."""
         return self.read(key, bytes)

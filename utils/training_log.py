@@ -60,16 +60,16 @@ class Log:
     def write(self, step, epoch, lr):
         """Write a line with the means since the last one."""
         names = sorted(self.sums)
-        values = torch.stack([torch.as_tensor(self.sums[name], device=self.device) for name in names])
-        values /= torch.tensor([self.counts[name] for name in names], device=self.device)
+        sums = torch.stack([self.sums[name] for name in names])  # (T,)
         if self.world.size > 1:
-            dist.all_reduce(values)
-            values /= self.world.size
+            dist.all_reduce(sums)
+        counts = [self.counts[name] * self.world.size for name in names]
+        means = [value / count for value, count in zip(sums.tolist(), counts, strict=True)]
         seconds = time.monotonic() - self.since
         rate = self.images * self.world.size / seconds
         if self.world.is_main:
             line = {"step": step, "epoch": epoch, "lr": lr, "images_per_second": round(rate, 2)}
-            line |= {name: round(value, 6) for name, value in zip(names, values.tolist(), strict=True)}
+            line |= {name: round(value, 6) for name, value in zip(names, means, strict=True)}
             self._append(line)
             left = (self.last_step - step) * seconds / self.steps
             losses = " ".join(f"{name} {line[name]:.4f}" for name in self.shown if name in line)
