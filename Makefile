@@ -9,6 +9,7 @@
 #              -separability; TABLE="--people 1000 --images 20 --seeds 3": larger
 # make world   everything from nothing: people, face encoder, head pose, generator, figures; WORLD=folder PEOPLE=10000
 # make bench   speed of this machine, as shares of its own peak
+# make gpu-check   what holds on the GPUs of this machine, in 15 minutes: gpu_check.md; GPU_CHECK="--checks decoding speed"
 #
 # Each makes .venv from the requirements when it is missing. PYTHON=python3.12 picks the interpreter.
 
@@ -21,7 +22,7 @@ PHOTOS ?= rendered/people
 UNSEEN ?= rendered/unseen
 PIPELINE ?= pipeline
 
-.PHONY: demo train-demo pipeline test test-all test-oldest lint bench clean
+.PHONY: demo train-demo pipeline test test-all test-oldest lint bench gpu-check clean
 include world.mk
 
 .venv/.installed: requirements.txt
@@ -115,6 +116,9 @@ lint: .venv/.installed-dev
 
 bench: .venv/.installed
 	$(PY) scripts/benchmark.py
+
+gpu-check: .venv/.installed
+	$(PY) scripts/gpu_check.py --overwrite $(GPU_CHECK)
 
 clean:
 	rm -rf .venv $(OLDEST) generated_images generated_images_ref generated_pose_images
