@@ -41,8 +41,9 @@ FORMS = ("folder", "lmdb", "imagefolder", "webdataset")
 @command
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("sources", nargs="+", help="folders or LMDBs")
-    parser.add_argument("target", nargs="?", help="name of the new dataset")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="source folders or LMDBs, then the name of the new dataset"
+    )
     parser.add_argument(
         "--compact", action="store_true", help="rewriting of a generated dataset in order of identity, in place"
     )
@@ -51,17 +52,20 @@ def main(argv=None):
     parser.add_argument("--people", metavar="A:B", help="only people A to B-1, counted over all sources")
     args = parser.parse_args(argv)
     if args.compact:
-        if args.target or len(args.sources) > 1 or args.to or args.mask or args.people:
+        if len(args.paths) > 1 or args.to or args.mask or args.people:
             raise UserError("--compact: give one generated dataset and nothing else.")
-        compact(args.sources[0])
+        compact(args.paths[0])
         return
-    if args.mask and len(args.sources) > 1:
+    *sources, goal = args.paths
+    if not sources:
+        parser.error("give at least one source and the name of the new dataset")
+    if args.mask and len(sources) > 1:
         raise UserError("--mask: give one source.")
-    form = args.to or ("lmdb" if args.target.endswith(".lmdb") else "folder")
-    with writing(args.target) as target:
+    form = args.to or ("lmdb" if goal.endswith(".lmdb") else "folder")
+    with writing(goal) as target:
         if target.exists():
             raise UserError(f"{target}: exists already; delete it, or choose another name.")
-        sets = [FaceSet(source, args.mask) for source in args.sources]
+        sets = [FaceSet(source, args.mask) for source in sources]
         chosen = parse_slice(args.people, sum(len(faces.people) for faces in sets), "--people")
         unfinished = target.with_name(target.name + ".unfinished")
         remove(unfinished)
