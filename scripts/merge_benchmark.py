@@ -1,7 +1,7 @@
 """Measure what jobs that each add a slice to one dataset spend on what is there already; no models, tiny images.
 
-    python scripts/merge_benchmark.py /tmp/merge_benchmark
-    python scripts/merge_benchmark.py /tmp/merge_benchmark --format folder --slices 10 --identities 100
+    python scripts/merge_benchmark.py merging
+    python scripts/merge_benchmark.py merging --format folder --slices 10 --identities 100
 
 Prints, for some of the slices and in sum, the seconds that a job takes to see what is there (start), to write its own
 images (write), to merge them (merge) and to read its lines for the summary (summary), and the time to compact at the

@@ -58,7 +58,7 @@ def test_the_norm_of_a_gpu_computes_in_float32_where_squares_overflow_and_varian
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_norm_stays_channels_last_on_cuda_without_waiting(dtype):
     with fake_cuda() as waits:
-        layer = GroupNormSiLU(32, 64).cuda()
+        layer = GroupNormSiLU(32, 64).to("cuda")
         x = torch.zeros(2, 64, 14, 14, dtype=dtype, device="cuda").to(memory_format=torch.channels_last)
         x.requires_grad_()
         waits.counts.clear()

@@ -53,7 +53,8 @@ def training(setting: Setting) -> Iterator[Row]:
 
 def losses(precision: str, first: dict, second: dict, expected: float) -> Row:
     """The row on the log's lines of both halves of a run; ``expected``: the pixel loss of the CPU's second half."""
-    finite = all(map(math.isfinite, [*first.values(), *second.values()]))
+    logged = [*first.values(), *second.values()]
+    finite = all(math.isfinite(value) for value in logged if not isinstance(value, dict))  # number formats are none
     passed = finite and second["pixel"] < first["pixel"] and abs(second["pixel"] / expected - 1) <= RANGE
     return judged(
         f"losses, {precision}", passed and "discriminator" in second,
