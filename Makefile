@@ -100,10 +100,11 @@ test-all: test
 
 OLDEST := .venv-oldest
 
-# Each lower bound of the requirements as a pin.
+# Each lower bound of the requirements as a pin; and a pyarrow, which datasets reads with, that takes NumPy 1.
 $(OLDEST)/.installed: requirements.txt requirements-render.txt requirements-dev.txt
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	sed -n 's/^\([A-Za-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2/p' requirements.txt requirements-render.txt > $(OLDEST)/pins.txt
+	echo "pyarrow<22" >> $(OLDEST)/pins.txt
 	$(OLDEST)/bin/python -m pip install --quiet -r requirements-dev.txt -c $(OLDEST)/pins.txt
 	touch $@
 

@@ -45,10 +45,10 @@ def main(argv=None):
     source = PhotoSource(args.images, encoder, None, args.batch_size, args.align, args.workers)
     for warning in source.warnings:
         print(f"warning: {warning}")
-    found = tqdm(source.identities(source.slice), total=len(source.photos), unit="im")
     save = save_array if args.one_file else save_each
     try:
-        count = save(Path(args.dest), ((source.photos[identity.number], identity.vector) for identity in found))
+        with tqdm(source.identities(source.slice), total=len(source.photos), unit="im") as found:
+            count = save(Path(args.dest), ((source.photos[identity.number], identity.vector) for identity in found))
     except OSError as error:
         raise UserError(f"{args.dest}: cannot write: {error.strerror}.") from error
     for line in source.skipped:
