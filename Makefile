@@ -1,6 +1,7 @@
 # make demo    ten people who do not exist, a pose sheet, a quality sheet and a report, in generated_images
 # make test    the test suite, without its two slowest tests
 # make test-all   the whole test suite
+# make test-oldest   the same tests with the lowest versions that the requirements allow; Python 3.10 to 3.12, 6 GB
 # make lint    ruff
 # make train-demo   a small generator from 900 of 1,000 rendered people, scored on the others; PHOTOS=folder: on yours
 # make pipeline   vectors, images, report, recogniser, test: the whole chain at toy scale with the demo models
@@ -8,6 +9,7 @@
 #              -separability; TABLE="--people 1000 --images 20 --seeds 3": larger
 # make world   everything from nothing: people, face encoder, head pose, generator, figures; WORLD=folder PEOPLE=10000
 # make bench   speed of this machine, as shares of its own peak
+# make gpu-check   what holds on the GPUs of this machine, in 15 minutes: gpu_check.md; GPU_CHECK="--checks decoding speed"
 #
 # Each makes .venv from the requirements when it is missing. PYTHON=python3.12 picks the interpreter.
 
@@ -20,7 +22,7 @@ PHOTOS ?= rendered/people
 UNSEEN ?= rendered/unseen
 PIPELINE ?= pipeline
 
-.PHONY: demo train-demo pipeline test test-all lint bench clean
+.PHONY: demo train-demo pipeline test test-all test-oldest lint bench gpu-check clean
 include world.mk
 
 .venv/.installed: requirements.txt
@@ -39,9 +41,9 @@ DEMO_OUTPUT := generated_images/demo
 demo: .venv/.installed
 	$(PY) image_generation.py --name demo --start_end 0:10 --example 10 --batch_size 10 $(DEMO_MODELS)
 	$(PY) scripts/attribute_sheet.py --attribute yaw --values -60 -30 0 30 60 --count 5 --max_iters 40 $(DEMO_MODELS) \
-		--pose_weights $(DEMO)/head_pose.pth --output $(DEMO_OUTPUT)-yaw
+		--pose_weights $(DEMO)/head_pose.pth --output $(DEMO_OUTPUT)-yaw --overwrite
 	$(PY) scripts/attribute_sheet.py --attribute quality --values $(DEMO_QUALITIES) --count 4 --max_iters 40 $(DEMO_MODELS) \
-		--output $(DEMO_OUTPUT)-quality
+		--output $(DEMO_OUTPUT)-quality --overwrite
 	$(PY) scripts/measure_dataset.py $(DEMO_OUTPUT) --id_weights $(DEMO)/face_encoder.pth \
 		--quality_weights $(DEMO)/face_encoder.pth --pose_weights $(DEMO)/head_pose.pth
 
@@ -96,6 +98,19 @@ test: .venv/.installed-dev
 test-all: test
 	$(PY) -m pytest -m slow -n 2
 
+OLDEST := .venv-oldest
+
+# Each lower bound of the requirements as a pin; and a pyarrow, which datasets reads with, that takes NumPy 1.
+$(OLDEST)/.installed: requirements.txt requirements-render.txt requirements-dev.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	sed -n 's/^\([A-Za-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2/p' requirements.txt requirements-render.txt > $(OLDEST)/pins.txt
+	echo "pyarrow<22" >> $(OLDEST)/pins.txt
+	$(OLDEST)/bin/python -m pip install --quiet -r requirements-dev.txt -c $(OLDEST)/pins.txt
+	touch $@
+
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+
 lint: .venv/.installed-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -103,5 +118,8 @@ lint: .venv/.installed-dev
 bench: .venv/.installed
 	$(PY) scripts/benchmark.py
 
+gpu-check: .venv/.installed
+	$(PY) scripts/gpu_check.py --overwrite $(GPU_CHECK)
+
 clean:
-	rm -rf .venv generated_images generated_images_ref generated_pose_images
+	rm -rf .venv $(OLDEST) generated_images generated_images_ref generated_pose_images

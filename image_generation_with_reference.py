@@ -7,13 +7,18 @@ Photos must be aligned 112x112 crops, or give --align. Killed, or more to do: ru
 """
 
 from utils.cli import command
+from utils.distributed import join_world
 from utils.generation_flags import generation_parser
 from utils.generation_run import run_generation
+from utils.model_flags import set_up_inference
 
 
 @command
 def main(argv=None):
-    run_generation("reference", generation_parser("reference", __doc__).parse_args(argv))
+    args = generation_parser("reference", __doc__).parse_args(argv)
+    world = join_world()
+    device, precision = set_up_inference(args, world.local_rank, deterministic=True)
+    run_generation("reference", args, world, device, precision)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,18 @@ again.
 """
 
 from utils.cli import command
+from utils.distributed import join_world
 from utils.generation_flags import generation_parser
 from utils.generation_run import run_generation
+from utils.model_flags import set_up_inference
 
 
 @command
 def main(argv=None):
-    run_generation("pose", generation_parser("pose", __doc__).parse_args(argv))
+    args = generation_parser("pose", __doc__).parse_args(argv)
+    world = join_world()
+    device, precision = set_up_inference(args, world.local_rank, deterministic=True)
+    run_generation("pose", args, world, device, precision)
 
 
 if __name__ == "__main__":

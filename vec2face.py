@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from models.iresnet import load_face_encoder
 from models.losses import ADVERSARIAL, WEIGHTS, GeneratorLoss, discriminator_loss
 from models.perceptual import load_perceptual
-from models.vec2face import DROPOUT, PRESETS, TokenMask
+from models.vec2face import DROPOUT, PRESETS, ROWS, TokenMask
 from utils.cli import (
     WITHOUT_EFFECT,
     add_flags_without_effect,
@@ -37,12 +37,16 @@ from utils.cli import (
     share,
 )
 from utils.demo_weights import use_demo_weights
-from utils.device import amp_dtype, compiled, keep_freed_memory, resolve_device
+from utils.device import compiled, keep_freed_memory, resolve_device, upload
 from utils.distributed import join_world
 from utils.errors import UserError
+from utils.finite_check import FiniteCheck
+from utils.generation import to_images
+from utils.precision import Precision
+from utils.resuming import check_agreement, load_checkpoint, run_of
 from utils.sampling import MaskRatios
-from utils.training_data import AUGMENTATIONS, TrainingData, epoch_batches, make_loader
-from utils.training_folder import LAST, check_output_folder, find_checkpoint, start_anew
+from utils.training_data import AUGMENTATIONS, EpochBatches, TrainingData, make_loader, without_broken
+from utils.training_folder import LAST, check_output_folder, start_anew
 from utils.training_log import Log
 from utils.training_state import TrainingState
 from utils.training_stop import StopSignal, resume_command
@@ -96,7 +100,9 @@ def training_parser():
         )
     model.add_argument("--dropout", type=float, default=DROPOUT, help="in the transformer blocks")
     model.add_argument("--ema", type=float, default=0.0, metavar="DECAY", help="also keep averaged weights (0: do not)")
-    model.add_argument("--compile", action="store_true", help="torch.compile the generator; needs a C++ compiler")
+    model.add_argument(
+        "--compile", action="store_true", help="torch.compile the generator; needs a C++ (GPU: C) compiler"
+    )
 
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--batch_size", type=positive, default=64, help="images at a time and process")
@@ -137,45 +143,53 @@ def training_parser():
 @command
 def main(argv=None):
     args = training_parser().parse_args(argv)
-    check_output_folder(args)
-    use_demo_weights(args)
-    note_flags_without_effect(args, TRAINING_WITHOUT_EFFECT)
     on_gpu = torch.cuda.is_available() and args.device != "cpu"
     world = join_world("nccl" if on_gpu else "gloo")
+    if world.is_main:
+        check_output_folder(args)
+        note_flags_without_effect(args, TRAINING_WITHOUT_EFFECT)
+    use_demo_weights(args)
+    check_agreement(world, args)
     device = resolve_device(args.device, world.local_rank)
-    amp = amp_dtype(args.use_amp, args.amp_dtype, device)
+    precision = Precision.for_training(args.use_amp, args.amp_dtype, device)
+    precision.apply()
+    torch.backends.cudnn.benchmark = True  # all batches have one shape; without effect on a CPU
     if device.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(device)
         torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
 
     data = TrainingData(args.train_source, args.mask, args.augmentation, args.seed, args.rep_dim)
     with contextlib.closing(data):
-        train(args, data, world, device, amp, resume_command(__file__, argv, args.output_dir))
+        train(args, data, world, device, precision, resume_command(__file__, argv, args.output_dir))
 
 
-def train(args, data, world, device, amp, how_to_resume):
+def train(args, data, world, device, precision, how_to_resume):
     """The training loop. ``how_to_resume``: the command that continues it."""
-    steps_per_epoch = len(data) // (args.batch_size * world.size) // args.accum_iter * args.accum_iter
+    batches = EpochBatches(len(data), args.batch_size, args.seed, world.rank, world.size)
+    steps_per_epoch = batches.steps // args.accum_iter * args.accum_iter
     if steps_per_epoch == 0:
         raise UserError(
             f"{args.train_source}: {len(data)} records are fewer than --batch_size {args.batch_size} x {world.size} "
             f"processes x --accum_iter {args.accum_iter}."
         )
     held_out = held_out_data(args, data) if args.held_out else None
-    encoder = load_face_encoder(args.id_weights, device, amp or torch.float32)
+    encoder = load_face_encoder(args.id_weights, device, precision.dtype)
     perceptual = load_perceptual(args.lpips_weights, encoder)
     weights = {name: getattr(args, flag) for name, flag in WEIGHT_FLAGS.items()}
     criterion = GeneratorLoss(encoder, perceptual, weights, args.adversarial).to(device)
 
     torch.manual_seed(args.seed)
-    state = TrainingState(args, device, amp == torch.float16, data.feature_norms())
+    run = run_of(world, [data.positions])
+    state = TrainingState(args, device, precision, data.feature_norms(), run)
     if args.start_from:
         state.start_from(args.start_from)
     if args.resume:
-        state.resume(find_checkpoint(args.resume), steps_per_epoch)
-    generator, discriminator = parallel(state.generator, world, device), parallel(state.discriminator, world, device)
-    if args.compile:
-        generator = compiled(generator)
+        path, content = world.from_main(partial(load_checkpoint, args.resume))
+        if content is not None:
+            state.resume(content, path, steps_per_epoch)
+        del content  # gigabytes
+    generator = compiled(state.generator, device) if args.compile else state.generator
+    generator, discriminator = parallel(generator, world, device), parallel(state.discriminator, world, device)
     base_lr = args.lr or args.blr * args.batch_size * args.accum_iter * world.size / RELEASED_DIVISOR
     masks = mask_ratios(args)
     last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf) // args.accum_iter * args.accum_iter
@@ -183,73 +197,96 @@ def train(args, data, world, device, amp, how_to_resume):
     if args.overwrite and world.is_main:
         start_anew(args.output_dir)
     log = Log(args, world, device, state.step, last_step, SHOWN)
-    if state.note:
-        log.say(state.note)
+    log.begin(precision)
+    for note in state.notes:
+        log.say(note)
     log.check_warmup(args.warmup_epochs * steps_per_epoch, f"--warmup_epochs {args.warmup_epochs:g}")
     stop = StopSignal(world, how_to_resume)
-    half_precision = partial(torch.autocast, device.type, amp or torch.bfloat16, enabled=amp is not None)
-    bad_records = 0
+    autocast = partial(precision.autocast, device)
+    train_step = TrainingStep(args, state, generator, discriminator, criterion, autocast)
+    loader = make_loader(data, batches, args.workers, args.pin_memory and device.type == "cuda")
+    finite, bad_records = FiniteCheck(), 0
 
     while state.step < last_step:
         epoch = state.step // steps_per_epoch
-        batches = epoch_batches(len(data), args.batch_size, args.seed, epoch, world.rank, world.size)
-        batches = batches[state.step % steps_per_epoch : steps_per_epoch]
-        loader = make_loader(data, batches, args.workers, args.pin_memory and device.type == "cuda")
-        for real, vectors, positions, errors in loader:
+        batches.begin(epoch, state.step % steps_per_epoch, steps_per_epoch)
+        for pixels, vectors, positions, errors in loader:
             bad_records += report_bad(errors, positions, bad_records, args)
-            good = torch.tensor([not error for error in errors])
-            real = real[good].to(device, non_blocking=True, memory_format=torch.channels_last)  # (B, 3, 112, 112)
-            vectors, positions = vectors[good].to(device, non_blocking=True), positions[good]  # (B, 512), (B,)
+            pixels, vectors, positions = without_broken(errors, pixels, vectors, positions)
+            real, vectors = to_images(upload(pixels, device)), upload(vectors, device)  # (B, 3, 112, 112), (B, 512)
             update = (state.step + 1) % args.accum_iter == 0
             gan = state.step >= args.disc_start * steps_per_epoch
             update_begins = state.step - state.step % args.accum_iter
             lr = learning_rate(update_begins / steps_per_epoch, base_lr, args)
             # All draws of a step come from (seed, step, rank): a resumed run needs no saved random state.
             torch.manual_seed(args.seed * 1_000_003 + state.step * world.size + world.rank)
-            mask = TokenMask.from_noise(*masks_of_batch(masks, len(real))).to(device)
-
-            state.discriminator.requires_grad_(False)
-            with when(not update, generator), half_precision():
-                output = generator(vectors, mask)
-                terms = criterion(output, real, vectors, state.discriminator if gan else None)
-            check_finite(terms, state.step, positions)
-            with when(not update, generator):
-                state.scaler.scale(terms["total"] / args.accum_iter).backward()
-
-            if gan:
-                state.discriminator.requires_grad_(True)
-                with when(not update, discriminator):
-                    with half_precision():
-                        logits = discriminator(torch.cat([real, output.images.detach()]))  # (2B, 1, 11, 11)
-                        terms["discriminator"] = discriminator_loss(*logits.chunk(2))
-                    check_finite(terms, state.step, positions)
-                    state.scaler.scale(terms["discriminator"] / args.accum_iter).backward()
-            if update:
-                terms |= state.update(lr, args.clip_grad, gan)
+            mask = draw_mask(masks, len(real), device)
+            losses, norms, fake = train_step(real, vectors, mask, lr, gan, update)
+            finite.add(to_check(losses, norms, state.scaler), state.step, records_of(positions))
             state.step += 1
 
             if held_out and world.is_main and state.step % (args.score_every or steps_per_epoch) == 0:
-                with half_precision():
+                finite.settle()
+                with autocast():
                     scores, pictures = state.score(encoder, held_out, args.batch_size)
                 log.scores("held_out", scores, state.step, epoch)
                 log.sheet("held out, originals over redrawn", pictures, state.step)
-            log.add(terms, len(real))
+            log.add(losses | norms, len(real))
             if state.step % args.log_every == 0 or state.step == last_step:
+                finite.settle()
                 log.write(state.step, epoch, lr)
             ended = state.step == last_step or stop.asked()
             if update and ended:
                 break
             if update and world.is_main and args.save_every and state.step % args.save_every == 0:
+                finite.settle()
                 state.save(LAST)
+        finite.settle()
         if world.is_main:
             state.save(LAST)
             if state.step % steps_per_epoch == 0 and (epoch + 1) % KEEP_EVERY == 0:
                 state.save(f"checkpoint-{epoch + 1}.pth")
-            log.picture(real, output.images, state.step)
+            log.picture(real, fake, state.step)
         if stop.seen:
             break
+    del loader  # ends its processes, which ignore signals: at exit Python would wait for them for ever
     log.close()
     stop.close()
+
+
+class TrainingStep:
+    """One step of training (paper section 3.2), and the update of the weights after every --accum_iter of them.
+
+    ``generator`` and ``discriminator``: those of ``state``, perhaps wrapped to exchange gradients between processes.
+    ``autocast``: makes the autocast context.
+    """
+
+    def __init__(self, args, state, generator, discriminator, criterion, autocast):
+        self.state, self.generator, self.discriminator = state, generator, discriminator
+        self.criterion, self.autocast = criterion, autocast
+        self.accum_iter, self.clip_grad = args.accum_iter, args.clip_grad
+
+    def __call__(self, real, vectors, mask, lr, gan, update):
+        """({loss: scalar}, {gradient norm: scalar}, generated images) for photos (B, 3, 112, 112), vectors (B, 512).
+
+        ``mask``: a TokenMask. ``gan``: whether there is a discriminator. ``update``: whether gradients are complete.
+        """
+        state = self.state
+        state.discriminator.requires_grad_(False)
+        with when(not update, self.generator):
+            with self.autocast():
+                output = self.generator(vectors, mask)
+                losses = self.criterion(output, real, vectors, state.discriminator if gan else None)
+            state.scaler.scale(losses["total"] / self.accum_iter).backward()
+
+        if gan:
+            state.discriminator.requires_grad_(True)
+            with when(not update, self.discriminator):
+                with self.autocast():
+                    logits = self.discriminator(torch.cat([real, output.images.detach()]))  # (2B, 1, 11, 11)
+                    losses["discriminator"] = discriminator_loss(*logits.chunk(2))
+                state.scaler.scale(losses["discriminator"] / self.accum_iter).backward()
+        return losses, state.update(lr, self.clip_grad, gan) if update else {}, output.images
 
 
 def held_out_data(args, data):
@@ -269,10 +306,11 @@ def mask_ratios(args):
         raise UserError(f"--mask_ratio_*: {error}.") from error
 
 
-def masks_of_batch(masks, count):
-    """What TokenMask.from_noise takes, drawn from torch's generator: every image has its own rate."""
+def draw_mask(masks, count, device):
+    """The TokenMask of a batch, every image with its own rate: drawn on the CPU, so that it is the same everywhere."""
     rates = [masks.rate(uniform) for uniform in torch.rand(count, dtype=torch.float64).tolist()]
-    return torch.rand(count, 49), masks.minimum, torch.tensor(rates)
+    mask = TokenMask.from_noise(torch.rand(count, ROWS), masks.minimum, torch.tensor(rates))
+    return TokenMask(upload(mask.kept, device), upload(mask.masked, device))
 
 
 def learning_rate(epoch, base, args):
@@ -286,7 +324,8 @@ def learning_rate(epoch, base, args):
 def parallel(model, world, device):
     if world.size == 1:
         return model
-    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    devices = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
 
 def when(accumulating, model):
@@ -305,14 +344,17 @@ def report_bad(errors, positions, before, args):
     return len(bad)
 
 
-def check_finite(terms, step, positions):
-    """Raise UserError that names the step, the term and the records when a loss is not a number."""
-    for name, value in terms.items():
-        if not value.isfinite():
-            records = ", ".join(str(int(position)) for position in positions[:8])
-            raise UserError(
-                f"step {step}: the {name} loss is {float(value.detach())}; records of the batch: {records} ..."
-            )
+def to_check(losses, norms, scaler):
+    """What must be finite, {name: scalar}: the losses; gradients too, unless a loss scale handles those that overflow.
+
+    The gradients of all processes are in a norm, so every process learns in time that one of them has a bad loss.
+    """
+    named = {f"{name} loss": value for name, value in losses.items()}
+    return named if scaler.is_enabled() else named | norms
+
+
+def records_of(positions):
+    return f"records of the batch: {', '.join(map(str, positions[:8].tolist()))} ..."
 
 
 if __name__ == "__main__":

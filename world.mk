@@ -98,18 +98,18 @@ $(WORLD)/judge.json: $(WORLD)/judge/model.pth $(SETS)
 	$(PY) scripts/test_fr.py --weights $< --sets $(SETS) --output $@
 
 $(WORLD)/quality.json: $(WORLD_WEIGHTS)/face_encoder.pth $(WORLD)/unseen
-	$(PY) scripts/quality_curve.py --quality_weights $< --photos $(WORLD)/unseen --output $(WORLD)/quality
+	$(PY) scripts/quality_curve.py --quality_weights $< --photos $(WORLD)/unseen --output $(WORLD)/quality --overwrite
 
 $(WORLD)/generator.json: $(WORLD_WEIGHTS)/vec2face_generator.pth $(WORLD)/unseen.lmdb $(WORLD)/judge.json
 	$(PY) scripts/evaluate_generator.py --data $(WORLD)/unseen.lmdb --model_weights $< \
 		--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --judge_weights $(WORLD)/judge/model.pth \
-		--threshold $(WORLD)/judge.json --count 1000 --output $(WORLD)/generator
+		--threshold $(WORLD)/judge.json --count 1000 --output $(WORLD)/generator --overwrite
 
 WORLD_MODELS = --model_weights $(WORLD_WEIGHTS)/vec2face_generator.pth --id_weights $(WORLD_WEIGHTS)/face_encoder.pth \
 	--quality_weights $(WORLD_WEIGHTS)/face_encoder.pth
 $(WORLD)/yaw.json: $(WORLD_WEIGHTS)/vec2face_generator.pth $(WORLD_WEIGHTS)/head_pose.pth $(WORLD_WEIGHTS)/identity_vectors.npy
 	$(PY) scripts/attribute_sheet.py --attribute yaw --values -60 -30 0 30 60 --count $(VECTORS) $(WORLD_MODELS) \
-		--center_feature $(WORLD_WEIGHTS)/identity_vectors.npy --pose_weights $(WORLD_WEIGHTS)/head_pose.pth $(WORLD_ATTROP) --output $(WORLD)/yaw
+		--center_feature $(WORLD_WEIGHTS)/identity_vectors.npy --pose_weights $(WORLD_WEIGHTS)/head_pose.pth $(WORLD_ATTROP) --output $(WORLD)/yaw --overwrite
 
 $(WORLD)/dataset/report.html: $(WORLD_WEIGHTS)/vec2face_generator.pth $(WORLD_WEIGHTS)/identity_vectors.npy
 	$(PY) image_generation.py --center_feature $(WORLD_WEIGHTS)/identity_vectors.npy $(WORLD_DATASET) $(WORLD_ATTROP) $(WORLD_MODELS) \

@@ -4,7 +4,6 @@ Every row of the batch is its own optimisation: it has its own Adam state, retir
 (or ends), and the next waiting row takes its place at once, so the batch stays full.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models.vec2face import TokenMask
+from models.attrop_batch import Batch, Step
+from utils.device import Download
 
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam (Kingma & Ba, 2015)
-HALF_SCALE = 1024  # keeps small float16 gradients from vanishing on their way back
+HALF_SCALE = 1024  # of the loss in float16, where small gradients vanish; halved for a row whose gradient overflows
 
 
 @dataclass(frozen=True)
@@ -126,13 +125,19 @@ class AttrOP:
     def run(self, rows):
         """Iterate over Results, in the order in which rows end. ``rows``: iterable of Row, read as places get free."""
         waiting = iter(rows)
-        batch = Batch(self.batch_size, next(self.generator.parameters()).device)
+        parameter = next(self.generator.parameters())
+        batch = Batch(self.batch_size, parameter.device, HALF_SCALE if parameter.dtype == torch.float16 else 1)
+        on_gpu = parameter.device.type == "cuda"
         while batch.fill(waiting):
             step = self.evaluate(batch.vectors, batch.identities, batch.draw_masks(self.drop_ratio))
             batch.remember_best(step)
-            results = [self._result(batch, place, reason) for place, reason in self._endings(batch, step)]
-            if batch.rows:
-                batch.descend(step.gradient(), self.lr)
+            flags = Download(torch.stack([step.finite(), step.accepted()]))  # the one transfer of an iteration
+            if on_gpu:  # which goes backward while the host reads the flags
+                batch.descend(step, self.lr)
+            ended = self._endings(batch, *flags.wait()[0].tolist())
+            results = self._results(batch, ended) if ended else []
+            if batch.rows and not on_gpu:
+                batch.descend(step, self.lr)
             del step  # with its graph, which would lie in memory while the caller works on the results
             self.on_iteration(results)
             yield from results
@@ -151,10 +156,7 @@ class AttrOP:
                 loss = loss + target.weight * penalty
         passed = [1 - similarity <= self.id_tolerance]
         passed += [penalty <= target.tolerance for target, penalty in zip(self.targets, penalties, strict=True)]
-        scale = HALF_SCALE if next(self.generator.parameters()).dtype == torch.float16 else 1
-        return Step(
-            leaf, images.detach(), loss, torch.stack([similarity, *values]).detach(), torch.stack(passed), scale
-        )
+        return Step(leaf, images.detach(), loss, torch.stack([similarity, *values]).detach(), torch.stack(passed))
 
     def _each_model_once(self, images):
         outputs = {}
@@ -163,110 +165,38 @@ class AttrOP:
                 outputs[id(model)] = model(images)
             yield outputs[id(model)]
 
-    def _endings(self, batch, step):
-        """(place, reason) of the rows that end here; the reason of an accepted row is empty."""
-        finite, accepted = torch.stack([step.finite(), step.accepted()]).tolist()  # the one transfer of an iteration
-        for place, iterations in enumerate(batch.iterations):
-            if place not in batch.rows:
-                continue
+    def _endings(self, batch, finite, accepted):
+        """{place: why} of the rows that end here: "" for an accepted row, None when their iterations are used up."""
+        ended = {}
+        for place in sorted(batch.rows):
             if not finite[place]:
-                yield place, f"not finite at iteration {iterations}"
+                ended[place] = f"not finite at iteration {batch.iterations[place]}"
             elif accepted[place]:
-                yield place, ""
-            elif iterations == self.max_iters:
-                yield place, f"{', '.join(self._missed(batch, place))} missed after {iterations} iterations"
+                ended[place] = ""
+            elif batch.iterations[place] == self.max_iters:
+                ended[place] = None
+        return ended
 
-    def _missed(self, batch, place):
-        passed = batch.best_passed[:, place].tolist()
-        return tuple(name for name, reached in zip(self.target_names, passed, strict=True) if not reached)
-
-    def _result(self, batch, place, reason):
-        row, known = batch.rows.pop(place), bool(batch.best_loss[place] < math.inf)
-        similarity, *values = batch.best_values[:, place].tolist()
-        return Result(
-            key=row.key,
-            vector=batch.best_vectors[place].cpu().numpy().copy(),  # the place is used again
-            image=batch.best_images[place].clone().cpu() if known else None,
-            accepted=not reason,
-            missed=self._missed(batch, place) if reason else (),
-            iterations=batch.iterations[place],
-            id_similarity=similarity,
-            values={target.name: value for target, value in zip(self.targets, values, strict=True)},
-            reason=reason,
-        )
-
-
-class Step:
-    """One iteration: images (B, 3, 112, 112), per-row loss (B,), values and passed (1 + T, B), identity first."""
-
-    def __init__(self, leaf, images, loss, values, passed, scale=1):
-        self.leaf, self.images, self.loss, self.values, self.passed = leaf, images, loss, values, passed
-        self.scale = scale
-
-    def finite(self):
-        return self.loss.isfinite() & self.images.flatten(1).isfinite().all(1)  # (B,)
-
-    def accepted(self):
-        return self.passed.all(0) & self.finite()  # (B,)
-
-    def gradient(self):
-        """d loss_i / d vector_i for every row, (B, 512): rows do not touch each other, so one sum serves all."""
-        (gradient,) = torch.autograd.grad(self.loss.sum() * self.scale, self.leaf)
-        return gradient / self.scale
-
-
-class Batch:
-    """The rows at work: their vectors, their Adam state, and the best iteration of each so far."""
-
-    def __init__(self, size, device):
-        self.size, self.device = size, device
-        self.rows = {}  # place -> Row
-        self.iterations = [0] * size
-        self.vectors = torch.ones(size, 512, device=device)  # empty places hold harmless vectors
-        self.identities = torch.ones_like(self.vectors)
-        self.mean, self.square = torch.zeros_like(self.vectors), torch.zeros_like(self.vectors)  # Adam's moments
-        self.best_loss = torch.full((size,), math.inf, device=device)
-        self.best_images = self.best_values = self.best_passed = None  # shaped by the first step
-        self.best_vectors = torch.zeros_like(self.vectors)
-
-    def fill(self, waiting):
-        """Put waiting rows on the free places; whether any row is at work."""
-        for place in range(self.size):
-            if place not in self.rows and (row := next(waiting, None)) is not None:
-                self.rows[place], self.iterations[place] = row, 0
-                self.vectors[place] = self.best_vectors[place] = torch.from_numpy(row.vector).float()
-                self.identities[place] = torch.from_numpy(row.identity).float()
-                self.mean[place], self.square[place], self.best_loss[place] = 0, 0, math.inf
-                if self.best_values is not None:  # the row that had this place before
-                    self.best_values[:, place], self.best_passed[:, place] = math.nan, False
-        return bool(self.rows)
-
-    def draw_masks(self, drop_ratio):
-        """The masks of the next iteration, each row's from its own stream."""
-        noise, rates = np.zeros((self.size, 49)), np.ones(self.size)
-        for place, row in self.rows.items():
-            noise[place], rates[place] = row.draw_mask()
-            self.iterations[place] += 1
-        return TokenMask.from_noise(torch.from_numpy(noise), drop_ratio, torch.from_numpy(rates)).to(self.device)
-
-    def remember_best(self, step):
-        """Keep the iteration with the lowest loss; one that is accepted beats all."""
-        if self.best_images is None:
-            self.best_images = torch.zeros_like(step.images)
-            self.best_values = torch.full_like(step.values, math.nan)
-            self.best_passed = torch.zeros_like(step.passed)
-        loss = torch.where(step.accepted(), -math.inf, step.loss.detach())
-        better = step.finite() & (loss < self.best_loss)  # (B,)
-        self.best_loss = torch.where(better, loss, self.best_loss)
-        self.best_images = torch.where(better[:, None, None, None], step.images, self.best_images)
-        self.best_vectors = torch.where(better[:, None], step.leaf.detach(), self.best_vectors)
-        self.best_values = torch.where(better, step.values, self.best_values)
-        self.best_passed = torch.where(better, step.passed, self.best_passed)
-
-    def descend(self, gradient, lr):
-        """One Adam step of every row, each at its own step count."""
-        steps = torch.tensor(self.iterations, dtype=torch.float32, device=self.device).clamp(min=1)[:, None]  # (B, 1)
-        self.mean = BETAS[0] * self.mean + (1 - BETAS[0]) * gradient
-        self.square = BETAS[1] * self.square + (1 - BETAS[1]) * gradient**2
-        mean, square = self.mean / (1 - BETAS[0] ** steps), self.square / (1 - BETAS[1] ** steps)
-        self.vectors = self.vectors - lr * mean / (square.sqrt() + EPSILON)
+    def _results(self, batch, ended):
+        """Results of the rows that end, whose places get free. ``ended``: see _endings."""
+        results = []
+        for (place, reason), best in zip(ended.items(), batch.best_of(list(ended)), strict=True):
+            row, iterations = batch.rows.pop(place), batch.iterations[place]
+            missed = tuple(name for name, passed in zip(self.target_names, best.passed, strict=True) if not passed)
+            if reason is None:
+                reason = f"{', '.join(missed)} missed after {iterations} iterations"
+            similarity, *values = best.values
+            results.append(
+                Result(
+                    key=row.key,
+                    vector=best.vector,
+                    image=best.image,
+                    accepted=not reason,
+                    missed=missed if reason else (),
+                    iterations=iterations,
+                    id_similarity=similarity,
+                    values={target.name: value for target, value in zip(self.targets, values, strict=True)},
+                    reason=reason,
+                )
+            )
+        return results

@@ -1,7 +1,6 @@
 """Margin heads: what a face encoder is trained with (ArcFace, CosFace, AdaFace, MagFace).
 
-``head(features (N, D), labels (N,)) -> (N,)`` loss of each image. ArcFace and CosFace are those of
-pytorch-metric-learning.
+``head(features (N, D), labels (N,)) -> (N,)`` loss of each image.
 """
 
 import math
@@ -9,14 +8,12 @@ import math
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss
-from pytorch_metric_learning.reducers import DoNothingReducer
-from pytorch_metric_learning.utils.common_functions import TorchInitWrapper
 
 SCALE = 64
 COSINE_LIMIT = 1 - 1e-4  # acos has a finite slope within
 INITIAL_STD = 0.01  # of the class directions: small ones turn fast in the first steps
 HEADS = ("arcface", "cosface", "adaface", "magface")
+EARLIER_NAME = "loss.W"  # of the directions of ArcFace and CosFace in earlier checkpoints, (D, classes)
 
 
 def make_head(name, classes, width=512, margin=None, easy_margin=False, straight_through=False):
@@ -26,47 +23,24 @@ def make_head(name, classes, width=512, margin=None, easy_margin=False, straight
     """
     if name == "magface":
         return MagFace(classes, width, easy_margin=easy_margin)
-    if name == "adaface":
-        return AdaFace(classes, width, 0.4 if margin is None else margin)
-    if name == "cosface":
-        loss, margin = CosFaceLoss, 0.35 if margin is None else margin
-    else:
-        loss = StraightThroughArcFace if straight_through else ArcFaceLoss
-        margin = math.degrees(0.5 if margin is None else margin)
-    initialise = TorchInitWrapper(nn.init.normal_, std=INITIAL_STD)
-    options = {"scale": SCALE, "weight_init_func": initialise, "reducer": DoNothingReducer()}
-    return EachImage(loss(classes, width, margin=margin, **options))
+    if name == "arcface":
+        return ArcFace(classes, width, 0.5 if margin is None else margin, straight_through)
+    head, usual_margin = {"cosface": (CosFace, 0.35), "adaface": (AdaFace, 0.4)}[name]
+    return head(classes, width, usual_margin if margin is None else margin)
 
 
-class StraightThroughArcFace(ArcFaceLoss):
-    """ArcFace whose margin changes the loss but is left out of the gradient, as InsightFace's training code has it.
-
-    The gradient of cos(angle + margin) is replaced by that of cos(angle), so it lacks the factor
-    sin(angle + margin) / sin(angle).
-    """
-
-    def modify_cosine_of_target_classes(self, cosine):
-        return cosine + (super().modify_cosine_of_target_classes(cosine) - cosine).detach()
-
-
-class EachImage(nn.Module):
-    """A loss of pytorch-metric-learning, image by image."""
-
-    def __init__(self, loss):
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, features, labels):
-        return self.loss(features, labels)["loss"]["losses"]
-
-    @torch.no_grad()
-    def begin_at(self, centres):
-        """Let each class's direction be its centre (classes, D)."""
-        self.loss.W.copy_(centres.T)
+def native_head_state(state):
+    """The state dict of a head, with the directions of ArcFace and CosFace in earlier checkpoints as they are now."""
+    if EARLIER_NAME not in state:
+        return state
+    return {"directions": state[EARLIER_NAME].T.contiguous()}  # (D, classes) -> (classes, D)
 
 
 class CosineClassifier(nn.Module):
-    """One direction a class. ``cosines(features)`` -> (N, classes)."""
+    """Cross entropy over scaled cosines to one direction a class, of which ``with_margin`` lowers that to the own one.
+
+    Few (N, classes) tensors are made, for at 300,000 classes each of them takes more memory than a batch of images.
+    """
 
     def __init__(self, classes, width):
         super().__init__()
@@ -77,14 +51,43 @@ class CosineClassifier(nn.Module):
         """Let each class's direction be its centre (classes, D)."""
         self.directions.copy_(centres)
 
-    def cosines(self, features):
-        cosines = F.normalize(features) @ F.normalize(self.directions).T  # (N, classes)
-        return cosines.clamp(-COSINE_LIMIT, COSINE_LIMIT)
+    def forward(self, features, labels):
+        logits = SCALE * F.normalize(features) @ F.normalize(self.directions).T  # (N, classes)
+        own = torch.arange(len(labels), device=labels.device), labels  # gather() would keep all logits as they are here
+        lowered = SCALE * self.with_margin(logits[own] / SCALE, features)  # (N,)
+        return F.cross_entropy(logits.index_put_(own, lowered), labels, reduction="none")  # (N,)
 
-    @staticmethod
-    def cross_entropy(cosines, labels, own):
-        """The loss (N,) with the cosine to the own class replaced by ``own`` (N,)."""
-        return F.cross_entropy(SCALE * cosines.scatter(1, labels[:, None], own[:, None]), labels, reduction="none")
+    def with_margin(self, cosines, features):
+        """What stands in the place of the cosines (N,) of features (N, D) to their own classes."""
+        raise NotImplementedError
+
+
+class CosFace(CosineClassifier):
+    """Margin on the cosine (Wang et al., 2018, equation 4)."""
+
+    def __init__(self, classes, width, margin):
+        super().__init__(classes, width)
+        self.margin = margin
+
+    def with_margin(self, cosines, features):
+        return cosines - self.margin
+
+
+class ArcFace(CosineClassifier):
+    """Margin on the angle, in radians (Deng et al., 2019, equation 3).
+
+    ``straight_through``: the margin changes the loss but is left out of the gradient, as in InsightFace's training
+    code. The gradient of cos(angle + margin) is replaced by that of cos(angle), so it lacks the factor
+    sin(angle + margin) / sin(angle).
+    """
+
+    def __init__(self, classes, width, margin, straight_through=False):
+        super().__init__(classes, width)
+        self.margin, self.straight_through = margin, straight_through
+
+    def with_margin(self, cosines, features):
+        lowered = add_angle(angle_of(cosines), self.margin)  # (N,)
+        return cosines + (lowered - cosines).detach() if self.straight_through else lowered
 
 
 class AdaFace(CosineClassifier):
@@ -93,22 +96,20 @@ class AdaFace(CosineClassifier):
     The norm is measured against its running mean and deviation; ``concentration`` is the paper's h.
     """
 
-    def __init__(self, classes, width, margin=0.4, concentration=0.333, momentum=0.01):
+    def __init__(self, classes, width, margin, concentration=0.333, momentum=0.01):
         super().__init__(classes, width)
         self.margin, self.concentration, self.momentum = margin, concentration, momentum
         self.register_buffer("mean", torch.tensor(20.0))
         self.register_buffer("deviation", torch.tensor(100.0))
 
-    def forward(self, features, labels):
-        cosines = self.cosines(features)  # (N, classes)
+    def with_margin(self, cosines, features):
         norms = features.detach().norm(dim=1).clamp(0.001, 100)  # (N,)
         if self.training and len(norms) > 1:
             self.mean.lerp_(norms.mean(), self.momentum)
             self.deviation.lerp_(norms.std(), self.momentum)
         quality = ((norms - self.mean) / (self.deviation + 1e-3) * self.concentration).clamp(-1, 1)  # (N,)
-        angle = cosines.gather(1, labels[:, None])[:, 0].acos() - self.margin * quality  # (N,)
-        own = angle.clamp(1e-3, math.pi - 1e-3).cos() - self.margin * (1 + quality)  # (N,)
-        return self.cross_entropy(cosines, labels, own)
+        angle = angle_of(cosines) - self.margin * quality  # (N,)
+        return angle.clamp(1e-3, math.pi - 1e-3).cos() - self.margin * (1 + quality)
 
 
 class MagFace(CosineClassifier):
@@ -123,14 +124,27 @@ class MagFace(CosineClassifier):
         self.bounds, self.margins, self.weight, self.easy_margin = bounds, margins, weight, easy_margin
 
     def forward(self, features, labels):
+        norms = self.norms_of(features)  # (N,)
+        regulariser = norms / self.bounds[1] ** 2 + 1 / norms  # (N,), falls with the norm
+        return super().forward(features, labels) + self.weight * regulariser
+
+    def norms_of(self, features):
+        return features.norm(dim=1).clamp(*self.bounds)
+
+    def with_margin(self, cosines, features):
         (low, high), (smallest, largest) = self.bounds, self.margins
-        norms = features.norm(dim=1).clamp(low, high)  # (N,)
-        margin = smallest + (largest - smallest) * (norms - low) / (high - low)  # (N,)
-        cosines = self.cosines(features)  # (N, classes)
-        angle = cosines.gather(1, labels[:, None])[:, 0].acos()  # (N,)
+        margin = smallest + (largest - smallest) * (self.norms_of(features) - low) / (high - low)  # (N,)
+        angle = angle_of(cosines)  # (N,)
         if self.easy_margin:
-            own = torch.where(angle < math.pi / 2, (angle + margin).cos(), angle.cos())  # (N,)
-        else:  # beyond pi the cosine would rise again; there the loss goes on with a straight line
-            own = torch.where(angle + margin < math.pi, (angle + margin).cos(), angle.cos() - margin * margin.sin())
-        regulariser = norms / high**2 + 1 / norms  # (N,), falls with the norm
-        return self.cross_entropy(cosines, labels, own) + self.weight * regulariser
+            return torch.where(angle < math.pi / 2, (angle + margin).cos(), angle.cos())
+        return add_angle(angle, margin)
+
+
+def angle_of(cosines):
+    return cosines.clamp(-COSINE_LIMIT, COSINE_LIMIT).acos()
+
+
+def add_angle(angle, margin):
+    """cos(angle + margin). Where that would rise again, beyond pi, the loss goes on with a straight line."""
+    margin = torch.as_tensor(margin)
+    return torch.where(angle + margin < math.pi, (angle + margin).cos(), angle.cos() - margin * margin.sin())

@@ -3,7 +3,7 @@
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from pytorch_msssim import ssim
+from pytorch_msssim import SSIM, ssim
 
 # Of the terms, as released. The detail term is ours.
 WEIGHTS = {"pixel": 1.0, "ssim": 0.1, "token": 1.0, "identity": 1.0, "lpips": 0.1, "detail": 0.0, "adversarial": 1.0}
@@ -29,6 +29,7 @@ class GeneratorLoss(nn.Module):
         super().__init__()
         self.encoder, self.perceptual, self.adversarial = encoder, perceptual, ADVERSARIAL[adversarial]
         self.weights = WEIGHTS | (weights or {})
+        self.ssim = StructuralSimilarity()
 
     def forward(self, output, real, vectors, discriminator=None):
         """{name: scalar}, ``total`` last, of a batch: Output, images (N, 3, 112, 112) in [-1, 1], vectors (N, 512).
@@ -38,7 +39,7 @@ class GeneratorLoss(nn.Module):
         fake = output.images.float()
         terms = {
             "pixel": F.mse_loss(fake, real),
-            "ssim": 1 - similarity_of_structure(fake, real),
+            "ssim": 1 - self.ssim(fake, real),
             "token": F.mse_loss(output.predicted_map[:, 1:].float(), output.target_map[:, 1:].float()),
             "identity": (1 - F.cosine_similarity(self.encoder(fake), vectors)).mean(),
         }
@@ -51,10 +52,19 @@ class GeneratorLoss(nn.Module):
         return terms | {"total": sum(self.weights[name] * value for name, value in terms.items())}
 
 
-def similarity_of_structure(a, b, mean=True):
-    """SSIM of images in [-1, 1] (Wang et al., 2004), or of each: always in float32, its variances are differences."""
-    with torch.autocast(a.device.type, enabled=False):
-        return ssim((a + 1) / 2, (b + 1) / 2, data_range=1, size_average=mean)
+class StructuralSimilarity(nn.Module):
+    """SSIM (Wang et al., 2004) of images (N, 3, H, W) in [-1, 1], or (N,) of each, with ``mean=False``.
+
+    Always in float32, as its variances are differences. The window moves with ``.to``, so no call uploads it.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("window", SSIM(channel=3).win, persistent=False)  # (3, 1, 1, 11), Gaussian of sigma 1.5
+
+    def forward(self, a, b, mean=True):
+        with torch.autocast(a.device.type, enabled=False):
+            return ssim((a + 1) / 2, (b + 1) / 2, data_range=1, size_average=mean, win=self.window)
 
 
 def detail_difference(a, b):

@@ -33,7 +33,9 @@ class PerceptualDistance(nn.Module):
             theirs = [unit_length(x) for x in self.maps(b)]
         distance = 0
         for number, (x, y) in enumerate(zip(self.maps(a), theirs, strict=True)):
-            distance = distance + self.weighed(number, (unit_length(x) - y) ** 2).mean((1, 2, 3))  # (N,)
+            squares = (unit_length(x) - y) ** 2  # (N, C, H, W)
+            with torch.autocast(squares.device.type, enabled=False):  # which would weigh them in 16 bit
+                distance = distance + self.weighed(number, squares).mean((1, 2, 3))  # (N,)
         return distance
 
     def weighed(self, number, squares):

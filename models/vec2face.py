@@ -18,6 +18,7 @@ from einops import rearrange
 from models.image_decoder import MAP_CHANNELS, ImageDecoder
 from models.released_weights import from_released, released_key
 from utils.checkpoint import Undrawn, first_few, fit, frozen, load_file, state_dict_of
+from utils.device import upload
 from utils.errors import UserError
 
 VECTOR_SIZE = 512
@@ -94,10 +95,13 @@ class TokenMask:
         kept = dropped.argsort(dim=1, stable=True)[:, : ROWS - drop_count]  # (N, K)
         return cls(kept=kept, masked=rank < mask_count[:, None])
 
-    def to(self, device, non_blocking=False):
-        return TokenMask(
-            self.kept.to(device, non_blocking=non_blocking), self.masked.to(device, non_blocking=non_blocking)
-        )
+    def to(self, device):
+        """The mask on another device; from the CPU to a GPU in one copy, for which the host does not wait."""
+        device = torch.device(device)
+        if self.kept.device.type != "cpu" or device.type != "cuda":
+            return TokenMask(self.kept.to(device), self.masked.to(device))
+        packed = upload(torch.cat([self.masked, self.kept], dim=1).to(torch.uint8), device)  # (N, 49 + K)
+        return TokenMask(kept=packed[:, ROWS:].long(), masked=packed[:, :ROWS].bool())
 
     def __len__(self):
         return len(self.kept)
@@ -164,10 +168,15 @@ class Decoder(nn.Module):
         return torch.cat([encoded[:, :1], rows], dim=1) + self.positions  # (N, 50, D')
 
 
+def blocks_dtype(dtype):
+    """The dtype of the transformer blocks beside layers in ``dtype``: float32 for float16, which overflows in them."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def run_blocks(blocks, tokens):
-    """The transformer blocks; in float32 where float16 autocast is on, as released: float16 overflows in them."""
+    """The transformer blocks, (N, T, D) -> (N, T, D); in float32 where float16 autocast is on, as released."""
     kind = tokens.device.type
-    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    autocast = kind != "meta" and torch.is_autocast_enabled(kind)  # asking what is available breaks the graph of 2.6
     if autocast and torch.get_autocast_dtype(kind) == torch.float16:
         with torch.autocast(kind, enabled=False):
             return blocks(tokens.float())
@@ -207,17 +216,23 @@ class Vec2Face(nn.Module):
         feature, rows = self.expander(vectors.to(self.to_map.weight.dtype))  # (N, D), (N, 49, D)
         target_map = torch.cat([feature[:, None], rows], dim=1).detach()  # (N, 50, D)
         predicted_map = self.decoder(self.encoder(feature, rows, mask), mask)  # (N, 50, D')
-        feature_map = self.to_map(predicted_map[:, 1:])  # (N, 49, 256)
+        feature_map = self.to_map(predicted_map[:, 1:].to(self.to_map.weight.dtype))  # (N, 49, 256)
         feature_map = rearrange(feature_map, "n (h w) c -> n c h w", h=MAP_SIDE)  # (N, 256, 7, 7)
         return Output(self.image_decoder(feature_map).float(), target_map, predicted_map)
 
     def for_inference(self, device="cpu", dtype=torch.float32):
-        """Frozen, in eval mode, and as fast as it gets; gradients reach the vectors."""
+        """Frozen, in eval mode, and as fast as it gets; gradients reach the vectors.
+
+        With ``dtype`` float16 the masked autoencoder stays in float32, weights and arithmetic: see blocks_dtype.
+        """
         self.image_decoder.fuse()
         for block in [*self.encoder.blocks, *self.decoder.blocks]:
             # On a CPU, the fused kernel's backward pass is slow in 16 bit.
-            block.attn.fused_attn = torch.device(device).type != "cpu" or dtype == torch.float32
-        return frozen(self, device, dtype)
+            block.attn.fused_attn = torch.device(device).type != "cpu" or blocks_dtype(dtype) == torch.float32
+        frozen(self, device, blocks_dtype(dtype))
+        for part in (self.expander, self.to_map, self.image_decoder):
+            part.to(dtype)
+        return self
 
 
 def initialise(module):

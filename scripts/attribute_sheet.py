@@ -14,6 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+
 import json
 
 import numpy as np
@@ -27,18 +29,19 @@ from utils.attrop_progress import AttrOPProgress
 from utils.batch_rows import attrop_rows
 from utils.cli import command, finite, make_parser, not_negative, positive, writing
 from utils.demo_weights import use_demo_weights
-from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.generation import to_pixels
 from utils.generation_flags import QUALITY_WEIGHTS
 from utils.identity_sources import VectorSource
 from utils.images import encode_jpeg
 from utils.labelled_sheet import labelled_sheet
-from utils.model_flags import add_device_flags, add_model_flags
+from utils.model_flags import add_device_flags, add_model_flags, set_up_inference
+from utils.outputs import refuse_existing
 from utils.sampling import MaskRatios, identity_stream
 
 SHOWN = 12  # people of the sheet
 WANTED = {"yaw": "yaw", "pitch": "pitch", "quality": "quality at least"}
+TOLERATED = {"yaw": "within {:g} degrees", "pitch": "within {:g} degrees", "quality": "at most {:g} too low"}
 LABELS = WANTED | {"quality": "quality >="}  # 112 pixels are narrow
 
 
@@ -59,22 +62,25 @@ def main(argv=None):
         "--batch_size", type=positive, default=32,
         help="images at a time on a GPU; a CPU works on the same small number whatever is given",
     )  # fmt: skip
-    parser.add_argument("--output", default="attribute_sheet", help="OUTPUT.jpg and OUTPUT.json are written")
+    parser.add_argument(
+        "--output",
+        default="attribute_sheet",
+        help="start of the names of the files to write, OUTPUT.jpg and OUTPUT.json",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT.jpg and OUTPUT.json where they exist")
     add_model_flags(parser)
     parser.add_argument("--quality_weights", default=QUALITY_WEIGHTS, help="quality model")
     parser.add_argument("--pose_weights", default="weights/6DRepNet_300W_LP_AFLW2000.pth", help="head pose model")
     add_device_flags(parser, precision="auto")
     args = parser.parse_args(argv)
+    refuse_existing(f"{args.output}.jpg", f"{args.output}.json", overwrite=args.overwrite)
     use_demo_weights(args, unused=["pose_weights"] if args.attribute == "quality" else [])
-    device = resolve_device(args.device)
-    keep_freed_memory()
-    precision = resolve_precision(args.precision, device)
-    dtype = PRECISIONS[precision]
-    generator = load_vec2face(args.model_weights, device, dtype, args.model)
-    encoder = load_face_encoder(args.id_weights, device, dtype)
+    device, precision = set_up_inference(args)
+    generator = load_vec2face(args.model_weights, device, precision.dtype, args.model)
+    encoder = load_face_encoder(args.id_weights, device, precision.dtype)
     source = VectorSource(args.center_feature, f"0:{args.count}", 0)
     people = list(source.identities(source.slice))
-    targets_for = target_maker(args, device, dtype)
+    targets_for = target_maker(args, device, precision.dtype)
     progress = AttrOPProgress(args.min_quality, "--min_quality")
     options = {
         "batch_size": attrop_rows(args.batch_size, device), "max_iters": args.max_iters, "on_iteration": progress,
@@ -97,13 +103,28 @@ def main(argv=None):
     with writing(f"{args.output}.jpg") as target:
         target.write_bytes(encode_jpeg(labelled_sheet(sheet[:SHOWN], names[:SHOWN], wanted), 92))
     with writing(f"{args.output}.json") as target:
-        target.write_text(json.dumps({"vectors": len(people), "precision": precision} | figures, indent=2) + "\n")
+        content = {"vectors": len(people)} | precision.in_report() | tolerances(attrop) | figures
+        target.write_text(json.dumps(content, indent=2) + "\n")
     for value, figure in figures.items():
         print(
             f"{WANTED[args.attribute]} {value}: {figure['accepted']:.0%} of {len(people)} accepted, reached "
             f"{figure['mean']:.1f} ± {figure['std']:.1f}, id similarity {figure['id_similarity']:.2f}"
         )
+    print(meaning_of_accepted(attrop))
     print(f"sheet: {args.output}.jpg")
+
+
+def tolerances(attrop):
+    """{"tolerance": how far each target may be missed, by its name, "lowest_id_similarity": number}."""
+    missed_by = {target.name: target.tolerance for target in attrop.targets}
+    return {"tolerance": missed_by, "lowest_id_similarity": round(1 - attrop.id_tolerance, 4)}
+
+
+def meaning_of_accepted(attrop):
+    """A line that says which images count as accepted."""
+    allowed = tolerances(attrop)
+    units = [f"{name} {TOLERATED[name].format(number)}" for name, number in allowed["tolerance"].items()]
+    return f"accepted: {', '.join(units)}, id similarity of at least {allowed['lowest_id_similarity']:g}"
 
 
 def target_maker(args, device, dtype):

@@ -5,7 +5,9 @@
 
 *Floor*: the FLOPs of an image at the peaks measured in the same run, convolutions and matrix products each at theirs.
 "Share" is the floor's time over the measured time. Weights are random: they do not change the speed.
-Every line is measured in a process of its own, so peak memory is that of the one job.
+Every line is measured in a process of its own, so peak memory is that of the one job. On a GPU a time is that between
+two events with many calls in between, and peaks are those of large operands: what it takes to launch a call counts only
+where the GPU waits for it, as in use.
 """
 
 import sys
@@ -21,7 +23,7 @@ import platform
 import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 import torch
@@ -36,13 +38,17 @@ from models.perceptual import LPIPS
 from models.sixdrepnet import SixDRepNet
 from models.vec2face import PRESETS, TokenMask, Vec2Face, load_vec2face
 from utils.cli import command, make_parser, positive
-from utils.device import PRECISIONS, cpu_has_bf16, keep_freed_memory, resolve_device
+from utils.device import compiled, keep_freed_memory, resolve_device
 from utils.identity_sampling import GaussianSampler, sample_apart, similarity_of_pairs
+from utils.precision import PRECISIONS, Precision, has_bf16
 from utils.sampling import MaskRatios, identity_stream
 
 CONV_SHAPES = ((128, 112), (256, 56), (256, 28), (512, 14))  # channels and side of the generator's convolutions
 GEMM_SHAPES = ((768, 2304), (768, 3072), (3072, 768), (2048, 2048))
 TOKENS = 45
+GPU_PEAK_BATCH = 128  # images, at least: a GPU is done with fewer sooner than the next call is launched
+GPU_WARM_UP = 3  # calls
+GPU_SECONDS = 0.2  # that the calls between two events take, at least
 GIGA = 1e9
 DEMO = Path(__file__).resolve().parents[1] / "weights" / "demo"
 DEMO_QUALITY = 27  # hard enough that rows need different numbers of iterations
@@ -58,19 +64,21 @@ def main(argv=None):
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--repeats", type=positive, default=5, help="timed runs of a job; AttrOP: batches, but one")
+    parser.add_argument("--compile", action="store_true", help="time each job with its models compiled, too")
     parser.add_argument("--identities", type=positive, default=20_000, help="identity vectors to sample")
     parser.add_argument("--output", default="benchmark.json", help="JSON file to write")
     args = parser.parse_args(argv)
     device = resolve_device(args.device)
-    precisions = args.precision or (["fp32", "bf16"] if device.type == "cuda" or cpu_has_bf16() else ["fp32"])
+    precisions = args.precision or (["fp32", "bf16"] if has_bf16(device) else ["fp32"])
 
     print(f"{machine_name(device)}, torch {torch.__version__}, {args.model}, batch {args.batch_size}")
     rows = []
     for precision in precisions:
         peaks, jobs = [], []
-        for work in (decode_job, attrop_job, training_job):
+        for work, compile in product((decode_job, attrop_job, training_job), (False, True)[: 1 + args.compile]):
             peaks.append(alone(measure_peaks, str(device), precision, args.batch_size, args.repeats))
-            jobs.append(alone(measure, work, str(device), precision, args.model, args.batch_size, args.repeats))
+            words = (str(device), precision, args.model, args.batch_size, args.repeats, compile)
+            jobs.append(alone(measure, work, *words))
         conv, gemm = map(max, zip(*peaks, strict=True))  # other work on the machine only ever lowers a peak
         print(f"{precision} peak: convolution {conv:.0f} GFLOP/s, matrix product {gemm:.0f} GFLOP/s")
         rows += [with_share_of_floor(row, conv, gemm) for row in jobs]
@@ -98,6 +106,13 @@ def alone(function, *arguments):
         return pool.submit(function, *arguments).result()
 
 
+def set_formats(device, precision):
+    """The torch.device and the dtype of two names; sets this process's backend flags: float32 peaks have no TF32."""
+    precision = Precision(PRECISIONS[precision])
+    precision.apply()
+    return torch.device(device), precision.dtype
+
+
 def machine_name(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -111,27 +126,46 @@ def machine_name(device):
 
 
 def fastest(function, device, repeats, warm_up=True):
-    """Seconds of the fastest of ``repeats`` runs, after one that does not count."""
+    """Seconds that a call takes: the lowest of ``repeats`` timings, after calls that do not count."""
+    if device.type == "cuda":
+        return fastest_on_gpu(function, repeats)
     times = []
     for _ in range(repeats + warm_up):
-        wait_for(device)
         start = time.perf_counter()
         function()
-        wait_for(device)
         times.append(time.perf_counter() - start)
     return min(times[-repeats:])
 
 
-def wait_for(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+def fastest_on_gpu(function, repeats):
+    """``fastest``, each timing that of so many calls that launching the first of them does not matter."""
+    for _ in range(GPU_WARM_UP):
+        function()
+    calls = 1
+    while seconds_on_gpu(function, calls) < GPU_SECONDS:
+        calls *= 2
+    return min(seconds_on_gpu(function, calls) for _ in range(repeats)) / calls
+
+
+def seconds_on_gpu(function, calls):
+    """Seconds between two events on the GPU with some calls in between, which are launched without waiting."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(calls):
+        function()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000  # it says milliseconds
 
 
 @torch.inference_mode()
 def measure_peaks(device, precision, batch_size, repeats):
     """GFLOP/s of the best convolution and the best matrix product among the shapes the models use."""
-    device, dtype = torch.device(device), PRECISIONS[precision]
-    keep_freed_memory()
+    device, dtype = set_formats(device, precision)
+    keep_freed_memory(device)
+    if device.type == "cuda":
+        batch_size = max(batch_size, GPU_PEAK_BATCH)
     conv, gemm = 0, 0
     for width, side in CONV_SHAPES:
         layer = nn.Conv2d(width, width, 3, padding=1, bias=False).to(device, dtype, memory_format=torch.channels_last)
@@ -178,14 +212,15 @@ def training_job(preset, device, dtype, batch_size):
     generator = Vec2Face(PRESETS[preset]).to(device, memory_format=torch.channels_last)
     encoder = IResNet().for_inference(device, dtype)
     perceptual = LPIPS(make_layers(cfgs["D"]).state_dict()).to(device)
-    criterion = GeneratorLoss(encoder, perceptual)
+    criterion = GeneratorLoss(encoder, perceptual).to(device)
     optimizer = torch.optim.AdamW(generator.parameters(), lr=1e-6, fused=True)
+    precision = Precision(autocast_dtype=None if dtype == torch.float32 else dtype)
     vectors = torch.randn(batch_size, 512, device=device)
     mask = TokenMask.from_noise(torch.rand(batch_size, 49), 0.5, 0.75).to(device)
     real = torch.rand(batch_size, 3, 112, 112, device=device).contiguous(memory_format=torch.channels_last)
 
     def job():
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with precision.autocast(device):
             terms = criterion(generator(vectors, mask), real, vectors)
         terms["total"].backward()
         torch.nn.utils.clip_grad_norm_(generator.parameters(), 2.0)
@@ -202,20 +237,23 @@ def make_generator(preset, device, dtype, batch_size):
     return generator, torch.randn(batch_size, 512, device=device), mask
 
 
-def measure(work, device, precision, preset, batch_size, repeats):
-    """One row of the table, without its share of the floor."""
-    device, dtype = torch.device(device), PRECISIONS[precision]
-    if device.type == "cpu":
-        keep_freed_memory()
+def measure(work, device, precision, preset, batch_size, repeats, compile=False):
+    """One row of the table, without its share of the floor. ``compile``: with the models through torch.compile."""
+    device, dtype = set_formats(device, precision)
+    keep_freed_memory(device)
     job, models = work(preset, device, dtype, batch_size)
     counts = zip(count_flops(job, list(models)), models.values(), strict=True)
-    seconds = fastest(job, device, repeats, warm_up=False)
+    if compile:
+        for model in models:
+            model.forward = compiled(model.forward, device)
+    seconds = fastest(job, device, repeats, warm_up=compile)  # else counting was a warm-up
     memory = peak_memory(device)
     scaled = [(conv * times, gemm * times) for (conv, gemm), times in counts]
     conv, gemm = (sum(flops) / batch_size / GIGA for flops in zip(*scaled, strict=True))
     return {
         "work": work.__name__.removesuffix("_job"),
         "precision": precision,
+        "compiled": compile,
         "images_per_second": batch_size / seconds,
         "seconds_per_image": seconds / batch_size,
         "conv_gflops": conv,
@@ -231,8 +269,8 @@ def with_share_of_floor(row, conv_peak, gemm_peak):
 
 def accepted_per_minute(device, precision, batch_size, batches):
     """Accepted images a minute of whole AttrOP runs: rows replaced as they pass, or whole batches one by one."""
-    device, dtype = torch.device(device), PRECISIONS[precision]
-    keep_freed_memory()
+    device, dtype = set_formats(device, precision)
+    keep_freed_memory(device)
     generator = load_vec2face(DEMO / "vec2face_generator.pth", device, dtype)
     encoder = load_face_encoder(DEMO / "face_encoder.pth", device, dtype)
     vectors = np.load(DEMO / "identity_vectors.npy")[: batches * batch_size]
@@ -312,8 +350,9 @@ def format_table(rows):
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
+        work = f"{row['work']}, compiled" if row["compiled"] else row["work"]
         lines.append(
-            f"| {row['work']} | {row['precision']} | {row['images_per_second']:.2f} | {row['seconds_per_image']:.3f} "
+            f"| {work} | {row['precision']} | {row['images_per_second']:.2f} | {row['seconds_per_image']:.3f} "
             f"| {row['share_of_floor']:.0%} | {row['memory_gb']:.1f} GB |"
         )
     return "\n".join(lines)

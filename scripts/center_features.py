@@ -11,6 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+
 import numpy as np
 from tqdm import tqdm
 

@@ -24,7 +24,7 @@ from models.iresnet import load_face_encoder
 from models.vec2face import VECTOR_SIZE, architecture_of
 from utils.checkpoint import load_file, save_file
 from utils.cli import command, make_parser, positive, writing
-from utils.device import keep_freed_memory
+from utils.device import CPU, keep_freed_memory
 from utils.errors import UserError
 from utils.face_set import FaceSet
 from utils.generator_file import checked_state, own_form, training_vectors
@@ -45,7 +45,7 @@ def main(argv=None):
     parser.add_argument("--count", type=positive, default=8192, help="photos to use, spread over all")
     parser.add_argument("--ridge", type=float, default=100.0, help="weight of the squared coefficients in the fit")
     args = parser.parse_args(argv)
-    keep_freed_memory()
+    keep_freed_memory(CPU)
     source = load_file(args.source)
     preset, state = checked_state(source, args.source)
     faces = FaceSet(args.photos)

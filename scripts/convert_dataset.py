@@ -5,18 +5,24 @@
     python scripts/convert_dataset.py part1.lmdb part2 all.lmdb
     python scripts/convert_dataset.py generated_images/test test-for-the-hub --to imagefolder
     python scripts/convert_dataset.py generated_images/test test-shards --to webdataset
+    python scripts/convert_dataset.py generated_images/test --compact
 
 A source is a folder of person/photo or an LMDB; the last name is the target. Photos are copied as they are; those that
 are no JPEG are encoded as one, except into an LMDB. The people of several sources are numbered one source after the
 other: merging never mixes two people. --to imagefolder adds Hugging Face's metadata.jsonl, and --to webdataset a .json
 beside each image, with the label, the identity's name and what a generated dataset's manifest says of the image. The
 target appears when it is complete.
+
+--compact changes a generated dataset itself: it merges what ended processes left and writes the manifest, and an LMDB's
+keys and labels, in order of identity, as a single run leaves them. Several runs that each add a slice append theirs.
 """
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
 
 import shutil
 
@@ -25,6 +31,7 @@ from tqdm import tqdm
 from utils.cli import command, make_parser, parse_slice, writing
 from utils.dataset_export import photos_of, write_folder, write_imagefolder, write_webdataset
 from utils.dataset_lmdb import write_fr_lmdb
+from utils.dataset_writer import compact_dataset, dataset_size, unmerged_note
 from utils.errors import UserError
 from utils.face_set import FaceSet
 
@@ -34,25 +41,46 @@ FORMS = ("folder", "lmdb", "imagefolder", "webdataset")
 @command
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("sources", nargs="+", help="folders or LMDBs")
-    parser.add_argument("target", help="name of the new dataset")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="source folders or LMDBs, then the name of the new dataset"
+    )
+    parser.add_argument(
+        "--compact", action="store_true", help="rewriting of a generated dataset in order of identity, in place"
+    )
     parser.add_argument("--to", choices=FORMS, help="form of the target (default: lmdb for NAME.lmdb, else folder)")
     parser.add_argument("--mask", help=".npy of positions to take, of a single source")
     parser.add_argument("--people", metavar="A:B", help="only people A to B-1, counted over all sources")
     args = parser.parse_args(argv)
-    if args.mask and len(args.sources) > 1:
+    if args.compact:
+        if len(args.paths) > 1 or args.to or args.mask or args.people:
+            raise UserError("--compact: give one generated dataset and nothing else.")
+        compact(args.paths[0])
+        return
+    *sources, goal = args.paths
+    if not sources:
+        parser.error("give at least one source and the name of the new dataset")
+    if args.mask and len(sources) > 1:
         raise UserError("--mask: give one source.")
-    form = args.to or ("lmdb" if args.target.endswith(".lmdb") else "folder")
-    with writing(args.target) as target:
+    form = args.to or ("lmdb" if goal.endswith(".lmdb") else "folder")
+    with writing(goal) as target:
         if target.exists():
             raise UserError(f"{target}: exists already; delete it, or choose another name.")
-        sets = [FaceSet(source, args.mask) for source in args.sources]
+        sets = [FaceSet(source, args.mask) for source in sources]
         chosen = parse_slice(args.people, sum(len(faces.people) for faces in sets), "--people")
         unfinished = target.with_name(target.name + ".unfinished")
         remove(unfinished)
         count = write(form, unfinished, photos(sets, chosen), len(chosen))
         unfinished.rename(target)
     print(f"{target}: {count} photos of {len(chosen)} people")
+
+
+def compact(root):
+    """Write a generated dataset in order of identity, and say how large it is."""
+    others = compact_dataset(root)
+    images, people = dataset_size(root)
+    print(f"{root}: {images} images of {people} identities, in order of identity")
+    if others:
+        print(unmerged_note(root, others))
 
 
 def photos(sets, chosen):

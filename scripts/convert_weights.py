@@ -14,6 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+
 from models.iresnet import DEPTHS, trainable_encoder
 from models.official_encoders import is_face_encoder
 from models.released_weights import to_released
@@ -22,6 +24,7 @@ from utils.checkpoint import load_file, save_file, state_dict_of
 from utils.cli import command, make_parser, writing
 from utils.errors import UserError
 from utils.generator_file import averaged, checked_state, own_form
+from utils.outputs import refuse_existing
 
 RELEASED_WIDTHS = (64, 128, 256, 512)  # the FR-training repository knows no others
 RELEASED_DEPTHS = {DEPTHS[depth]: depth for depth in (18, 34, 50, 100, 152)}  # its "200" is 100 blocks once more
@@ -34,7 +37,9 @@ def main(argv=None):
     parser.add_argument("target", help="weight file to write")
     parser.add_argument("--to", choices=["released", "own"], required=True, help="form to write")
     parser.add_argument("--ema", action="store_true", help="the averaged weights of a checkpoint trained with --ema")
+    parser.add_argument("--overwrite", action="store_true", help="replace a TARGET that exists")
     args = parser.parse_args(argv)
+    refuse_existing(args.target, overwrite=args.overwrite)
     content = load_file(args.source)
     if args.ema:
         content = averaged(content, args.source)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+
 import argparse
 import json
 from contextlib import closing
@@ -23,11 +25,11 @@ import numpy as np
 from models.iresnet import load_face_encoder
 from models.vec2face import load_vec2face
 from utils.cli import command, finite, make_parser, positive, writing
-from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.evaluation import reconstruct
 from utils.images import contact_sheet, encode_jpeg
-from utils.model_flags import add_device_flags
+from utils.model_flags import add_device_flags, set_up_inference
+from utils.outputs import refuse_existing
 from utils.training_data import TrainingData
 
 
@@ -56,30 +58,31 @@ def main(argv=None):
     parser.add_argument("--count", type=positive, help="photos to use, spread over the data (default: all)")
     parser.add_argument("--batch_size", type=positive, default=32, help="photos at a time")
     parser.add_argument("--seed", type=int, default=0, help="of the masks")
-    parser.add_argument("--output", default="evaluation", help="NAME.json and NAME.jpg are written")
+    parser.add_argument(
+        "--output", default="evaluation", help="start of the names of the files to write, OUTPUT.json and OUTPUT.jpg"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT.json and OUTPUT.jpg where they exist")
     add_device_flags(parser)
     args = parser.parse_args(argv)
     if args.threshold is not None and not args.judge_weights:
         raise UserError("--threshold is that of --judge_weights: give both.")
-    device = resolve_device(args.device)
-    keep_freed_memory()
-    precision = resolve_precision(args.precision, device)
-    dtype = PRECISIONS[precision]
-    generator = load_vec2face(args.model_weights, device, dtype)
-    encoder = load_face_encoder(args.id_weights, device, dtype)
-    judge = load_face_encoder(args.judge_weights, device, dtype) if args.judge_weights else None
+    refuse_existing(f"{args.output}.json", f"{args.output}.jpg", overwrite=args.overwrite)
+    device, precision = set_up_inference(args)
+    generator = load_vec2face(args.model_weights, device, precision.dtype)
+    encoder = load_face_encoder(args.id_weights, device, precision.dtype)
+    judge = load_face_encoder(args.judge_weights, device, precision.dtype) if args.judge_weights else None
     with closing(TrainingData(args.data)) as data:
         positions = np.linspace(0, len(data) - 1, min(args.count or len(data), len(data))).astype(int)
         scores, pairs = reconstruct(
             generator, encoder, data, positions, args.batch_size, args.seed, judge, args.threshold
         )
-    scores["precision"] = precision
     with writing(f"{args.output}.json") as target:
-        target.write_text(json.dumps(scores, indent=2) + "\n")
+        target.write_text(json.dumps(scores | precision.in_report(), indent=2) + "\n")
     with writing(f"{args.output}.jpg") as target:
         target.write_bytes(encode_jpeg(contact_sheet(pairs), 90))
     for name, value in scores.items():
         print(f"{name}: {value}")
+    print(f"precision: {precision.name}")
     print(f"photos over reconstructions: {args.output}.jpg")
 
 

@@ -11,16 +11,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+
 import numpy as np
 from tqdm import tqdm
 
 from models.iresnet import load_face_encoder
 from utils.cli import command, make_parser, positive
 from utils.demo_weights import use_demo_weights
-from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.identity_sources import PhotoSource
-from utils.model_flags import add_device_flags
+from utils.model_flags import add_device_flags, set_up_inference
+from utils.photo_loader import add_workers_flag
 
 
 @command
@@ -33,28 +35,27 @@ def main(argv=None):
     parser.add_argument("--align", action="store_true", help="raw photos: find the face and warp it first")
     parser.add_argument("--one_file", action="store_true", help="one array and its index instead of a file a photo")
     parser.add_argument("--batch_size", type=positive, default=64, help="photos at a time")
+    add_workers_flag(parser)
     parser.add_argument("--dest", "-d", required=True, help="folder to write into")
     add_device_flags(parser)
     args = parser.parse_args(argv)
     use_demo_weights(args)
-    device = resolve_device(args.device)
-    keep_freed_memory()
-    precision = resolve_precision(args.precision, device)
-    encoder = load_face_encoder(args.encoder, device, PRECISIONS[precision])
-    source = PhotoSource(args.images, encoder, batch_size=args.batch_size, align=args.align)
+    device, precision = set_up_inference(args)
+    encoder = load_face_encoder(args.encoder, device, precision.dtype)
+    source = PhotoSource(args.images, encoder, None, args.batch_size, args.align, args.workers)
     for warning in source.warnings:
         print(f"warning: {warning}")
-    found = tqdm(source.identities(source.slice), total=len(source.photos), unit="im")
     save = save_array if args.one_file else save_each
     try:
-        count = save(Path(args.dest), ((source.photos[identity.number], identity.vector) for identity in found))
+        with tqdm(source.identities(source.slice), total=len(source.photos), unit="im") as found:
+            count = save(Path(args.dest), ((source.photos[identity.number], identity.vector) for identity in found))
     except OSError as error:
         raise UserError(f"{args.dest}: cannot write: {error.strerror}.") from error
     for line in source.skipped:
         print(f"skipped {line}")
     if not count:
         raise UserError(f"{args.images}: none of the images could be used.")
-    print(f"{args.dest}: features of {count} photos, computed in {precision}")
+    print(f"{args.dest}: features of {count} photos, computed in {precision.name}")
 
 
 def save_each(folder, features):

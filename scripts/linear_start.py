@@ -24,8 +24,9 @@ from models.vec2face import PRESETS, VECTOR_SIZE, Vec2Face
 from utils.checkpoint import save_file
 from utils.cli import command, make_parser, positive, writing
 from utils.demo_weights import use_demo_weights
-from utils.device import keep_freed_memory
+from utils.device import CPU, keep_freed_memory
 from utils.errors import UserError
+from utils.generation import to_images
 from utils.generator_file import own_form, training_vectors
 from utils.training_data import TrainingData
 
@@ -45,7 +46,7 @@ def main(argv=None):
     parser.add_argument("--output", required=True, help="file to write")
     args = parser.parse_args(argv)
     use_demo_weights(args)
-    keep_freed_memory()
+    keep_freed_memory(CPU)
     torch.manual_seed(args.seed)
     generator = Vec2Face(PRESETS[args.model]).eval()
     with closing(TrainingData(args.train_source, args.mask)) as data:
@@ -61,12 +62,12 @@ def read(data, count):
     """(vectors (N, 512), images (N, 3, 112, 112)) of records spread over all; broken ones are left out."""
     chosen = np.linspace(0, len(data) - 1, min(count, len(data))).astype(int)
     items = [data[0, int(index)] for index in tqdm(chosen, desc="reading", unit="photo")]
-    good = [(vector, image) for image, vector, _, error in items if not error]
+    good = [(vector, pixels) for pixels, vector, _, error in items if not error]
     if not good:
         raise UserError(f"{data.path}: none of {len(items)} records is usable. scripts/inspect_dataset.py says why.")
     if len(good) < 2 * VECTOR_SIZE:
         print(f"note: {len(good)} photos are few for a fit of {VECTOR_SIZE} numbers; it will not carry over to others.")
-    return torch.stack([vector for vector, _ in good]), torch.stack([image for _, image in good])
+    return torch.stack([vector for vector, _ in good]), to_images(torch.stack([pixels for _, pixels in good]))
 
 
 if __name__ == "__main__":

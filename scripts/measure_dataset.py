@@ -14,6 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+
 import json
 
 from models.iresnet import load_face_encoder
@@ -21,14 +23,14 @@ from utils.checkpoint import sha256
 from utils.cli import command, make_parser, not_negative, positive, writing
 from utils.dataset_metrics import NEIGHBOURS
 from utils.demo_weights import use_demo_weights
-from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.face_set import FaceSet
 from utils.image_features import EXTRACTORS, load_extractor
 from utils.measured_set import MeasuredSet
 from utils.measurement import Measurement, dataset_name
-from utils.model_flags import add_device_flags
+from utils.model_flags import add_device_flags, set_up_inference
 from utils.outputs import report_folder
+from utils.photo_loader import add_workers_flag
 
 OURS = ("report.json", "features.npy")  # files that tell a report's folder, the second already while it is made
 
@@ -67,6 +69,7 @@ def measure_parser():
         help="images of either set, at most, for precision, recall and the Fréchet distance",
     )
     work.add_argument("--batch_size", type=positive, default=64, help="images at a time")
+    add_workers_flag(work)
     work.add_argument("--sample", type=positive, default=20_000, help="images or centres for what is sampled")
     work.add_argument("--pairs", type=positive, default=100_000, help="pairs for genuine and impostor curves")
     work.add_argument("--seed", type=not_negative, default=0, help="seed of the samples")
@@ -83,23 +86,21 @@ def main(argv=None):
     output = report_folder(args.data, args.output)
     faces, references = FaceSet(args.data, args.mask), [FaceSet(path) for path in args.reference]
     check_output(output, dataset_name(args), by_default=not args.output)
-    device = resolve_device(args.device)
-    keep_freed_memory()
-    precision = resolve_precision(args.precision, device)
+    device, precision = set_up_inference(args)
     for path in (args.quality_weights, args.pose_weights, args.lpips_weights):
         if path and not Path(path).is_file():  # they are loaded after hours of work, perhaps
             raise UserError(f"{path}: no such weight file.")
     extractor = None if args.extractor == "fr" else load_extractor(args.extractor, args.extractor_weights, device)
-    encoder, judge_hash = load_face_encoder(args.id_weights, device, PRECISIONS[precision]), sha256(args.id_weights)
+    encoder, judge_hash = load_face_encoder(args.id_weights, device, precision.dtype), sha256(args.id_weights)
     with writing(output / "report.html") as page:
 
         def measured(faces, path):
-            return MeasuredSet(faces, path, encoder, judge_hash, precision, args.batch_size)
+            return MeasuredSet(faces, path, encoder, judge_hash, precision.name, args.batch_size, args.workers)
 
         kept = Path(args.reference_features or output)
         data = measured(faces, output / "features")
         references = [measured(reference, kept / f"reference{n}") for n, reference in enumerate(references)]
-        measure = Measurement(args, data, Path(args.id_weights).name, device, PRECISIONS[precision])
+        measure = Measurement(args, data, Path(args.id_weights).name, device, precision.dtype)
         measure.overview(judge_hash, precision)
         measure.people_differ()
         measure.people_differ_as_in(references)

@@ -14,17 +14,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+
 import numpy as np
 from tqdm import tqdm
 
 from models.iresnet import load_face_encoder
 from utils.cli import command, folder_name, make_parser, positive, writing
 from utils.demo_weights import use_demo_weights
-from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.identity_sources import PhotoSource
 from utils.images import SIDE, decode_image, encode_jpeg, list_images, name_in, resize
-from utils.model_flags import add_device_flags
+from utils.model_flags import add_device_flags, set_up_inference
+from utils.photo_loader import Unreadable, add_workers_flag, read_ahead, reason_of
 from utils.training_lmdb import TrainingLmdbWriter
 
 JPEG_QUALITY = 95
@@ -42,7 +44,7 @@ def main(argv=None):
         "--align", action="store_true", help="raw photos: find the face and warp it to the template first"
     )
     parser.add_argument("--batch_size", type=positive, default=64, help="photos at a time when features are extracted")
-    parser.add_argument("--workers", "-w", type=positive, default=2, help="accepted; writing needs only one process")
+    add_workers_flag(parser, "-w")
     parser.add_argument("--dest", "-d", required=True, help="folder to write into")
     parser.add_argument("--file_name", "-n", type=folder_name, required=True, help="name of the LMDB, without ending")
     add_device_flags(parser)
@@ -88,9 +90,11 @@ def records_of_lists(args):
         raise UserError(f"{args.label_file}: labels are whole numbers ({error}).") from error
 
     def records(start):
-        for number in range(start, len(images)):
-            image = stored(read(images[number], Path.read_bytes), images[number])
-            yield number, images[number], image, read(features[number], load_feature), labels[number]
+        pairs = list(zip(images, features, strict=True))
+        for number, ((name, _), record) in enumerate(read_ahead(read_record, pairs[start:], args.workers), start):
+            if isinstance(record, Unreadable):
+                raise UserError(record.reason)
+            yield number, name, *record, labels[number]
 
     return images, len(set(labels)), records, []
 
@@ -102,23 +106,26 @@ def read_lines(path):
         raise UserError(f"{path}: cannot read this list: {error}") from error
 
 
+def read_record(paths):
+    """(encoded photo, feature (D,)) of the paths of both. Raises ValueError that names the file that is broken."""
+    photo, feature = paths
+    return read(photo, lambda path: stored(path.read_bytes())), read(feature, load_feature)
+
+
 def read(path, how):
     try:
         return how(Path(path))
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+        raise ValueError(f"{path}: cannot be read: {reason_of(error)}") from error
 
 
 def load_feature(path):
     return np.load(path, allow_pickle=False).reshape(-1)
 
 
-def stored(data, name):
+def stored(data):
     """Encoded bytes as the LMDB keeps them: unchanged when 112x112, else resized and encoded again."""
-    try:
-        image = decode_image(data)
-    except ValueError as error:
-        raise UserError(f"{name}: {error}") from error
+    image = decode_image(data)
     return data if image.shape == (SIDE, SIDE, 3) else encode_jpeg(resize(image), JPEG_QUALITY)
 
 
@@ -126,19 +133,18 @@ def records_of_folder(args):
     if not args.encoder:
         raise UserError("--images needs --encoder, the weights of a face encoder.")
     use_demo_weights(args)
-    device = resolve_device(args.device)
-    keep_freed_memory()
-    encoder = load_face_encoder(args.encoder, device, PRECISIONS[resolve_precision(args.precision, device)])
+    device, precision = set_up_inference(args)
+    encoder = load_face_encoder(args.encoder, device, precision.dtype)
     photos = list_images(args.images)
     people = {name: label for label, name in enumerate(sorted({path.parent.name for path in photos}))}
-    source = PhotoSource(args.images, encoder, batch_size=args.batch_size, align=args.align)
+    source = PhotoSource(args.images, encoder, None, args.batch_size, args.align, args.workers)
     for warning in source.warnings:
         print(f"warning: {warning}")
 
     def records(start):
         for identity, crop in source.with_crops(range(start, len(photos))):
             path = photos[identity.number]
-            image = path.read_bytes() if crop.intact else encode_jpeg(crop.image, JPEG_QUALITY)
+            image = crop.encoded or encode_jpeg(crop.image, JPEG_QUALITY)
             yield identity.number, name_in(args.images, path), image, identity.vector, people[path.parent.name]
 
     return photos, len(people), records, source.skipped

@@ -10,6 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+
 import io
 import json
 
@@ -20,11 +22,11 @@ import numpy as np
 from models.iresnet import load_face_encoder
 from utils.cli import command, make_parser, not_negative, positive, writing
 from utils.demo_weights import use_demo_weights
-from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.face_labels import load_labels
 from utils.face_set import FaceSet
 from utils.images import SIDE
-from utils.model_flags import add_device_flags
+from utils.model_flags import add_device_flags, set_up_inference
+from utils.outputs import refuse_existing
 from utils.verification import features_of
 
 matplotlib.use("agg")
@@ -42,21 +44,23 @@ def main(argv=None):
     parser.add_argument("--photos", required=True, help="labelled photos: folder or LMDB of render_faces.py")
     parser.add_argument("--count", type=positive, default=200, help="good photos to use")
     parser.add_argument("--seed", type=not_negative, default=0, help="of their choice")
-    parser.add_argument("--output", default="quality", help="OUTPUT.json and OUTPUT.png are written")
+    parser.add_argument(
+        "--output", default="quality", help="start of the names of the files to write, OUTPUT.json and OUTPUT.png"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT.json and OUTPUT.png where they exist")
     add_device_flags(parser)
     args = parser.parse_args(argv)
+    refuse_existing(f"{args.output}.json", f"{args.output}.png", overwrite=args.overwrite)
     use_demo_weights(args)
-    device = resolve_device(args.device)
-    keep_freed_memory()
-    precision = resolve_precision(args.precision, device)
-    encoder = load_face_encoder(args.quality_weights, device, PRECISIONS[precision])
+    device, precision = set_up_inference(args)
+    encoder = load_face_encoder(args.quality_weights, device, precision.dtype)
     photos = good_photos(FaceSet(args.photos), args.count, args.seed)
     curves = {
         "blur": {blur: norms(encoder, [blurred(photo, blur) for photo in photos]) for blur in BLURS},
         "resolution": {side: norms(encoder, [coarse(photo, side) for photo in photos]) for side in RESOLUTIONS},
     }
     with writing(f"{args.output}.json") as target:
-        target.write_text(json.dumps({"photos": len(photos), "precision": precision} | curves, indent=2) + "\n")
+        target.write_text(json.dumps({"photos": len(photos)} | precision.in_report() | curves, indent=2) + "\n")
     with writing(f"{args.output}.png") as target:
         target.write_bytes(plot(curves))
     for name, curve in curves.items():

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from utils.cli import command, make_parser, not_negative, positive, writing
 from utils.dataset_lmdb import write_fr_lmdb
-from utils.device import keep_freed_memory
+from utils.device import CPU, keep_freed_memory
 from utils.errors import UserError
 from utils.images import contact_sheet, encode_jpeg
 
@@ -102,7 +102,7 @@ def begin_worker():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
-    keep_freed_memory()
+    keep_freed_memory(CPU)
 
 
 @cache

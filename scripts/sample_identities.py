@@ -13,6 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+
 import json
 import os
 
@@ -35,6 +37,7 @@ from utils.identity_sampling import (
 )
 from utils.identity_sources import load_vectors
 from utils.outputs import refuse_existing
+from utils.precision import Precision
 
 WIDTH = 512
 
@@ -70,6 +73,7 @@ def main(argv=None):
     unfinished = Partial.begun(args.output)  # which may have written some companions
     refuse_existing(args.output, *([] if unfinished else companions), overwrite=args.overwrite)
     device = resolve_device(args.device)
+    Precision().apply()
     features = np.array(load_vectors(args.features, WIDTH)) if args.features else None
     avoid = np.array(load_vectors(args.avoid, WIDTH)) if args.avoid else ()
     if features is not None and len(features) < 2:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+
 import numpy as np
 
 from utils.cli import command, finite, make_parser, not_negative, positive, writing

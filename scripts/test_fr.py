@@ -13,16 +13,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+
 import json
 
 from tqdm import tqdm
 
 from models.iresnet import load_face_encoder
 from utils.cli import command, make_parser, not_negative, positive, writing
-from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
 from utils.errors import UserError
 from utils.face_set import FaceSet
-from utils.model_flags import add_device_flags
+from utils.model_flags import add_device_flags, set_up_inference
+from utils.photo_loader import Unreadable, add_workers_flag, read_faces
 from utils.verification import FALSE_ACCEPT_RATES, features_of, pair_similarities, verify
 from utils.verification_set import STYLES, PairSet, draw_pairs, find_set, load_pairs, save_pairs
 
@@ -43,6 +45,7 @@ def main(argv=None):
     parser.add_argument("--seed", type=not_negative, default=0, help="of --pairs")
     parser.add_argument("--save_pairs", help="keep the pairs of --pairs as a verification set, NAME.npz")
     parser.add_argument("--batch_size", type=positive, default=64, help="photos at a time")
+    add_workers_flag(parser)
     parser.add_argument("--output", help="also write the figures, .json")
     add_device_flags(parser)
     args = parser.parse_args(argv)
@@ -62,16 +65,14 @@ def main(argv=None):
 
 def test(args, sets):
     """{set: accuracy, std, threshold, tpr, and the precision the encoder computed in}."""
-    device = resolve_device(args.device)
-    keep_freed_memory()
-    precision = resolve_precision(args.precision, device)
-    encoder = load_face_encoder(args.weights, device, PRECISIONS[precision])
+    device, precision = set_up_inference(args)
+    encoder = load_face_encoder(args.weights, device, precision.dtype)
     results = {}
     for pairs in sets:
         show = lambda starts, name=pairs.name: tqdm(starts, desc=name, unit="batch", leave=False)  # noqa: E731
         features = features_of(encoder, pairs.photos, args.batch_size, show=show)  # (U, D)
         figures = verify(pair_similarities(features[pairs.numbers]), pairs.same)
-        results[pairs.name] = figures | {"precision": precision}
+        results[pairs.name] = figures | precision.in_report()
     return results
 
 
@@ -84,9 +85,17 @@ def pairs_of_faces(args):
             with writing(args.save_pairs) as target:
                 save_pairs(target, [faces.encoded(i) for i in numbers], same)
             print(f"{target}: {len(same)} pairs of {len(faces.people)} people")
-        return PairSet(Path(args.pairs).name, map(faces.image, numbers), same)
     except (ValueError, OSError) as error:
         raise UserError(f"{args.pairs}: a photo cannot be used: {error}") from error
+    return PairSet(Path(args.pairs).name, photos_of(faces, numbers, args.workers), same)
+
+
+def photos_of(faces, numbers, workers):
+    """Iterate over photos of a FaceSet, (112, 112, 3) uint8. Raises UserError that names one that is broken."""
+    for number, photo in read_faces(faces, numbers, workers):
+        if isinstance(photo, Unreadable):
+            raise UserError(f"{faces.name(number)}: cannot be used: {photo.reason}")
+        yield photo
 
 
 def table(results):

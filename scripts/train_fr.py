@@ -26,33 +26,34 @@ import numpy as np
 import torch
 import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import update_bn
-from tqdm import tqdm
 
-from models.heads import HEADS, make_head
+from models.heads import EARLIER_NAME, HEADS, make_head, native_head_state
 from models.iresnet import DEPTHS, IResNet
 from models.traces import Traces
 from utils.checkpoint import fit, load_file, save_file, state_dict_of
 from utils.cli import add_training_run_flags, command, make_parser, multiple_of, positive
-from utils.device import amp_dtype, compiled, keep_freed_memory, resolve_device
+from utils.device import compiled, keep_freed_memory, resolve_device
 from utils.distributed import join_world
 from utils.errors import UserError
 from utils.face_labels import load_labels
 from utils.face_set import FaceSet
+from utils.finite_check import FiniteCheck
 from utils.fr_data import RecognitionData, load_mixture_labels
-from utils.training_data import epoch_batches, make_loader
-from utils.training_folder import LAST, check_output_folder, find_checkpoint, start_anew
+from utils.fr_step import TrainingStep, adapt_norms, batch_on_device, begin_at_centres, make_optimizer
+from utils.precision import Precision
+from utils.resuming import check_agreement, check_settings, load_checkpoint, load_optimizer, run_of
+from utils.training_data import EpochBatches, make_loader, without_broken
+from utils.training_folder import LAST, check_output_folder, start_anew
 from utils.training_log import Log
 from utils.training_stop import StopSignal, resume_command
 from utils.verification import features_of, norm_percentiles, pair_similarities, verify
 from utils.verification_set import find_set, load_pairs
 
+FIXED = ("batch_size", "seed")  # flags that decide which photos and draws a step sees
 DECAY_FACTOR = 0.1  # of the learning rate at each milestone
 MODEL = "model.pth"
 RESULTS = (MODEL,)
-CENTRE_PHOTOS = 4  # of each person, where a head begins with what a backbone knows
-NORMS_FROM = 1024  # photos whose statistics are taken: feature norms, BatchNorm
-NORM_BATCH = 64
+NORMS_FROM = 1024  # photos whose feature norms are taken
 
 
 def fr_parser():
@@ -111,7 +112,9 @@ def fr_parser():
     recipe.add_argument("--seed", type=int, default=0, help="of weights, order, dropout and augmentation")
     recipe.add_argument("--use_amp", action=Boolean, default=True, help="16-bit arithmetic; on a CPU bfloat16 or none")
     recipe.add_argument("--amp_dtype", choices=["float16", "bfloat16"], default="bfloat16", help="16-bit type on a GPU")
-    recipe.add_argument("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
+    recipe.add_argument(
+        "--compile", action="store_true", help="torch.compile the network; needs a C++ (GPU: C) compiler"
+    )
 
     run = add_training_run_flags(parser, "./fr")
     run.add_argument("--sets", nargs="*", default=[], help="verification sets to test on every epoch, see test_fr.py")
@@ -123,14 +126,20 @@ def fr_parser():
 def main(argv=None):
     args = fr_parser().parse_args(argv)
     check_head_flags(args)
-    check_output_folder(args, RESULTS)
     on_gpu = torch.cuda.is_available() and args.device != "cpu"
     world = join_world("nccl" if on_gpu else "gloo")
+    if world.is_main:
+        check_output_folder(args, RESULTS)
+    check_agreement(world, args)
     device = resolve_device(args.device, world.local_rank)
+    torch.backends.cudnn.benchmark = True  # all batches have one shape; without effect on a CPU
     if device.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(device)
         torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
-    train(args, make_data(args), world, device, resume_command(__file__, argv, args.output_dir))
+    precision = Precision.for_training(args.use_amp, args.amp_dtype, device)
+    precision.apply()
+    data = world.from_main(partial(make_data, args))  # the labels of millions of photos are read once
+    train(args, data, world, device, precision, resume_command(__file__, argv, args.output_dir))
 
 
 def check_head_flags(args):
@@ -180,16 +189,17 @@ class Recogniser(nn.Module):
         super().__init__()
         self.backbone, self.head, self.traces = backbone, head, traces
 
-    def forward(self, images, first, second, share, poses=None):
-        """Images (B, 3, 112, 112), labels (B,) twice, share of the first (B,) -> losses (B,), feature norms (B,).
+    def forward(self, images, first, second=None, share=None, poses=None):
+        """Images (B, 3, 112, 112), labels (B,) -> losses (B,), feature norms (B,).
 
-        ``poses``: yaw and pitch (B, 2) in degrees, for Traces alone.
+        ``second`` (B,) and ``share`` of the first label (B,): only for a batch with mixtures. ``poses``: yaw and pitch
+        (B, 2) in degrees, for Traces alone.
         """
         features = self.backbone(images)  # (B, 512) float32
         with torch.autocast(features.device.type, enabled=False):
-            losses = share * self.head(features, first)
-            if (share < 1).any():
-                losses = losses + (1 - share) * self.head(features, second)
+            losses = self.head(features, first)
+            if second is not None:
+                losses = share * losses + (1 - share) * self.head(features, second)
             if self.traces is not None:
                 losses = losses + self.traces(features, images, poses)
         return losses, features.detach().norm(dim=1)
@@ -208,127 +218,93 @@ def make_model(args, classes):
     return Recogniser(backbone, head, traces)
 
 
-def adapt_norms(model, data, device):
-    """BatchNorm's averages become those of these photos (AdaBN, Li et al., 2017): others would mislead the centres."""
-    chosen = np.linspace(0, len(data) - 1, min(NORMS_FROM, len(data))).astype(int)
-    batches = np.array_split(chosen, max(1, len(chosen) // NORM_BATCH))
-    images = (torch.stack([data[0, int(index)][0] for index in batch]) for batch in batches)  # (B, 3, 112, 112) each
-    update_bn(images, model.backbone, device)
-
-
-def begin_at_centres(model, data, half_precision):
-    """Begin the head with what the backbone knows of the people: a head begun at random would undo that first."""
-    faces = data.faces
-    order = np.argsort(faces.labels, kind="stable")
-    starts = np.searchsorted(faces.labels[order], np.arange(len(faces.people) + 1))
-    centres = []
-    model.eval()
-    for person in tqdm(range(len(faces.people)), desc="centres", unit="id", leave=False):
-        own = order[starts[person] : starts[person + 1]][:CENTRE_PHOTOS]
-        with half_precision():
-            features = features_of(model.backbone, [faces.image(int(index)) for index in own], flip=False)
-        centres.append((features / np.linalg.norm(features, axis=1, keepdims=True)).mean(0))
-    model.train()
-    if len(centres) == data.class_count:  # domain mixup has more people, unknown to the backbone
-        model.head.begin_at(torch.from_numpy(np.stack(centres)))
-
-
-def make_optimizer(model, args):
-    """SGD, without weight decay on BatchNorm."""
-    norms = (m for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)))
-    without_decay = {id(p) for norm in norms for p in norm.parameters()}
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if id(p) not in without_decay], "weight_decay": args.weight_decay},
-        {"params": [p for p in parameters if id(p) in without_decay], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum)
-
-
-def train(args, data, world, device, how_to_resume):
+def train(args, data, world, device, precision, how_to_resume):
     """The training loop. ``how_to_resume``: the command that continues it."""
-    steps_per_epoch = len(data) // (args.batch_size * world.size)
+    batches = EpochBatches(len(data), args.batch_size, args.seed, world.rank, world.size)
+    steps_per_epoch = batches.steps
     if steps_per_epoch == 0:
         raise UserError(
             f"{args.data}: {len(data)} photos are fewer than --batch_size {args.batch_size} x {world.size} processes."
         )
     pair_sets = [load_pairs(find_set(name, args.data_dir)) for name in args.sets] if world.is_main else []
-    amp = amp_dtype(args.use_amp, args.amp_dtype, device)
-    half_precision = partial(torch.autocast, device.type, amp or torch.bfloat16, enabled=amp is not None)
     torch.manual_seed(args.seed)
     model = make_model(args, data.class_count).to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, args)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
-    step = resume(args, model, optimizer, scaler) if args.resume else 0
+    scaler, autocast = precision.scaler(device), partial(precision.autocast, device)
+    run, notes, step = run_of(world, records_of(data)), [], 0
+    if args.resume:
+        path, content = world.from_main(partial(load_checkpoint, args.resume))
+        if content is not None:
+            notes = check_settings(path, check_parts(content, path, args), vars(args), run, FIXED)
+            step = resume(content, path, args, model, optimizer, scaler)
+        del content  # it may be large
     if args.backbone and step == 0:
         adapt_norms(model, data, device)
-        begin_at_centres(model, data, half_precision)
-    parallel = model
+        begin_at_centres(model, data.faces, autocast, args.workers)
+    parallel = compiled(model, device) if args.compile else model
     if world.size > 1:
-        parallel = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
-    if args.compile:
-        parallel = compiled(parallel)
+        devices = [device.index] if device.type == "cuda" else None
+        parallel = DistributedDataParallel(parallel, device_ids=devices, gradient_as_bucket_view=True)
     last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
     if args.overwrite and world.is_main:
         start_anew(args.output_dir, RESULTS)
     log = Log(args, world, device, step, last_step, shown=("loss", "norm"))
+    log.begin(precision)
+    for note in notes:
+        log.say(note)
     log.check_warmup(args.warmup_epochs * steps_per_epoch, f"--warmup_epochs {args.warmup_epochs:g}")
     stop = StopSignal(world, how_to_resume)
-    bad = 0
+    train_step = TrainingStep(args, model, parallel, optimizer, scaler, autocast)
+    loader = make_loader(data, batches, args.workers, device.type == "cuda")
+    finite, bad = FiniteCheck(), 0
 
     def save():
         content = {"backbone": model.backbone.state_dict(), "head": model.head.state_dict(), "step": step}
         content |= {"traces": model.traces.state_dict()} if model.traces else {}
-        content |= {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "args": dict(vars(args))}
+        content |= {
+            "optimizer": optimizer.state_dict(),
+            "scaler": scaler.state_dict(),
+            "args": dict(vars(args)),
+            "run": run,
+        }
         save_file(content, Path(args.output_dir) / LAST)
 
     while step < last_step:
         epoch = step // steps_per_epoch
-        batches = epoch_batches(len(data), args.batch_size, args.seed, epoch, world.rank, world.size)
-        batches = batches[step % steps_per_epoch : steps_per_epoch]
-        for images, first, second, share, poses, errors in make_loader(
-            data, batches, args.workers, device.type == "cuda"
-        ):
+        batches.begin(epoch, step % steps_per_epoch)
+        for *columns, errors in loader:
             bad = report_bad(errors, bad, args)
-            good = torch.tensor([not error for error in errors])
-            images = images[good].to(device, non_blocking=True, memory_format=torch.channels_last)  # (B, 3, 112, 112)
-            first, second, share, poses = (
-                x[good].to(device, non_blocking=True) for x in (first, second, share.float(), poses)
-            )
+            batch = batch_on_device(without_broken(errors, *columns), device)
             lr = learning_rate(step / steps_per_epoch, args)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
             # All draws of a step come from (seed, step, rank): a resumed run needs no saved random state.
             torch.manual_seed(args.seed * 1_000_003 + step * world.size + world.rank)
-            with half_precision():
-                losses, norms = parallel(images, first, second, share, poses)
-            loss = losses.mean()
-            if not loss.isfinite():
-                raise UserError(f"step {step}: the loss is {float(loss.detach())}; try a lower --lr, or a warm-up.")
-            scaler.scale(loss).backward()
-            scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(model.backbone.parameters(), args.clip_grad)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
+            losses, norms = train_step(batch, lr)
+            checked = losses if scaler.is_enabled() else losses | norms
+            finite.add(checked, step, "try a lower --lr, or a warm-up.")
             step += 1
 
-            log.add({"loss": loss, "norm": norms.mean(), "gradient_norm": norm}, len(images))
+            log.add(losses | norms, len(errors) - sum(map(bool, errors)))
             if step % args.log_every == 0 or step == last_step:
+                finite.settle()
                 log.write(step, epoch, lr)
             if stop.asked() or step == last_step:
                 break
             if world.is_main and args.save_every and step % args.save_every == 0:
+                finite.settle()
                 save()
+        finite.settle()
         if world.is_main:
             save()
             if pair_sets and (step % steps_per_epoch == 0 or step == last_step):
-                log.scores("accuracy", accuracies(model, pair_sets), step, epoch)
+                with Precision().applied():
+                    log.scores("accuracy", accuracies(model, pair_sets), step, epoch)
         if stop.seen:
             break
+    del loader  # ends its processes, which ignore signals: at exit Python would wait for them for ever
     stop.close()
     if world.is_main and step == last_step:
-        write_model(args, data, model)
+        with Precision().applied():
+            write_model(args, data, model)
     log.close()
 
 
@@ -355,21 +331,32 @@ def write_model(args, data, model):
     print(f"{Path(args.output_dir) / MODEL}: feature norms {listed}")
 
 
-def resume(args, model, optimizer, scaler):
-    """Take everything from a checkpoint; the steps it has done. Raises UserError when it does not fit."""
-    path = find_checkpoint(args.resume)
-    if path is None:
-        return 0
-    content = load_file(path)
+def records_of(data):
+    """Arrays that tell which photos of whom a RecognitionData has."""
+    return [x for faces in (data.faces, data.mixed, data.real) if faces for x in (faces.positions, faces.labels)]
+
+
+def check_parts(content, path, args):
+    """The ``content`` of a checkpoint; UserError when it is not one of this script."""
     parts = ("backbone", "head", "optimizer", "scaler", "step") + (("traces",) if args.traces else ())
     missing = [key for key in parts if not isinstance(content, dict) or key not in content]
     if missing:
         raise UserError(f"{path}: not a checkpoint of this script: no {', '.join(missing)}.")
+    return content
+
+
+def resume(content, path, args, model, optimizer, scaler):
+    """Take all of a checkpoint's content; the steps it has done. Raises UserError when it does not fit."""
     fit(model.backbone, content["backbone"], path, "this --network, --width and --se")
-    fit(model.head, content["head"], path, f"a {args.head} head for these people")
+    earlier_head = EARLIER_NAME in content["head"]
+    fit(model.head, native_head_state(content["head"]), path, f"a {args.head} head for these people")
     if args.traces:
         fit(model.traces, content["traces"], path, "the read-out of --traces")
-    optimizer.load_state_dict(content["optimizer"])
+    load_optimizer(optimizer, content["optimizer"], path)
+    if earlier_head:  # its directions were stored the other way round, and so was their momentum
+        state = optimizer.state[model.head.directions]
+        if state.get("momentum_buffer") is not None:
+            state["momentum_buffer"] = state["momentum_buffer"].T.contiguous()  # (D, classes) -> (classes, D)
     if content["scaler"]:  # empty after a run that needed none, in bfloat16 or float32
         scaler.load_state_dict(content["scaler"])
     return content["step"]

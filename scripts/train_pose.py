@@ -25,19 +25,24 @@ from tqdm import tqdm
 
 from models.sixdrepnet import SMALL, SixDRepNet, euler_angles, load_pose_estimator
 from utils.augmentation import augment_face
-from utils.checkpoint import fit, load_file, save_file
+from utils.checkpoint import fit, save_file
 from utils.cli import add_training_run_flags, command, make_parser, positive
-from utils.device import keep_freed_memory, resolve_device
+from utils.device import keep_freed_memory, resolve_device, upload
 from utils.distributed import World
 from utils.errors import UserError
 from utils.face_labels import load_labels
 from utils.face_set import FaceSet
+from utils.finite_check import FiniteCheck
+from utils.generation import to_images
 from utils.images import SIDE
-from utils.training_data import epoch_batches, make_loader
-from utils.training_folder import LAST, check_output_folder, find_checkpoint, start_anew
+from utils.precision import Precision
+from utils.resuming import check_settings, load_checkpoint, load_optimizer, run_of
+from utils.training_data import EpochBatches, make_loader, without_broken
+from utils.training_folder import LAST, check_output_folder, start_anew
 from utils.training_log import Log
 from utils.training_stop import StopSignal, resume_command
 
+FIXED = ("batch_size", "seed")  # flags that decide which photos and draws a step sees
 RESULTS = MODEL, SCORES = "model.pth", "scores.json"
 ANGLES = ("pitch", "yaw", "roll")
 MIRRORED = torch.tensor([1.0, -1.0, -1.0])  # what mirroring a photo makes of them
@@ -62,7 +67,7 @@ def pose_parser():
 
 
 class PoseData(Dataset):
-    """Item ``(epoch, index)`` -> image (3, 112, 112) in [-1, 1], (pitch, yaw, roll) in degrees (3,), error text.
+    """Item ``(epoch, index)`` -> pixels (112, 112, 3) uint8, (pitch, yaw, roll) in degrees (3,), error text.
 
     ``faces``: a FaceSet with labels. ``augmentation``: probability of each change, None: the photos as they are.
     """
@@ -79,12 +84,13 @@ class PoseData(Dataset):
         try:
             image, angles = self.faces.image(index), self.angles[index]
         except (ValueError, OSError) as error:
-            return torch.zeros(3, SIDE, SIDE), torch.zeros(3), f"{self.faces.name(index)}: {error}"
+            pixels = torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8)
+            return pixels, torch.zeros(3), f"{self.faces.name(index)}: {error}"
         if self.augmentation is not None:
             rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, index)))
             image, mirrored = augment_face(image, rng, self.augmentation)
             angles = angles * MIRRORED if mirrored else angles
-        return torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1, angles, ""  # (H, W, 3) -> (3, H, W)
+        return torch.from_numpy(image), angles, ""
 
 
 def rotation_of(angles):
@@ -109,54 +115,65 @@ def main(argv=None):
     args = pose_parser().parse_args(argv)
     check_output_folder(args, RESULTS)
     device = resolve_device(args.device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    torch.backends.cudnn.benchmark = True  # all batches have one shape; without effect on a CPU
+    keep_freed_memory(device)
+    precision = Precision.for_training(False, None, device)
+    precision.apply()
     data = PoseData(FaceSet(args.data), args.seed, args.augmentation)
     test = PoseData(FaceSet(args.test)) if args.test else None
-    if train(args, data, device, resume_command(__file__, argv, args.output_dir)) and test:
+    if train(args, data, device, precision, resume_command(__file__, argv, args.output_dir)) and test:
         path = Path(args.output_dir) / MODEL
-        scores = score(load_pose_estimator(path, device), test, args.batch_size, device)
+        with Precision().applied():
+            scores = score(load_pose_estimator(path, device), test, args.batch_size, device)
         (path.parent / SCORES).write_text(json.dumps(scores, indent=2) + "\n")
         print("on {photos} photos, mean error in degrees: yaw {yaw}, pitch {pitch}, roll {roll}".format(**scores))
 
 
-def train(args, data, device, how_to_resume):
+def train(args, data, device, precision, how_to_resume):
     """The training loop; whether it came to its end. ``how_to_resume``: the command that continues it."""
-    steps_per_epoch = len(data) // args.batch_size
+    batches = EpochBatches(len(data), args.batch_size, args.seed)
+    steps_per_epoch = batches.steps
     if steps_per_epoch == 0:
         raise UserError(f"{args.data}: {len(data)} photos are fewer than --batch_size {args.batch_size}.")
     torch.manual_seed(args.seed)
     model = SixDRepNet(**SMALL).for_training().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=args.weight_decay)
-    step = resume(args, model, optimizer) if args.resume else 0
-    last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
     world = World()
+    run, notes, step = run_of(world, [data.faces.positions, data.faces.labels]), [], 0
+    if args.resume:
+        path, content = load_checkpoint(args.resume)
+        if content is not None:
+            notes = check_settings(path, check_parts(content, path), vars(args), run, FIXED)
+            step = resume(content, path, model, optimizer)
+    last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
     if args.overwrite:
         start_anew(args.output_dir, RESULTS)
     log = Log(args, world, device, step, last_step, shown=("loss", "yaw_error"))
+    log.begin(precision)
+    for note in notes:
+        log.say(note)
     log.check_warmup(args.warmup_steps, f"--warmup_steps {args.warmup_steps}")
     stop = StopSignal(world, how_to_resume)
     folder = Path(args.output_dir)
+    loader, finite = make_loader(data, batches, args.workers, device.type == "cuda"), FiniteCheck()
 
     def save():
-        save_file({"pose": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, folder / LAST)
+        content = {"pose": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+        save_file(content | {"args": dict(vars(args)), "run": run}, folder / LAST)
 
     while step < last_step and not stop.seen:
         epoch = step // steps_per_epoch
-        batches = epoch_batches(len(data), args.batch_size, args.seed, epoch, 0, 1)
-        batches = batches[step % steps_per_epoch : steps_per_epoch]
-        for images, angles, errors in make_loader(data, batches, args.workers, device.type == "cuda"):
+        batches.begin(epoch, step % steps_per_epoch)
+        for pixels, angles, errors in loader:
             if broken := next(filter(None, errors), None):
                 raise UserError(f"{broken}; render it again, or remove it and its label.")
-            images = images.to(device, memory_format=torch.channels_last)  # (B, 3, 112, 112)
-            angles = angles.to(device)  # (B, 3)
+            images, angles = to_images(upload(pixels, device)), upload(angles, device)  # (B, 3, 112, 112), (B, 3)
             lr = learning_rate(step, args.epochs * steps_per_epoch, args)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             rotation = model.rotation(images)  # (B, 3, 3)
             loss = geodesic_loss(rotation, rotation_of(angles)).mean()
-            if not loss.isfinite():
-                raise UserError(f"step {step}: the loss is {float(loss.detach())}; try a lower --lr.")
+            finite.add({"loss": loss}, step, "try a lower --lr.")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -164,12 +181,16 @@ def train(args, data, device, how_to_resume):
             yaw_error = (torch.rad2deg(euler_angles(rotation.detach()))[:, 1] - angles[:, 1]).abs().mean()
             log.add({"loss": loss, "yaw_error": yaw_error}, len(images))
             if step % args.log_every == 0 or step == last_step:
+                finite.settle()
                 log.write(step, epoch, lr)
             if stop.asked() or step == last_step:
                 break
             if args.save_every and step % args.save_every == 0:
+                finite.settle()
                 save()
+        finite.settle()
         save()
+    del loader  # ends its processes, which ignore signals: at exit Python would wait for them for ever
     log.close()
     stop.close()
     if not stop.seen:
@@ -185,16 +206,17 @@ def learning_rate(step, steps, args):
     return args.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def resume(args, model, optimizer):
-    """Take everything from a checkpoint; the steps it has done. Raises UserError when it does not fit."""
-    path = find_checkpoint(args.resume)
-    if path is None:
-        return 0
-    content = load_file(path)
+def check_parts(content, path):
+    """The ``content`` of a checkpoint; UserError when it is not one of this script."""
     if not isinstance(content, dict) or not {"pose", "optimizer", "step"} <= content.keys():
         raise UserError(f"{path}: not a checkpoint of this script.")
+    return content
+
+
+def resume(content, path, model, optimizer):
+    """Take all of a checkpoint's content; the steps it has done. Raises UserError when it does not fit."""
     fit(model, content["pose"], path, "this pose estimator")
-    optimizer.load_state_dict(content["optimizer"])
+    load_optimizer(optimizer, content["optimizer"], path)
     return content["step"]
 
 
@@ -204,10 +226,10 @@ def score(estimator, data, batch_size, device):
     found, wanted = [], []
     items = [(0, index) for index in range(len(data))]
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
-    for images, angles, errors in tqdm(make_loader(data, batches, 0, False), desc="test", unit="batch", leave=False):
-        good = torch.tensor([not error for error in errors])
-        found.append(estimator(images[good].to(device)).cpu())
-        wanted.append(angles[good])
+    for *columns, errors in tqdm(make_loader(data, batches, 0, False), desc="test", unit="batch", leave=False):
+        pixels, angles = without_broken(errors, *columns)
+        found.append(estimator(to_images(pixels.to(device))).cpu())
+        wanted.append(angles)
     wanted = torch.cat(wanted)  # (N, 3)
     errors = (torch.cat(found) - wanted).abs().numpy()  # (N, 3)
     scores = {"photos": len(errors)} | dict(zip(ANGLES, errors.mean(0).round(2).tolist(), strict=True))

@@ -9,9 +9,11 @@ import os
 import resource
 import runpy
 import signal
+import socket
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +22,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = (
     "timm.models.vision_transformer", "torchvision.transforms.v2", "torch.optim.swa_utils",
-    "torch.distributed.launcher.api", "pytorch_metric_learning.losses", "sklearn.decomposition", "sklearn.metrics",
+    "torch.distributed.launcher.api", "sklearn.decomposition", "sklearn.metrics",
     "cv2", "lmdb",
 )  # fmt: skip
 FORKS = multiprocessing.get_context("forkserver")
@@ -30,14 +32,16 @@ FORKS.set_forkserver_preload(LIBRARIES)
 class Script:
     """``python SCRIPT WORDS``, with ``ranks`` ``torchrun --nproc_per_node=RANKS``; leader of its process group.
 
-    ``largest_file``: bytes after which the system refuses to let a file grow, as on a full disk.
+    ``largest_file``: bytes after which the system refuses to let a file grow, as on a full disk. ``environment``:
+    variables of its own.
     """
 
-    def __init__(self, script, *words, ranks=0, largest_file=None):
+    def __init__(self, script, *words, ranks=0, largest_file=None, environment=None):
         with tempfile.TemporaryDirectory() as folder:
             self.streams = [open(Path(folder, name), "w+") for name in ("stdout", "stderr")]  # noqa: SIM115, for wait()
             self.process = FORKS.Process(
-                target=become, args=(ROOT / script, list(map(str, words)), ranks, largest_file, folder)
+                target=become,
+                args=(ROOT / script, list(map(str, words)), ranks, largest_file, environment or {}, folder),
             )
             self.process.start()
             self.pid = self.process.pid
@@ -66,10 +70,11 @@ class Script:
         return SimpleNamespace(returncode=self.process.exitcode, stdout=printed[0], stderr=printed[1])
 
 
-def become(script, words, ranks, largest_file, folder):
+def become(script, words, ranks, largest_file, environment, folder):
     """What the new process does."""
     os.setsid()
     os.chdir(ROOT)
+    os.environ |= environment
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(Path(folder, name), os.O_WRONLY | os.O_APPEND), number)
     Path(folder, "begun").touch()
@@ -98,3 +103,39 @@ def run_script(script, *words, check=True, **options):
     if check and result.returncode:
         raise AssertionError(f"exit {result.returncode}\n{result.stdout}\n{result.stderr}")
     return result
+
+
+def by_hand(script, *words, **more):
+    """The Scripts of a run whose processes were started one by one, rank k with ``words[k]``, on one machine.
+
+    ``more``: variables of each, {name: a value for each rank}.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    more = {"RANK": range(len(words)), "WORLD_SIZE": [len(words)] * len(words)} | more
+    given = {name: values for name, values in more.items() if values is not None}
+    variables = [{name: str(values[rank]) for name, values in given.items()} for rank in range(len(words))]
+    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    return [Script(script, *own, environment=address | found) for own, found in zip(words, variables, strict=True)]
+
+
+def run_by_hand(script, *words, **more):
+    """Their results."""
+    return [process.wait() for process in by_hand(script, *words, **more)]
+
+
+def fork(work):
+    """Run ``work()`` in a copy of this process; a function that waits for it and returns its exit code.
+
+    That is what ``work`` returns, 0 for None, 99 when it raises, and minus the signal that killed it.
+    """
+    pid = os.fork()
+    if not pid:
+        try:
+            code = work() or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 99
+        os._exit(code)
+    return lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

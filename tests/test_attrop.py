@@ -137,6 +137,38 @@ def test_each_iteration_is_reported_with_the_rows_that_ended_in_it():
     assert ended == [1, 1, 0, 2]
 
 
+class HalfDrawing(Drawing):
+    """In float16. The second number of a vector becomes the image's second channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.half()
+
+    def forward(self, vectors, mask):
+        self.batches.append(vectors.detach().clone())
+        images = vectors[:, [0, 1, 1], None, None].half().expand(-1, -1, 112, 112)
+        return Output(images.float(), None, None)
+
+
+def test_a_row_whose_float16_gradient_overflows_waits_an_iteration_and_goes_on_with_a_smaller_scale():
+    """Where the second channel is bright the loss has a slope of 100: times the scale that is more than 65,504."""
+    rows = list(grey_rows([0.0, 0.0]))
+    rows[1].vector[1] = 1.0
+
+    def steep(images):
+        return images[:, 0, 0, 0] * torch.where(images[:, 1, 0, 0] > 0.5, 100.0, 1.0).detach()
+
+    attrop = AttrOP(
+        HalfDrawing(), constant_features, [at_least("grey", steep, 1000, tolerance=0.1)], batch_size=2, max_iters=4
+    )
+    results = by_key(attrop.run(rows))
+    first = torch.stack([batch[:, 0] for batch in attrop.generator.batches])  # (4, 2)
+    torch.testing.assert_close(first[:, 0], torch.tensor([0.0, 0.1, 0.2, 0.3]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(first[:, 1], torch.tensor([0.0, 0.0, 0.1, 0.2]), atol=1e-3, rtol=0)
+    assert [results[key].iterations for key in (0, 1)] == [4, 4]
+    assert [results[key].reason for key in (0, 1)] == ["grey missed after 4 iterations"] * 2
+
+
 GRAPHS = []
 
 

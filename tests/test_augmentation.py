@@ -5,17 +5,22 @@ import torch
 from conftest import PHOTOS
 from torchvision.transforms.v2 import RandomErasing
 
-from utils.augmentation import erase_rectangle
+from utils.augmentation import NO_HOLE, draw_hole, erase
 from utils.face_set import FaceSet
-from utils.fr_data import RecognitionData
+from utils.fr_data import RecognitionData, assemble
 
 DRAWS = 2000
+
+
+def image_of(item):
+    """What the network gets of one Item, (3, 112, 112)."""
+    return assemble(item.pixels[None], item.holes[None], torch.tensor([item.share], dtype=torch.float64))[0]
 
 
 def test_the_erased_rectangle_is_mid_grey_in_what_the_network_gets():
     data, plain = (RecognitionData(FaceSet(PHOTOS), seed=3, erase=erase) for erase in (1.0, 0.0))
     for index in range(9):
-        image, before = data[0, index][0], plain[0, index][0]  # the same photo, mirrored alike
+        image, before = image_of(data[0, index]), image_of(plain[0, index])  # the same photo, mirrored alike
         changed = (image != before).any(0)  # (112, 112)
         rows, columns = changed.any(1).nonzero()[:, 0], changed.any(0).nonzero()[:, 0]
         box = image[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]  # (3, h, w)
@@ -28,14 +33,14 @@ def test_photos_that_are_blended_in_are_erased_as_well():
         RecognitionData(FaceSet(PHOTOS), seed=1, erase=erase, real=FaceSet(PHOTOS), domain_range=(0.0, 0.0))
         for erase in (1.0, 0.0)
     )
-    assert (erased[0, 4][0] == 0).float().mean() > 0.01
-    assert (plain[0, 4][0] == 0).float().mean() == 0
+    assert (image_of(erased[0, 4]) == 0).float().mean() > 0.01
+    assert (image_of(plain[0, 4]) == 0).float().mean() == 0
 
 
 def test_rectangles_are_distributed_as_torchvisions():
     image = torch.ones(1, 112, 112)
     rng = np.random.default_rng(0)
-    ours = statistics(lambda: erase_rectangle(image, rng, 0.5))
+    ours = statistics(lambda: erase(image[None].clone(), torch.tensor([draw_hole(rng, 0.5, 112, 112)]))[0])
     torch.manual_seed(0)
     theirs = statistics(lambda: RandomErasing()(image))
     tolerances = (0.05, 0.015, 0.01, 0.15, 0.15)  # three to four standard errors of a difference of two means
@@ -59,5 +64,7 @@ def statistics(draw):
 
 
 def test_no_probability_leaves_the_image_alone():
-    image = torch.rand(3, 112, 112)
-    assert erase_rectangle(image, np.random.default_rng(0), 0) is image
+    image = torch.rand(1, 3, 112, 112)
+    hole = draw_hole(np.random.default_rng(0), 0, 112, 112)
+    assert hole == NO_HOLE
+    assert torch.equal(erase(image.clone(), torch.tensor([hole])), image)

@@ -1,6 +1,7 @@
 """A mistake on the command line: one line."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -54,3 +55,33 @@ def test_waiting_threads_give_up_their_core_unless_the_user_decides(script, poli
         command, env=environment | policy | {"OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True, check=True
     ).stderr
     assert ("GOMP_SPINCOUNT = '1000'" in told) == (not policy)
+
+
+@pytest.mark.parametrize(
+    ("script", "ranks", "message"),
+    [
+        ("vec2face.py", {}, "stopped before it began.\n"),
+        ("image_generation.py", {}, "stopped before it began.\n"),
+        ("scripts/test_fr.py", {}, "stopped before it began.\n"),
+        ("vec2face.py", {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, ""),
+    ],
+)
+def test_ctrl_c_while_torch_is_loaded_is_one_line(script, ranks, message):
+    command = [sys.executable, "-X", "importtime", ROOT / script, "--help"]
+    with subprocess.Popen(
+        command, env=os.environ | ranks, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stderr:  # a line a module that has been imported
+            if line.split()[-1].startswith("torch."):
+                process.send_signal(signal.SIGINT)
+                break
+        out, error = process.communicate()
+    assert process.returncode == 130
+    assert out == ""  # before it could say anything
+    assert "".join(line for line in error.splitlines(True) if not line.startswith("import time:")) == message
+
+
+def test_programs_that_import_the_models_keep_their_own_ctrl_c():
+    program = "import signal, models; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout == "True\n"

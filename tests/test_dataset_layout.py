@@ -37,7 +37,12 @@ def test_nothing_but_people_lies_in_the_folder(dataset):
     assert sorted(entry.name for entry in dataset.iterdir()) == ["000000", "000001", "000002"]
     assert all(sorted(p.name for p in person.iterdir()) == ["000.jpg", "001.jpg"] for person in dataset.iterdir())
     about = dataset.with_name("test.about")
-    assert sorted(entry.name for entry in about.iterdir()) == ["contact_sheet.jpg", "manifest.jsonl", "settings.json"]
+    assert sorted(entry.name for entry in about.iterdir()) == [
+        "contact_sheet.jpg",
+        "manifest.jsonl",
+        "manifest.jsonl.index",
+        "settings.json",
+    ]
 
 
 def test_hugging_face_reads_it_whole(dataset, tmp_path):

@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 from conftest import files_of
 
-from utils.dataset_layout import about_folder, manifest_path, parts_folder, settings_path
-from utils.dataset_lmdb import GrowingLmdb, LmdbStore, next_paths, reading
-from utils.dataset_parts import MANIFEST, Part, index_manifest
-from utils.dataset_writer import DatasetWriter, finish_dataset, identities_there, manifest_lines, prepare_dataset
+from utils.dataset_layout import MANIFEST, about_folder, manifest_path, parts_folder, settings_path
+from utils.dataset_lmdb import GrowingLmdb, LmdbStore, reading
+from utils.dataset_manifest import part_blocks
+from utils.dataset_merge import next_manifest
+from utils.dataset_parts import Part
+from utils.dataset_writer import (
+    DatasetWriter,
+    compact_dataset,
+    finish_dataset,
+    identities_there,
+    manifest_lines,
+    prepare_dataset,
+    read_records,
+)
 from utils.errors import UserError
 from utils.generation import GeneratedImage, Identity
 from utils.image_record import ImageRecord
@@ -46,17 +56,58 @@ def write(root, format, numbers, part="a", finish=True, seed=0, **options):
         finish_dataset(root, format)
 
 
+SLICES = ([4, 5], [2, 0], [1, 3])
+
+
+def assert_same_dataset(one, two):
+    """All files, of an LMDB what it holds."""
+    files = [dataset_files(root) for root in (one, two)]
+    lmdb = [there.pop(LmdbStore.path(root).name, b"") for there, root in zip(files, (one, two), strict=True)]
+    assert files[0] == files[1]
+    assert bool(lmdb[0]) == bool(lmdb[1])
+    if lmdb[0]:
+        assert records(one) == records(two)
+
+
 @FORMATS
-def test_slices_in_any_order_make_the_same_dataset(format, tmp_path):
-    write(tmp_path / "one" / "data", format, range(6))
-    for part, numbers in (("b", [4, 5]), ("c", [2, 0]), ("d", [1, 3])):
-        write(tmp_path / "two" / "data", format, numbers, part)
-    one, two = (dataset_files(tmp_path / name / "data") for name in ("one", "two"))
-    lmdb = one.pop("data.lmdb", b""), two.pop("data.lmdb", b"")
-    assert one == two
-    assert bool(lmdb[0]) == bool(lmdb[1]) == (format == "lmdb")
+def test_slices_in_any_order_are_the_dataset_of_a_single_run_once_compacted(format, tmp_path):
+    one, two = tmp_path / "one" / "data", tmp_path / "two" / "data"
+    write(one, format, range(6))
+    for part, numbers in enumerate(SLICES):
+        write(two, format, numbers, str(part))
+    assert [line["identity"] for line in manifest_lines(two)][::3] == [4, 5, 0, 2, 1, 3]
+    assert [record.identity for record in read_records(two)][::3] == list(range(6))
+    assert compact_dataset(two) == []
+    assert_same_dataset(one, two)
+    compact_dataset(one)
+    assert_same_dataset(one, two)
+
+
+@FORMATS
+def test_slices_in_order_are_the_dataset_of_a_single_run(format, tmp_path):
+    one, two = tmp_path / "one" / "data", tmp_path / "two" / "data"
+    write(one, format, range(6))
+    for part in range(3):
+        write(two, format, [2 * part + 1, 2 * part], str(part))
+    assert_same_dataset(one, two)
+
+
+@FORMATS
+def test_a_merge_leaves_what_was_merged_before_as_it_is(format, tmp_path):
+    """Appending, it neither moves nor rewrites the lines and records that are there."""
+    root = tmp_path / "data"
+    write(root, format, [3, 4])
+    inode, before = manifest_path(root).stat().st_ino, manifest_path(root).read_bytes()
+    earlier = records(root) if format == "lmdb" else {}
+    write(root, format, [1], part="b")
+    assert manifest_path(root).stat().st_ino == inode
+    assert manifest_path(root).read_bytes().startswith(before)
     if format == "lmdb":
-        assert records(tmp_path / "one" / "data") == records(tmp_path / "two" / "data")
+        there = records(root)
+        assert all(there[str(i).encode()] == earlier[str(i).encode()] for i in range(6))
+        assert msgpack.unpackb(there[b"__keys__"]) == [str(i).encode() for i in range(9)]
+        assert [msgpack.unpackb(there[str(i).encode()])[1] for i in range(9)] == [0] * 3 + [1] * 3 + [2] * 3
+        assert (msgpack.unpackb(there[b"__len__"]), msgpack.unpackb(there[b"__classnum__"])) == (9, 3)
 
 
 def records(root):
@@ -83,7 +134,12 @@ def test_folder_layout(tmp_path):
     write(tmp_path / "data", "folder", [12])
     pictures = [f"000012/00{i}.jpg" for i in range(3)]
     assert sorted(files_of(tmp_path / "data")) == pictures
-    assert sorted(files_of(tmp_path / "data.about")) == ["contact_sheet.jpg", "manifest.jsonl", "settings.json"]
+    assert sorted(files_of(tmp_path / "data.about")) == [
+        "contact_sheet.jpg",
+        "manifest.jsonl",
+        "manifest.jsonl.index",
+        "settings.json",
+    ]
     assert [line["file"] for line in manifest_lines(tmp_path / "data")] == pictures
 
 
@@ -129,14 +185,14 @@ def test_killed_while_merging_an_lmdb(renamed, tmp_path):
     root = tmp_path / "data"
     write(root, "lmdb", [0, 1])
     write(root, "lmdb", [2], part="b", finish=False)
-    next_file, next_manifest = next_paths(root)
+    next_file = LmdbStore.next_images(root)
     lmdb, part = LmdbStore.path(root), parts_folder(root) / "b"
     lmdb_before, manifest_before, part_before = lmdb.read_bytes(), manifest_path(root).read_bytes(), files_of(part)
     finish_dataset(root, "lmdb")
     after, after_records = dataset_files(root), records(root)
 
     # Rebuild what a kill would have left: the next files, not yet or half put in place.
-    next_manifest.write_bytes(manifest_path(root).read_bytes())
+    next_manifest(root).write_bytes(manifest_path(root).read_bytes())
     if not renamed:
         next_file.write_bytes(lmdb.read_bytes())
         lmdb.write_bytes(lmdb_before)
@@ -196,19 +252,19 @@ def test_one_slice_has_one_writer(tmp_path):
 def test_a_torn_line_does_not_spoil_the_next(tmp_path):
     """No room for the second identity's lines: they vanish whole, and the third fits again."""
     write(tmp_path / "data", "folder", [0], finish=False)
-    part = Part(tmp_path / "data", "a")
+    part = Part(tmp_path / "data", "a", lambda key, block, tail: True)
     size = (part.folder / MANIFEST).stat().st_size
     previous = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, previous[1]))
     try:
         with pytest.raises(OSError, match="large"):
-            part.append([{"identity": 1, "name": "000001", "index": 0}])
+            part.append((1, "000001"), [{"identity": 1, "name": "000001", "index": 0}])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, previous)
     assert (part.folder / MANIFEST).stat().st_size == size
-    part.append([{"identity": 2, "name": "000002", "index": 0}])
+    part.append((2, "000002"), [{"identity": 2, "name": "000002", "index": 0}])
     part.close()
-    assert [key[0] for key in index_manifest(part.folder / MANIFEST)] == [0, 2]
+    assert [key[0] for key, _, _ in part_blocks(part.folder / MANIFEST)] == [0, 2]
 
 
 def test_lmdb_grows(tmp_path):
@@ -229,7 +285,7 @@ def test_error_of_the_background_reaches_the_caller(tmp_path):
 
     def write_where_a_file_is_in_the_way():
         with DatasetWriter(root, "folder", "a") as writer:
-            (parts_folder(root) / "a" / "unfinished").write_text("a file where a folder is needed")
+            writer.store.unfinished.write_text("a file where a folder is needed")
             for number in range(30):
                 writer.write(identity(number), images(number, count=1))
 

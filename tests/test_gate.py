@@ -13,7 +13,9 @@ import image_generation
 import image_generation_with_reference
 import pose_image_generation
 from models.attrop import AttrOP
+from models.iresnet import load_face_encoder
 from utils.dataset_lmdb import reading
+from utils.dataset_writer import compact_dataset
 from utils.gate import Gate
 from utils.generation import Identity, Recipe, generate
 from utils.image_measures import ImageMeasures
@@ -89,6 +91,7 @@ def test_slices_at_different_times_give_the_same_dataset(demo, tmp_path, format)
     for part in ("3:5", "0:3"):
         parts, lines = run(image_generation, demo, tmp_path / "parts", *words, "--start_end", part)
     assert any(not line["passed"] for line in lines)
+    compact_dataset(parts)
     if format == "folder":
         assert dataset_files(whole) == dataset_files(parts)
     else:
@@ -116,3 +119,33 @@ def test_attrop_rows_that_come_back_are_worked_on(generator, encoder, vectors):
     result = list(generate(generator, people(vectors, 3), Recipe(1, (0.5,)), 2, attrop, "image", measures, gate))
     assert len(result) == 3
     assert all(len(images[0].record.tries) == 3 and images[0].pixels is None for _, images in result)
+
+
+def test_images_from_attrop_pass_or_are_drawn_again_as_well_when_they_are_measured_in_batches(
+    generator, demo, vectors, monkeypatch
+):
+    """As on a GPU; with three at a time the last batch is not full, and brings images back when AttrOP had ended."""
+    calls, encoder = [], load_face_encoder(demo.encoder)
+    encoder.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
+
+    def make(size):
+        calls.clear()
+        monkeypatch.setattr("utils.generation.measured_rows", lambda batch_size, device: size)
+        attrop = AttrOP(generator, encoder, batch_size=4, max_iters=1)
+        options = {"attrop": attrop, "attrop_on": "image", "measures": ImageMeasures(encoder)}
+        gate = Gate({"id_similarity": 0.55}, 3)
+        found = generate(generator, people(vectors, 3), Recipe(2, (0.7,)), 4, **options, gate=gate)
+        records = {identity.number: [image.record for image in images] for identity, images in found}
+        return records, [count for count in calls if count != attrop.batch_size]
+
+    alone, calls_alone = make(1)
+    together, calls_together = make(3)
+    assert set(calls_alone) == {1}
+    assert set(calls_together) == {3}
+    assert len(calls_together) < len(calls_alone)
+    tries = [len(record.tries) for records in alone.values() for record in records]
+    assert 0 < sum(tries) < 18, "some images were drawn again, not all in vain"
+    for number, records in alone.items():
+        for one, other in zip(records, together[number], strict=True):
+            assert (one.passed, len(one.tries), one.index) == (other.passed, len(other.tries), other.index)
+            assert one.measured == pytest.approx(other.measured, abs=1e-3)

@@ -1,12 +1,16 @@
 """The layers we compute in another way give what PyTorch's own give."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from fake_cuda import backward, fake_cuda
 
-from models.fused_layers import FrozenPReLU, GroupNormSiLU
-from models.image_decoder import ImageDecoder, ResidualBlock, Upsample
+from models import fused_layers
+from models.fused_layers import FrozenPReLU, GroupNormSiLU, group_norm_silu
+from models.image_decoder import ImageDecoder, Level, ResidualBlock, Upsample
 from models.iresnet import IResNet
 
 
@@ -24,6 +28,75 @@ def test_group_norm_silu(layout, shape):
     wanted = torch.autograd.grad(b, [x, *theirs.parameters()], gradient)
     for got, want in zip(torch.autograd.grad(a, [x, *ours.parameters()], gradient), wanted, strict=True):
         assert torch.allclose(got, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("mean", "std"), [(0, 300), (300, 30), (1000, 1)])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_norm_of_a_gpu_computes_in_float32_where_squares_overflow_and_variances_cancel(dtype, mean, std, autocast):
+    """Against float64. The gradients' products with the map overflow float16, too."""
+    torch.manual_seed(0)
+    x = (torch.randn(2, 64, 14, 14) * std + mean).to(dtype).to(memory_format=torch.channels_last)
+    gradient = (100 * torch.randn(x.shape)).to(dtype).to(memory_format=torch.channels_last)
+    weight, bias = torch.randn(2, 64)
+    ours = [value.clone().requires_grad_() for value in (x, weight, bias)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        result = group_norm_silu(*ours, 32, 1e-6, exact=True)
+    assert result.dtype == dtype
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    theirs = [value.double().requires_grad_() for value in (x, weight, bias)]
+    expected = F.silu(F.group_norm(theirs[0], 32, *theirs[1:], 1e-6))
+    pairs = [(result, expected)]
+    pairs += zip(
+        torch.autograd.grad(result, ours, gradient), torch.autograd.grad(expected, theirs, gradient.double()),
+        strict=True,
+    )  # fmt: skip
+    for got, want in pairs:
+        assert (got - want).norm() < max(torch.finfo(dtype).eps, 2e-4) * want.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_norm_stays_channels_last_on_cuda_without_waiting(dtype):
+    with fake_cuda() as waits:
+        layer = GroupNormSiLU(32, 64).to("cuda")
+        x = torch.zeros(2, 64, 14, 14, dtype=dtype, device="cuda").to(memory_format=torch.channels_last)
+        x.requires_grad_()
+        waits.counts.clear()
+        with torch.autocast("cuda", dtype):
+            result = layer(x)
+        backward(result.sum())
+        for value in (result, x.grad):
+            assert value.dtype == dtype
+            assert value.is_contiguous(memory_format=torch.channels_last)
+        assert layer.weight.grad.dtype == torch.float32
+        assert waits.counts == {}
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_compiled_level_of_the_decoder_is_one_graph_and_has_the_same_values(backend, exact, monkeypatch):
+    """As on a CPU, and, ``exact``, as on a GPU."""
+    if exact:
+        monkeypatch.setattr(fused_layers, "group_norm_silu", partial(as_on_a_gpu, group_norm_silu))
+    torch.manual_seed(0)
+    level = Level(64, 32, 4, upsample=True).to(memory_format=torch.channels_last)
+    x = torch.randn(1, 64, 28, 28).to(memory_format=torch.channels_last).requires_grad_()
+    torch._dynamo.reset()
+    for got, want in zip(
+        results_of(torch.compile(level, fullgraph=True, backend=backend, dynamic=False), level, x),
+        results_of(level, level, x), strict=True,
+    ):  # fmt: skip
+        assert (got - want).norm() < 1e-4 * want.norm()
+
+
+def as_on_a_gpu(norm, *args, exact):
+    return norm(*args, exact=True)
+
+
+def results_of(function, module, x):
+    """What it returns of x, and the gradients to x and the module's parameters."""
+    result = function(x)
+    return [result, *torch.autograd.grad(result.square().sum(), [x, *module.parameters()])]
 
 
 def test_frozen_prelu():

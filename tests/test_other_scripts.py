@@ -1,9 +1,17 @@
 import json
+import os
+import shutil
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
+import pytest
 import torch
+from processes import FORKS
 
 from models import TokenMask, load_vec2face
 from scripts import benchmark, convert_weights
+from utils.device import keep_freed_memory
 
 
 def test_convert_there_and_back(demo, tmp_path, generator):
@@ -49,6 +57,76 @@ def test_benchmark_measures_and_writes(tmp_path, capsys):
     assert content["sampling"]["share_of_floor"] > 0
     assert all(number > 0 for number in content["accepted_per_minute"].values())
     assert "| decode | fp32 |" in capsys.readouterr().out
+
+
+class SimulatedGpu:
+    """A queue of calls of which each takes ``work`` seconds on the GPU and ``launch`` seconds of the host's time."""
+
+    def __init__(self, work, launch, wait=50e-6):
+        self.work, self.launch, self.wait = work, launch, wait
+        self.host = self.gpu = 0.0  # clock of the host; when the GPU has done all it was told
+
+    def call(self):
+        self.host += self.launch
+        self.gpu = max(self.gpu, self.host) + self.work
+
+    def synchronize(self):
+        self.host = max(self.host, self.gpu) + self.wait
+
+    def event(self, enable_timing):
+        assert enable_timing
+        gpu = self
+
+        class Event:
+            def record(self):
+                self.time = max(gpu.gpu, gpu.host)
+
+            def synchronize(self):
+                gpu.synchronize()
+
+            def elapsed_time(self, end):
+                return 1000 * (end.time - self.time)
+
+        return Event()
+
+
+@pytest.mark.parametrize("work", [20e-6, 2e-3, 0.7])
+def test_on_a_gpu_the_work_is_timed_and_not_its_launch(work, monkeypatch):
+    gpu = SimulatedGpu(work, launch=10e-6)
+    monkeypatch.setattr(torch.cuda, "Event", gpu.event)
+    monkeypatch.setattr(torch.cuda, "synchronize", gpu.synchronize)
+    assert benchmark.fastest(gpu.call, torch.device("cuda"), 3) == pytest.approx(work, rel=0.01)
+
+
+def freed_memory_kept(device):
+    """Whether this process still has 200 MB that it has freed, as the system sees it."""
+    before = resident()
+    keep_freed_memory(torch.device(device))
+    blocks = [torch.ones(50, 1024, 1024, dtype=torch.uint8) for _ in range(4)]
+    assert resident() - before > 190e6
+    del blocks
+    return resident() - before > 190e6
+
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_freed_memory_is_kept_on_a_cpu_only():
+    with ProcessPoolExecutor(1, mp_context=FORKS) as on_gpu, ProcessPoolExecutor(1, mp_context=FORKS) as on_cpu:
+        assert not on_gpu.submit(freed_memory_kept, "cuda").result()
+        assert on_cpu.submit(freed_memory_kept, "cpu").result()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_compiled_models_are_timed_beside_eager_ones():
+    flags = ("cpu", "fp32", "vec2face_vit_tiny", 1, 1)
+    eager, compiled = (benchmark.measure(benchmark.decode_job, *flags, compile) for compile in (False, True))
+    assert (eager["compiled"], compiled["compiled"]) == (False, True)
+    assert eager["conv_gflops"] == compiled["conv_gflops"]
+    assert "| decode, compiled | fp32 |" in benchmark.format_table([compiled | {"share_of_floor": 1}])
 
 
 def test_flop_counts_of_the_base_models():

@@ -44,12 +44,16 @@ def test_figures_say_their_precision(words, precision, demo, training_lmdb, tmp_
         tester.main, "--weights", demo.encoder, "--pairs", PHOTOS, "--pair_count", 12, "--output",
         tmp_path / "test.json", *words,
     )  # fmt: skip
-    assert json.loads((tmp_path / "test.json").read_text())["photos"]["precision"] == precision
+    figures = json.loads((tmp_path / "test.json").read_text())["photos"]
+    formats = {"fp32": "float32", "bf16": "bfloat16"}
+    assert figures["precision"] == precision
+    assert (figures["number_formats"]["weights"], figures["number_formats"]["tf32"]) == (formats[precision], False)
     run(
         evaluate_generator.main, "--model_weights", demo.generator, "--id_weights", demo.encoder, "--data",
         training_lmdb, "--count", 2, "--output", tmp_path / "e", *words,
     )  # fmt: skip
-    assert json.loads((tmp_path / "e.json").read_text())["precision"] == precision
+    scores = json.loads((tmp_path / "e.json").read_text())
+    assert (scores["precision"], scores["number_formats"]["weights"]) == (precision, formats[precision])
 
 
 def test_feature_norms_in_a_model_file_are_of_fp32(tmp_path):

@@ -1,5 +1,6 @@
 """train_fr.py end to end: what it writes, resuming, mixtures, bad input."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import PHOTOS
-from processes import Script, run_script
+from processes import Script, run_by_hand, run_script
+from test_augmentation import image_of
 
 import image_generation
 from models.iresnet import IResNet, load_face_encoder
@@ -18,6 +20,8 @@ from scripts import train_fr
 from utils.errors import UserError
 from utils.face_set import FaceSet
 from utils.fr_data import RecognitionData
+from utils.fr_step import begin_at_centres
+from utils.verification import features_of
 from utils.verification_set import draw_pairs
 
 
@@ -113,18 +117,18 @@ def test_a_run_goes_on_in_float16_and_back(to_float16, tmp_path):
     model, optimizer, scaler = parts(not to_float16)
     content = {"backbone": model.backbone.state_dict(), "head": model.head.state_dict(), "step": 5}
     content |= {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-    torch.save(content, tmp_path / "c.pth")
     model, optimizer, scaler = parts(to_float16)
-    assert train_fr.resume(args, model, optimizer, scaler) == 5
+    assert train_fr.resume(content, "c.pth", args, model, optimizer, scaler) == 5
     assert scaler.get_scale() == (1024 if to_float16 else 1)
 
 
 def test_two_ranks_resume_bitwise(tmp_path):
-    for folder in ("whole", "parts"):
-        words = flags(tmp_path / folder, "--batch_size", 2)
-        if folder == "parts":
-            run_script("scripts/train_fr.py", *words, "--max_steps", 3, ranks=2)
-        run_script("scripts/train_fr.py", *words, "--resume", tmp_path / folder, ranks=2)
+    """Resumed without a launcher. The labels are read once, by rank 0: rank 1 does not look at its --data."""
+    run_script("scripts/train_fr.py", *flags(tmp_path / "whole"), ranks=2)
+    run_script("scripts/train_fr.py", *flags(tmp_path / "parts", "--max_steps", 3), ranks=2)
+    words = flags(tmp_path / "parts", "--resume", tmp_path / "parts")
+    results = run_by_hand("scripts/train_fr.py", words, [*words, "--data", "nowhere"])
+    assert [result.returncode for result in results] == [0, 0], results
     assert weights(tmp_path / "whole")["step"] == 4
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
@@ -177,9 +181,9 @@ def test_identity_mixup_labels_follow_the_names_of_people(tmp_path):
     rows = np.array([[0, 2, 0.7], [1, 2, 0.5], [2, 1, 0.9]])
     data = RecognitionData(faces, mixed=FaceSet(tmp_path), mixture_labels=rows)
     assert len(data) == 15
-    assert data[0, 0][1:4] == (0, 0, 1.0)
-    assert data[0, 9][1:4] == (0, 2, 0.7)
-    assert data[0, 14][1:4] == (2, 1, 0.9)
+    assert data[0, 0][2:5] == (0, 0, 1.0)
+    assert data[0, 9][2:5] == (0, 2, 0.7)
+    assert data[0, 14][2:5] == (2, 1, 0.9)
     with pytest.raises(UserError, match="row in --mixed_labels"):
         RecognitionData(faces, mixed=FaceSet(tmp_path), mixture_labels=rows[:2])
     with pytest.raises(UserError, match="people go to 2"):
@@ -190,12 +194,13 @@ def test_domain_mixup_blends_a_real_photo_in():
     faces, real = FaceSet(PHOTOS), FaceSet(PHOTOS)
     data = RecognitionData(faces, seed=1, real=real, domain_range=(0.6, 0.9))
     assert data.class_count == 6
-    image, first, second, share, pose, _ = data[3, 4]
-    assert pose.isnan().all()
+    item = data[3, 4]
+    image, first, second, share = image_of(item), item.first, item.second, item.share
+    assert item.pose.isnan().all()
     assert first == faces.labels[4]
     assert 3 <= second < 6
     assert 0.6 <= share <= 0.9
-    assert torch.equal(image, data[3, 4][0])
+    assert torch.equal(image, image_of(data[3, 4]))
 
     def candidates(face_set, labels):
         for index in np.flatnonzero(face_set.labels == labels):
@@ -212,7 +217,7 @@ def test_a_mixture_loss_is_the_mixture_of_losses():
     args = train_fr.fr_parser().parse_args(["--data", "x", "--network", "18", "--width", "16", "--no-se"])
     model = train_fr.make_model(args, 4).eval()
     images, a, b = torch.rand(2, 3, 112, 112), torch.tensor([0, 1]), torch.tensor([2, 3])
-    one, two = (model(images, x, x, torch.ones(2))[0] for x in (a, b))
+    one, two = (model(images, x)[0] for x in (a, b))
     mixed, _ = model(images, a, b, torch.tensor([0.75, 1.0]))
     assert torch.allclose(mixed, torch.stack([0.75 * one[0] + 0.25 * two[0], one[1]]), rtol=1e-4)
 
@@ -264,3 +269,67 @@ def test_broken_photos_are_skipped_up_to_the_limit(tmp_path, capsys):
     with pytest.raises(SystemExit):
         train(*flags(tmp_path / "b", "--data", tmp_path / "photos", "--batch_size", 10, "--max_bad_records", 0))
     assert "more than --max_bad_records 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("head", ["arcface", "cosface"])
+def test_a_checkpoint_of_earlier_versions_goes_on_as_one_of_this(head, tmp_path):
+    """Its class directions, and their momentum, lie the other way round under another name."""
+    words = flags(tmp_path / "now", "--head", head)
+    train(*words, "--max_steps", 3)
+    content = weights(tmp_path / "now")
+    directions = content["head"].pop("directions")
+    content["head"]["loss.W"] = directions.T.contiguous()
+    momenta = [state["momentum_buffer"] for state in content["optimizer"]["state"].values()]
+    (momentum,) = (state for state in momenta if state.shape == directions.shape)
+    assert momentum.any()
+    momentum.set_(momentum.T.contiguous())
+    (tmp_path / "earlier").mkdir()
+    torch.save(content, tmp_path / "earlier" / "checkpoint-last.pth")
+    train(*words, "--resume", tmp_path / "now")
+    train(*flags(tmp_path / "earlier", "--head", head), "--resume", tmp_path / "earlier")
+    assert weights(tmp_path / "now")["step"] == 8
+    assert_same(weights(tmp_path / "now"), weights(tmp_path / "earlier"))
+
+
+def test_a_head_begins_at_the_mean_features_of_its_people(trained, tmp_path):
+    """In batches of many people; a broken photo does not count."""
+    shutil.copytree(PHOTOS, tmp_path / "photos")
+    (tmp_path / "photos" / "person1" / "1.jpg").write_bytes(b"broken")
+    args = train_fr.fr_parser().parse_args(list(map(str, flags(tmp_path))))
+    model, faces = train_fr.make_model(args, 4), FaceSet(tmp_path / "photos")
+    faces.people.append("no photos")
+    begun = model.head.directions.detach().clone()
+    begin_at_centres(model, faces, contextlib.nullcontext, 0)
+    for label in range(3):
+        photos = []
+        for index in np.flatnonzero(faces.labels == label)[:4]:
+            with contextlib.suppress(ValueError):
+                photos.append(faces.image(int(index)))
+        features = features_of(model.backbone.eval(), photos, flip=False)
+        centre = (features / np.linalg.norm(features, axis=1, keepdims=True)).mean(0)
+        assert np.allclose(model.head.directions[label].detach(), centre, atol=1e-5)
+    assert torch.equal(model.head.directions[3], begun[3])
+
+
+def test_a_known_backbone_is_asked_for_the_centres_of_many_people_at_once(trained, tmp_path, monkeypatch):
+    sizes = []
+    forward = IResNet.forward
+    monkeypatch.setattr(IResNet, "forward", lambda self, x: sizes.append(len(x)) or forward(self, x))
+    train(*flags(tmp_path, "--backbone", trained / "model.pth", "--max_steps", 1))
+    assert sizes[:3] == [9, 9, 2]  # BatchNorm's averages, the centres, the first step
+
+
+def test_the_first_step_of_float16_may_be_skipped():
+    """Gradients that overflow are the rule there; the momentum must not begin with what lay in memory before."""
+    args = train_fr.fr_parser().parse_args(["--data", "x", "--network", "18", "--width", "16"])
+    model = torch.nn.Linear(3, 2)
+    optimizer, scaler = train_fr.make_optimizer(model, args), torch.amp.GradScaler("cpu", 4.0)
+    start, gradient = model.weight.detach().clone(), torch.ones(2, 3)
+    for value in (torch.inf, 1.0):
+        model.weight.grad, model.bias.grad = gradient * value * scaler.get_scale(), torch.zeros(2)
+        scaler.scale(torch.zeros(1))
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    expected = start - args.lr * (1 + args.weight_decay * start)
+    assert torch.allclose(model.weight, expected)

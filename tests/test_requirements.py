@@ -57,3 +57,11 @@ def test_every_import_is_a_listed_requirement(requirements, folders):
             if not sources & names:
                 missing.setdefault(module, []).append(str(Path(path).relative_to(ROOT)))
     assert missing == {}
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-render.txt"])
+def test_every_requirement_has_the_lower_bound_that_make_test_oldest_pins(name):
+    lines = [line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
+    requirements = [Requirement(line) for line in lines if line and not line.startswith("-r ")]
+    bounds = {r.name: [s.operator for s in r.specifier] for r in requirements if not r.marker}
+    assert {package for package, operators in bounds.items() if operators != [">="]} == set()

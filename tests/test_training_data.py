@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import PHOTOS
+from torch.utils.data import DataLoader
 
 from scripts import prepare_training_set
 from utils.errors import UserError
+from utils.generation import to_images
 from utils.images import FaceAligner, encode_jpeg, read_image, resize
-from utils.training_data import AUGMENTATIONS, TrainingData, augment, epoch_batches, make_loader
+from utils.training_data import AUGMENTATIONS, EpochBatches, TrainingData, augment, make_loader, without_broken
 from utils.training_lmdb import NAME, TrainingLmdbWriter, photo_names
 
 
@@ -54,12 +56,11 @@ def test_every_record_keeps_the_name_of_its_photo(training_lmdb):
 
 def test_items(training_lmdb, encoder):
     with closing(TrainingData(training_lmdb)) as data:
-        image, feature, position, error = data[0, 4]
-    assert (image.shape, feature.shape, position, error) == ((3, 112, 112), (512,), 4, "")
-    photo = read_image(PHOTOS / "person3" / "1.jpg")
-    assert torch.equal(((image + 1) * 127.5).round().permute(1, 2, 0).byte(), torch.from_numpy(photo))
+        pixels, feature, position, error = data[0, 4]
+    assert (feature.shape, position, error) == ((512,), 4, "")
+    assert torch.equal(pixels, torch.from_numpy(read_image(PHOTOS / "person3" / "1.jpg")))
     with torch.no_grad():
-        assert torch.allclose(encoder(image[None])[0], feature, atol=1e-2)
+        assert torch.allclose(encoder(to_images(pixels[None]))[0], feature, atol=1e-2)
 
 
 def test_lists_as_released(demo, training_lmdb, tmp_path):
@@ -106,23 +107,71 @@ def test_other_photos_into_a_begun_lmdb_are_refused(demo, training_lmdb, tmp_pat
 
 def test_every_record_once_an_epoch_on_any_number_of_ranks():
     for world in (1, 2, 3):
-        batches = [epoch_batches(31, 3, 5, 2, rank, world) for rank in range(world)]
+        batches = [list(EpochBatches(31, 3, 5, rank, world)) for rank in range(world)]
         assert len({len(batch) for batch in batches}) == 1
         seen = [item for rank in batches for batch in rank for item in batch]
         assert len(seen) == len(set(seen)) == 31 // (3 * world) * 3 * world
-    assert epoch_batches(31, 3, 5, 2, 0, 1) != epoch_batches(31, 3, 5, 3, 0, 1)
-    assert epoch_batches(31, 3, 5, 2, 0, 1) != epoch_batches(31, 3, 6, 2, 0, 1)
+
+
+def test_every_epoch_and_every_seed_has_an_order_of_its_own():
+    batches, other = EpochBatches(31, 3, seed=5), EpochBatches(31, 3, seed=6)
+    orders = []
+    for epoch in range(2):
+        for sampler in (batches, other):
+            sampler.begin(epoch)
+            orders.append([index for batch in sampler for _, index in batch])
+            assert {epoch for batch in sampler for epoch, _ in batch} == {epoch}
+    assert len(set(map(tuple, orders))) == 4
+
+
+def test_the_order_is_that_of_earlier_versions():
+    """A run that an earlier version began goes on with the photos that it has not seen in the epoch."""
+    batches = EpochBatches(23, 3, seed=3, rank=1, world_size=2)
+    batches.begin(4)
+    expected = [[12, 8, 4], [5, 15, 16], [2, 1, 6]]
+    assert list(batches) == [[(4, index) for index in batch] for batch in expected]
+
+
+def test_a_resumed_epoch_has_the_rest_of_its_batches():
+    batches = EpochBatches(31, 3, 0)
+    batches.begin(2)
+    whole = list(batches)
+    batches.begin(2, 4, 8)
+    assert len(batches) == 4
+    assert list(batches) == whole[4:8]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_loader_gives_epoch_after_epoch_with_the_same_workers(training_lmdb, workers):
+    batches = EpochBatches(9, 3, 0)
+    with closing(TrainingData(training_lmdb, augmentation="randcrop")) as data:
+        loader, processes = make_loader(data, batches, workers, False), set()
+        for epoch in range(2):
+            batches.begin(epoch, first=epoch)
+            given = list(loader)
+            expected = [[data[item] for item in batch] for batch in batches]
+            for (pixels, _, positions, _), items in zip(given, expected, strict=True):
+                assert torch.equal(pixels, torch.stack([item[0] for item in items]))
+                assert positions.tolist() == [item[2] for item in items]
+            if workers:
+                processes |= {worker.pid for worker in loader._iterator._workers}
+        assert len(processes) == workers
+
+
+def test_a_batch_without_broken_records_is_not_copied():
+    pixels, positions = torch.zeros(3, 4), torch.arange(3)
+    assert without_broken(["", "", ""], pixels, positions)[0] is pixels
+    assert without_broken(["", "broken", ""], pixels, positions)[1].tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("kind", AUGMENTATIONS)
 def test_augmentation_depends_on_the_record_and_epoch_only(training_lmdb, kind):
     with closing(TrainingData(training_lmdb, augmentation=kind, seed=3)) as data:
-        batches = epoch_batches(9, 3, 0, 1, 0, 1)
+        batches = EpochBatches(9, 3, 0)
         two, one = (torch.cat([b[0] for b in make_loader(data, batches, workers, False)]) for workers in (2, 0))
         assert torch.equal(one, two)
         assert torch.equal(data[1, 0][0], data[2, 0][0]) == (kind == "noaug")
-    assert one.shape == (9, 3, 112, 112)
-    assert one.abs().max() <= 1
+    assert one.shape == (9, 112, 112, 3)
 
 
 def test_augment_keeps_the_size():
@@ -221,3 +270,14 @@ def test_a_larger_photo_is_stored_as_it_was_seen(demo, tmp_path):
     seen = resize(read_image(tmp_path / "large" / "person1" / "0.png"))
     image, _, _ = msgpack.unpackb(content(tmp_path / "faces.lmdb")[b"0"])
     assert image == encode_jpeg(seen, prepare_training_set.JPEG_QUALITY)
+
+
+def test_workers_that_are_not_forked_read_a_dataset_that_is_open(training_lmdb):
+    """Python 3.14 starts them so by default: the dataset is pickled, and an open LMDB cannot be."""
+    with closing(TrainingData(training_lmdb)) as data:
+        expected = data[0, 4]
+        loader = DataLoader(data, batch_sampler=[[(0, 4)]], num_workers=1, multiprocessing_context="forkserver")
+        (batch,) = loader
+        assert torch.equal(batch[0][0], expected[0])
+        assert torch.equal(batch[1][0], expected[1])
+        assert torch.equal(data[0, 4][0], expected[0])  # still open here

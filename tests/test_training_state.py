@@ -11,6 +11,11 @@ from test_training_data import training_lmdb  # noqa: F401, a fixture
 
 import vec2face
 from models.vec2face import DROPOUT, PRESETS, Vec2Face
+from utils.checkpoint import load_file
+from utils.device import compiled
+from utils.distributed import World
+from utils.precision import Precision
+from utils.resuming import run_of
 from utils.training_state import TrainingState
 
 TINY = "vec2face_vit_tiny"
@@ -57,6 +62,52 @@ def test_two_processes_are_one_batch_of_twice_the_size(demo, training_lmdb, pair
     assert_equal_training(tmp_path, pairs)
 
 
+def test_the_loss_of_the_generator_does_not_move_the_discriminator(demo, training_lmdb, pairs, tmp_path):  # noqa: F811
+    """However much the discriminator weighs in it; and both networks have the learning rate of the schedule."""
+    run_without_draws(demo, training_lmdb, tmp_path, "--batch_size", 2, "--disc_weight", 100, "--max_steps", 1)
+    run_without_draws(demo, training_lmdb, tmp_path / "one", "--batch_size", 2, "--max_steps", 1)
+    heavy, usual = checkpoint(tmp_path), checkpoint(tmp_path / "one")
+    for part in ("model_disc", "optimizer_disc"):
+        assert all(map(torch.equal, tensors_of(heavy[part]), tensors_of(usual[part]))), part
+    assert not all(map(torch.equal, *(tensors_of(x["optimizer_vec2face"]) for x in (heavy, usual))))
+    for saved, lr in ((usual, 1e-7), (checkpoint(pairs), 5e-8)):  # a half-cosine of two steps
+        rates = {group["lr"] for name in ("vec2face", "disc") for group in saved[f"optimizer_{name}"]["param_groups"]}
+        assert list(rates) == pytest.approx([lr])
+
+
+def tensors_of(value):
+    """The tensors in nested dicts."""
+    if isinstance(value, dict):
+        return [tensor for inner in value.values() for tensor in tensors_of(inner)]
+    return [value] if isinstance(value, torch.Tensor) else []
+
+
+def test_gradients_are_exchanged_once_an_update_also_when_compiled(monkeypatch):
+    """torch.compile's own code generator takes too long here; tracing and DDP are the real ones."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, **options: compile_(module, backend="aot_eager"))
+    device, exchanges = torch.device("cpu"), []
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        plain = torch.nn.Linear(2, 2)
+        model = vec2face.parallel(compiled(plain, device), World(size=2), device)
+        model.register_comm_hook(None, lambda _, bucket: exchanges.append(1) or ready(bucket.buffer()))
+        for update in (False, False, True):
+            with vec2face.when(not update, model):
+                model(torch.ones(1, 2)).sum().backward()
+            assert len(exchanges) == update
+        assert plain.weight.grad.eq(3).all()  # of the handle that is saved
+        assert plain.state_dict().keys() == {"weight", "bias"}
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def ready(value):
+    future = torch.futures.Future()
+    future.set_result(value)
+    return future
+
+
 def test_the_learning_rate_rises_linearly_then_falls_as_a_half_cosine():
     args = SimpleNamespace(warmup_epochs=2, epochs=10, min_lr=0.1)
     rates = [vec2face.learning_rate(epoch, 1.1, args) for epoch in (0, 0.5, 2, 4, 6, 8, 10, 12)]
@@ -86,10 +137,11 @@ def test_averaging_that_begins_later_begins_with_the_weights(demo, training_lmdb
         assert torch.allclose(after["model_ema"][key], (before[key] + value) / 2, atol=1e-6), key
 
 
-def state_of(demo, folder, float16):
-    words = ["--train_source", "x", "--id_weights", demo.encoder, "--model", TINY, "--disc_width", 8]
+def state_of(demo, folder, float16, *more):
+    words = ["--train_source", "x", "--id_weights", demo.encoder, "--model", TINY, "--disc_width", 8, *more]
     args = vec2face.training_parser().parse_args([str(word) for word in [*words, "--output_dir", folder]])
-    return TrainingState(args, torch.device("cpu"), float16, (22.0, 1.0))
+    precision = Precision(autocast_dtype=torch.float16 if float16 else None)
+    return TrainingState(args, torch.device("cpu"), precision, (22.0, 1.0), run_of(World(), [range(9)]))
 
 
 def scaled_step(state, factor=1.0):
@@ -104,7 +156,7 @@ def test_the_loss_scale_survives_a_checkpoint(demo, tmp_path):
     scaled_step(state)
     state.save("c.pth")
     other = state_of(demo, tmp_path, float16=True)
-    other.resume(tmp_path / "c.pth", 1)
+    other.resume(load_file(tmp_path / "c.pth"), "c.pth", 1)
     assert other.scaler.get_scale() == 2**15
     assert other.scaler.state_dict() == state.scaler.state_dict()
     scaled_step(other)
@@ -120,6 +172,6 @@ def test_a_run_goes_on_in_float16_and_back(demo, tmp_path):
         steps = state.step = steps + 1
         state.save("c.pth")
         state = state_of(demo, tmp_path, float16)
-        state.resume(tmp_path / "c.pth", 1)
+        state.resume(load_file(tmp_path / "c.pth"), "c.pth", 1)
         assert state.step == steps
         assert state.scaler.get_scale() == (2**16 if float16 else 1)

@@ -199,12 +199,13 @@ def test_poses_turn_with_mirrored_photos(rendered):
     poses = [(label["yaw"], label["pitch"]) for label in load_labels(faces)]
     data = RecognitionData(faces, poses=poses)
     for index in range(8):
-        image, *_, pose, _ = data[0, index]
-        photo = torch.from_numpy(faces.image(index)).permute(2, 0, 1) / 127.5 - 1
+        item = data[0, index]
+        image, pose = item.pixels[0], item.pose  # (112, 112, 3), (2,)
+        photo = torch.from_numpy(faces.image(index))  # (112, 112, 3)
         yaw, pitch = poses[index]
         wanted = (yaw, pitch) if torch.equal(image, photo) else (-yaw, pitch)
         assert torch.equal(pose, torch.tensor(wanted))
-        assert torch.equal(image, photo if wanted[0] == yaw else photo.flip(2))
+        assert torch.equal(image, photo if wanted[0] == yaw else photo.flip(1))
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -238,7 +239,7 @@ def test_rotations_and_angles_are_inverse():
     assert torch.rad2deg(geodesic_loss(rotation_of(torch.zeros(1, 3)), turned)).item() == pytest.approx(40, abs=0.01)
 
 
-def test_a_pose_estimator_learns_resumes_and_is_read(rendered, tmp_path):
+def test_a_pose_estimator_learns_resumes_and_is_read(rendered, tmp_path, capsys):
     words = [
         "--data",
         rendered,
@@ -256,6 +257,9 @@ def test_a_pose_estimator_learns_resumes_and_is_read(rendered, tmp_path):
     run = lambda folder, *more: train_pose.main([*map(str, words), "--output_dir", str(folder), *map(str, more)])  # noqa: E731
     run(tmp_path / "whole", "--epochs", 3)
     run(tmp_path / "parts", "--epochs", 3, "--max_steps", 4)
+    with pytest.raises(SystemExit):
+        run(tmp_path / "parts", "--epochs", 3, "--resume", tmp_path / "parts", "--batch_size", 15)
+    assert "--batch_size is 15, the run to resume has 16" in capsys.readouterr().err
     run(tmp_path / "parts", "--epochs", 3, "--resume", tmp_path / "parts")
     whole, parts = (load_pose_estimator(tmp_path / name / "model.pth") for name in ("whole", "parts"))
     images = torch.rand(2, 3, 112, 112)
@@ -347,7 +351,10 @@ def test_attribute_sheet(demo, tmp_path, capsys):
     assert figures["vectors"] == 2
     assert figures["1000"]["accepted"] == 0
     assert figures["15"]["mean"] <= figures["1000"]["mean"] + 5
-    assert "id similarity" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "id similarity" in printed
+    assert "accepted: quality at most 1 too low, id similarity of at least 0.7\n" in printed
+    assert (figures["tolerance"], figures["lowest_id_similarity"]) == ({"quality": 1.0}, 0.7)
 
 
 def test_pairs_of_a_style_need_labels(capsys):

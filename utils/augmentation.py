@@ -8,6 +8,7 @@ from torchvision.transforms.v2 import functional as TF
 SMALLEST_AREA, SMALLEST_SIDE = 0.2, 0.2  # of a crop, of a low-resolution copy
 JITTER = 0.5  # of brightness, contrast and saturation
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+NO_HOLE = (0, 0, 0, 0)
 ERASED_AREA, ERASED_RATIO, ERASING_ATTEMPTS = (0.02, 0.33), (0.3, 3.3), 10
 
 
@@ -53,20 +54,28 @@ def change_colours(image, rng):
     return result.permute(1, 2, 0).numpy()  # (H, W, 3)
 
 
-def erase_rectangle(image, rng, probability):
-    """(3, H, W) in [-1, 1] -> the same, with ``probability`` mid-grey in a rectangle (Zhong et al., 2020).
+def draw_hole(rng, probability, height, width):
+    """With ``probability`` a rectangle (y, x, h, w) to erase (Zhong et al., 2020), else one of no size.
 
-    The rectangles are distributed as those of torchvision's RandomErasing, and filled with 0 as there by default.
+    The rectangles are distributed as those of torchvision's RandomErasing.
     """
     if rng.random() >= probability:
-        return image
-    height, width = image.shape[1:]
+        return NO_HOLE
     for _ in range(ERASING_ATTEMPTS):
         area, ratio = rng.uniform(*ERASED_AREA) * height * width, np.exp(rng.uniform(*np.log(ERASED_RATIO)))
         h, w = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
         if h < height and w < width:
-            y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-            image = image.clone()
-            image[:, y : y + h, x : x + w] = 0
-            break
-    return image
+            return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+    return NO_HOLE
+
+
+def erase(images, holes):
+    """Make the rectangles ``holes`` (N, 4), y, x, h, w, of images (N, C, H, W) in [-1, 1] mid-grey, in place.
+
+    Mid-grey is 0, torchvision's default after normalisation, and lies between two values of uint8.
+    """
+    y, x, h, w = holes[:, :, None].unbind(1)  # (N, 1) each
+    rows = torch.arange(images.shape[2], device=images.device)  # (H,)
+    columns = torch.arange(images.shape[3], device=images.device)  # (W,)
+    rows, columns = (rows >= y) & (rows < y + h), (columns >= x) & (columns < x + w)  # (N, H), (N, W)
+    return images.masked_fill_((rows[:, :, None] & columns[:, None])[:, None], 0)  # mask: (N, 1, H, W)

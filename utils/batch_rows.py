@@ -19,3 +19,8 @@ def attrop_rows(batch_size: int, device: torch.device) -> int:
 def decoded_rows(batch_size: int, device: torch.device) -> int:
     """Vectors that are decoded at a time."""
     return CPU_DECODED_ROWS if device.type == "cpu" else batch_size
+
+
+def measured_rows(batch_size: int, device: torch.device) -> int:
+    """Images from AttrOP that are measured at a time: those of a CPU are ready one by one, and soon measured."""
+    return 1 if device.type == "cpu" else batch_size

@@ -7,13 +7,15 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 
 import lmdb
 
-from utils.errors import UserError
+from utils import stop_before_start
+from utils.errors import AgreedStop, UserError
 
 # Flags of the released scripts that change nothing there either: (flag, argparse options).
 WITHOUT_EFFECT = [
@@ -25,6 +27,9 @@ WITHOUT_EFFECT = [
     ("--pretrained_rdm_cfg", {}),
 ]
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+BUG = 1  # exit status after a traceback, as Python has it
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+LOST_CONNECTION = ("gloo", "connection closed", "connection reset")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -192,31 +197,41 @@ def writing(target):
 
 
 def command(main):
-    """Decorator of a ``main``: user errors become one line and a non-zero exit, Ctrl-C and SIGTERM a clean stop.
+    """Decorator of a ``main``: user errors become one line and a non-zero exit, Ctrl-C and signals a clean stop.
 
-    Afterwards these signals have the handlers they had before. A KeyboardInterrupt may carry what to tell the user.
+    SIGTERM and SIGUSR1, which clusters send before they take a machine away, are answered like Ctrl-C. Afterwards the
+    signals have the handlers they had before. A KeyboardInterrupt may carry what to tell the user. Where this process
+    is one of several, its error or stop ends all of them; see utils/ending.py.
     """
 
     @wraps(main)
     def run(argv=None):
         in_main_thread = threading.current_thread() is threading.main_thread()
         if in_main_thread:
-            previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-            signal.signal(signal.SIGTERM, _interrupt)
+            if signal.getsignal(signal.SIGINT) is stop_before_start:  # the libraries are loaded
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            previous = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOP_SIGNALS)}
+            for number in STOP_SIGNALS:
+                signal.signal(number, _interrupt)
         try:
-            return main(argv)
-        except UserError as error:
-            sys.exit(_say(f"error: {error}", 2))
+            result = main(argv)
+            _others("leave_world")
+            return result
+        except AgreedStop as stop:
+            _others("leave_world")
+            sys.exit(_say_once(str(stop), INTERRUPTED))
         except (KeyboardInterrupt, BrokenPipeError) as stop:
             told = str(stop) if isinstance(stop, KeyboardInterrupt) else ""
-            message = told or "stopped. What is finished stays; run the same command again to go on."
-            if os.environ.get("RANK", "0") == "0":  # all processes of a run are stopped together
-                _say(message, INTERRUPTED)
+            _say_once(told or "stopped. What is finished stays; run the same command again to go on.", INTERRUPTED)
+            _others("stop_world", INTERRUPTED)
             sys.exit(INTERRUPTED)
-        except RuntimeError as error:
-            sys.exit(_say(f"error: {_explain(error)}", 3))
+        except Exception as error:
+            status = _explain(error)
+            _others("fail_world", status or BUG)
+            if status is None:
+                raise
+            sys.exit(status)
         finally:
-            _leave_world()
             if in_main_thread:
                 for number, handler in previous.items():
                     signal.signal(number, handler)
@@ -224,24 +239,41 @@ def command(main):
     return run
 
 
-def _leave_world():
-    """Importing torch takes seconds, so it is not imported here: only a script that did can have joined a world."""
-    if "utils.distributed" in sys.modules:
-        sys.modules["utils.distributed"].leave_world()
+def _others(action, *words):
+    """Importing torch takes seconds, so it is not imported here: only a script that did can have joined others."""
+    return getattr(sys.modules["utils.distributed"], action)(*words) if "utils.distributed" in sys.modules else None
 
 
 def _explain(error):
-    """What three errors of torch mean to a user; any other is a bug of ours and goes on."""
+    """Say in a line what an error means to a user; the exit status, or None for any other error: a bug of ours."""
+    if isinstance(error, UserError):
+        return _say(f"error: {error}", 2)
     text = str(error).lower()
-    if type(error).__name__ == "OutOfMemoryError":
-        return f"out of memory on the GPU; give a smaller --batch_size ({str(error).splitlines()[0]})"
-    if "gloo" in text or "connection closed" in text or "connection reset" in text:
-        return "another process of this run ended early; run the same command again to go on."
-    if "can't allocate memory" in text:
-        return (
+    first_line = str(error).splitlines()[0] if text else ""
+    if not isinstance(error, RuntimeError):
+        meaning = None
+    elif type(error).__name__ == "OutOfMemoryError":
+        meaning = f"out of memory on the GPU; give a smaller --batch_size ({first_line})"
+    elif "duplicate gpu" in text:
+        meaning = "two processes of this run would share one GPU; start at most as many as there are GPUs."
+    elif type(error).__name__.startswith("DistStore"):
+        meaning = f"the processes of this run did not all meet ({first_line})"
+    elif any(words in text for words in (*LOST_CONNECTION, "nccl")):
+        _others("wait_for_reason")  # which ends this process when another one has failed, and has said why
+        meaning = "another process of this run ended early; run the same command again to go on."
+        if "nccl" in text:
+            meaning = f"the GPUs of this run cannot exchange data ({first_line}); NCCL_DEBUG=INFO says more."
+    elif "can't allocate memory" in text:
+        meaning = (
             "out of memory; give a smaller --batch_size (generation on a CPU works on few rows anyway), or free some."
         )
-    raise error
+    else:
+        meaning = None
+    if meaning is None:
+        if _others("is_joined"):  # else Python prints it as the process ends
+            traceback.print_exc()
+        return None
+    return _say(f"error: {meaning}", 3)
 
 
 def _interrupt(signal_number, frame):
@@ -252,3 +284,8 @@ def _say(message, code):
     rank = os.environ.get("RANK")
     print(f"rank {rank}: {message}" if rank and rank != "0" else message, file=sys.stderr)
     return code
+
+
+def _say_once(message, code):
+    """What all processes of a run have to say, since they are stopped together."""
+    return _say(message, code) if os.environ.get("RANK", "0") == "0" else code

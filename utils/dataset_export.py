@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from utils.dataset_layout import find_manifest
+from utils.dataset_manifest import read_lines
 from utils.errors import UserError
 from utils.face_set import FaceSet
 from utils.image_record import MEASURES, ImageRecord
@@ -52,13 +53,12 @@ def manifest_columns(path: Path) -> dict[str, dict]:
     if manifest is None:
         return {}
     columns = {}
-    with open(manifest) as file:
-        for line in map(json.loads, file):
-            place = line.get("file") or line.get("key")
-            if place:
-                record = ImageRecord.from_line(line)
-                values = {"identity": record.name, "sigma": record.sigma, **record.measured, "source": record.source}
-                columns[place] = {name: value for name, value in values.items() if value is not None}
+    for line in read_lines(manifest):
+        place = line.get("file") or line.get("key")
+        if place:
+            record = ImageRecord.from_line(line)
+            values = {"identity": record.name, "sigma": record.sigma, **record.measured, "source": record.source}
+            columns[place] = {name: value for name, value in values.items() if value is not None}
     return columns
 
 

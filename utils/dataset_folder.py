@@ -7,56 +7,56 @@ import os
 import shutil
 from pathlib import Path
 
-from utils.dataset_layout import MANIFEST, manifest_path
-from utils.dataset_parts import IdentityLines, identities_in_place, idle_parts, remove_parts
+from utils.dataset_manifest import BlockReader, IdentityLines, Key
 
-UNFINISHED = "unfinished"  # inside a part: identities being written
-REPLACED = "replaced"  # inside a part: the folder of an identity that was extended, until the new one is in place
+# Inside a part, followed by the token of the process that owns it: who lost the part to another process does no harm.
+UNFINISHED = "unfinished-"  # identities being written
+REPLACED = "replaced-"  # the folder of an identity that is drawn anew, until the new one is in place
+JPEG_END = b"\xff\xd9"
 
 
 class FolderStore:
     """Writes identities as folders of JPEG files."""
 
     def __init__(self, root, part):
-        self.root, self.folder = Path(root), part.folder
-        self._clean()
+        self.root, token = Path(root), part.lock.holder.token
+        self.unfinished, self.replaced = part.folder / (UNFINISHED + token), part.folder / (REPLACED + token)
+        for leftover in (*part.folder.glob(UNFINISHED + "*"), *part.folder.glob(REPLACED + "*")):
+            shutil.rmtree(leftover, ignore_errors=True)
 
-    def put(self, name, images):
-        """Write ``images``, a list of encoded bytes or None, then give the folder its final name.
+    def write(self, name, first, images):
+        """Write the images from number ``first`` on, encoded bytes or None each, where nobody looks yet.
+
+        Returns what ``publish`` needs. Several threads may write different identities at the same time.
+        """
+        files = {file_name(index): data for index, data in enumerate(images, first) if data is not None}
+        if files:
+            (self.unfinished / name).mkdir(parents=True)
+        for file, data in files.items():
+            (self.unfinished / name / file).write_bytes(data)
+        return name, first, list(files)
+
+    def publish(self, written):
+        """Put in place what was written: a new identity in one step, further images one after the other.
 
         An identity without a single image gets no folder: a reader would take it for an empty class.
         """
-        temporary, final, aside = (
-            folder / name for folder in (self.folder / UNFINISHED, self.root, self.folder / REPLACED)
-        )
-        shutil.rmtree(temporary, ignore_errors=True)
-        if any(data is not None for data in images):
-            temporary.mkdir(parents=True)
-            for index, data in enumerate(images):
-                if data is not None:
-                    (temporary / file_name(index)).write_bytes(data)
-        if final.exists():  # an identity to extend, or what a killed run left and no manifest names
+        name, first, files = written
+        unfinished, final, aside = self.unfinished / name, self.root / name, self.replaced / name
+        if first and final.exists():
+            for file in files:
+                (unfinished / file).rename(final / file)
+            return
+        if final.exists():  # one to be drawn anew, or what a killed run left and no manifest names
             aside.parent.mkdir(exist_ok=True)
             final.rename(aside)
-        if temporary.exists():
-            temporary.rename(final)
+        if files:
+            unfinished.rename(final)
         shutil.rmtree(aside, ignore_errors=True)
 
-    def stored(self, lines):
-        """The encoded image, or None, of each manifest line of an identity in place."""
-        return [line["file"] and (self.root / line["file"]).read_bytes() for line in lines]
-
-    @staticmethod
-    def complete(root, lines) -> bool:
-        """Whether every image that an identity's lines name is there; somebody may have deleted one."""
-        return all((Path(root) / line["file"]).is_file() for line in lines if line["file"])
-
     def close(self):
-        self._clean()
-
-    def _clean(self):
-        for name in (UNFINISHED, REPLACED):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for folder in (self.unfinished, self.replaced):
+            shutil.rmtree(folder, ignore_errors=True)
 
     @staticmethod
     def place(name, index, written):
@@ -64,40 +64,77 @@ class FolderStore:
         return {"file": f"{name}/{file_name(index)}" if written else None}
 
     @staticmethod
-    def finished(root, parts=None) -> dict[tuple[int, str], IdentityLines]:
-        """{(number, name): IdentityLines} of the identities in place."""
-        root, merged = Path(root), manifest_path(root)
+    def in_place(root):
+        """A function of an identity's key and lines: whether its images are there. Made anew when a run begins.
+
+        ``tail``: the index does not name the lines, so each image is looked at: lines are written before the images
+        appear, and a power cut may have left files without their content.
+        """
+        root = Path(root)
         folders = {entry.name for entry in os.scandir(root) if entry.is_dir()}
 
-        def in_place(key, lines):
-            if not lines.images or key[1] not in folders:
-                return not lines.images
-            return lines.manifest == merged or sum(1 for _ in os.scandir(root / key[1])) >= lines.images
+        def check(key: Key, block: IdentityLines, tail=False):
+            if not block.images:
+                return True
+            if not tail or key[1] not in folders:
+                return key[1] in folders
+            return all(is_whole(root / line["file"]) for line in block.read() if line["file"])
 
-        return identities_in_place(root, parts, in_place)
-
-    @staticmethod
-    def merge(root):
-        """Bring the manifest lines of all ended processes together, in order of identity and image."""
-        parts, target = idle_parts(root), manifest_path(root)
-        temporary = target.with_name(MANIFEST + ".next")
-        with open(temporary, "wb") as merged:
-            for lines in FolderStore.finished(root, parts).values():
-                merged.write(lines.text())
-        temporary.replace(target)
-        remove_parts(parts)
+        return check
 
     @staticmethod
-    def recover(root):
-        """Drop what a merge left that was killed."""
-        target = manifest_path(root)
-        target.with_name(MANIFEST + ".next").unlink(missing_ok=True)
+    def complete(root, blocks) -> bool:
+        """Whether every image that an identity's lines name is there; somebody may have deleted one."""
+        files = [line["file"] for block in blocks for line in block.read()]
+        return all((Path(root) / file).is_file() for file in files if file)
 
     @staticmethod
     def images(root, lines):
         """The encoded images of those manifest lines that have one, without those that somebody deleted."""
         paths = [Path(root) / line["file"] for line in lines if line["file"]]
         return [path.read_bytes() for path in paths if path.is_file()]
+
+    @staticmethod
+    def check_merged(root, images, people):
+        """The images are where the writers put them."""
+
+    @staticmethod
+    def next_images(root):
+        """Images are never written anew."""
+
+    @staticmethod
+    def merged_images(root, folders, images, people, anew):
+        return MergedFolders()
+
+
+class MergedFolders:
+    """Merging does not move images, and so leaves the manifest's lines as they are."""
+
+    def __init__(self):
+        self.reader = BlockReader()
+
+    def add(self, key, blocks) -> bytes:
+        """The identity's lines in the merged manifest."""
+        return b"".join(map(self.reader.text, blocks))
+
+    def commit(self):
+        pass
+
+    def replace(self):
+        pass
+
+    def close(self):
+        self.reader.close()
+
+
+def is_whole(path) -> bool:
+    """Whether a JPEG file has its end."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-len(JPEG_END), os.SEEK_END)
+            return file.read() == JPEG_END
+    except OSError:  # missing or empty
+        return False
 
 
 def file_name(index):

@@ -1,11 +1,14 @@
 """Bringing a dataset that an earlier version wrote to today's layout and manifest."""
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from utils.dataset_layout import MANIFEST, PARTS, SETTINGS, about_folder, read_settings
-from utils.dataset_parts import locked
+from utils.durable import atomic_write
 from utils.errors import UserError
 from utils.image_record import MEASURES, AttrOPVerdict, ImageRecord
 from utils.images import CONTACT_SHEET
@@ -33,9 +36,7 @@ def migrate_layout(root: Path | str) -> None:
     if (root / CONTACT_SHEET).exists():
         (root / CONTACT_SHEET).rename(about / CONTACT_SHEET)
     settings["settings"]["measured"] = measured_by_gate(settings["settings"])
-    temporary = about / (SETTINGS + ".next")
-    temporary.write_text(json.dumps(settings, indent=2) + "\n")
-    temporary.rename(about / SETTINGS)
+    atomic_write(about / SETTINGS, json.dumps(settings, indent=2) + "\n")
     (root / SETTINGS).unlink()
 
 
@@ -48,10 +49,21 @@ def finish_old_merge(root: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold what was the lock of a part in the earlier version; BlockingIOError when one of its processes has it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def migrate_parts(root: Path, settings: dict) -> None:
     for part in sorted((root / OLD_PARTS).iterdir()):
         try:
-            with locked(part, wait=False):
+            with locked_folder(part):
                 if (part / MANIFEST).exists():
                     migrate_manifest(part / MANIFEST, part / MANIFEST, settings)
         except BlockingIOError as error:
@@ -69,12 +81,14 @@ def measured_by_gate(settings: dict) -> dict | None:
 
 def migrate_manifest(source: Path, target: Path, settings: dict) -> None:
     """Rewrite a manifest in today's form, in one step. A torn last line, left by a kill, is dropped."""
-    temporary = target.with_name(target.name + ".next")
-    with open(source) as old, open(temporary, "w") as new:
-        for line in old:
-            if line.endswith("\n"):
-                new.write(json.dumps(migrated_line(json.loads(line), settings)) + "\n")
-    os.replace(temporary, target)
+
+    def write(new):
+        with open(source) as old:
+            for line in old:
+                if line.endswith("\n"):
+                    new.write((json.dumps(migrated_line(json.loads(line), settings)) + "\n").encode())
+
+    atomic_write(target, write)
 
 
 def migrated_line(line: dict, settings: dict) -> dict:

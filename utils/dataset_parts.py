@@ -1,139 +1,141 @@
 """What several processes may write into one dataset at the same time: each its own part, merged at the end.
 
-A part is a folder ``NAME.about/parts/<name>``, locked while its process lives. It holds the process's manifest lines
-and whatever its store has not put in place yet.
+A part is a folder ``NAME.about/parts/<name>``. It holds the process's manifest lines, whatever its store has not put in
+place yet, and ``owner``, the lock of the process that writes it. Parts are made, taken over and merged under the
+dataset's lock, ``NAME.about/lock``.
 """
 
-import fcntl
 import json
-import os
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
-from utils.dataset_layout import MANIFEST, about_folder, parts_folder
+from utils.dataset_layout import MANIFEST, about_folder, manifest_path, parts_folder
+from utils.dataset_manifest import IdentityLines, Key, ManifestWriter, index_manifest, part_blocks
+from utils.durable import sync_file_system
 from utils.errors import UserError
+from utils.locks import Holder, LockFile, LockHeld, is_gone, locked, read_holder
+
+LOCK = "lock"  # of the dataset, in NAME.about
+OWNER = "owner"  # the lock of a part, in its folder
 
 
 @contextmanager
-def locked(folder, wait):
-    """Hold the lock of a folder; BlockingIOError when another process holds it and ``wait`` is false."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
-    finally:
-        os.close(descriptor)
+def dataset_lock(root: Path | str) -> Iterator[LockFile]:
+    """Hold the lock of a dataset, after waiting for it. ``NAME.about`` must be there."""
+    with locked(about_folder(root) / LOCK) as lock:
+        yield lock
 
 
 class Part:
-    """This process's part. ``append`` is safe to call from several threads when they hold the writer's lock."""
+    """A part that this process owns, as the one who writes it or who merges it. Made under the dataset's lock.
 
-    def __init__(self, root, name):
+    ``in_place(key, lines, tail=True)``: whether an identity's images are where its lines say. What the index of the
+    part does not name, because it was not on the disk yet when its process ended, is cut off where it is not whole.
+    Raises LockHeld when a living process owns the part.
+    """
+
+    def __init__(self, root, name, in_place):
         self.folder = parts_folder(root) / name
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = locked(self.folder, wait=False)
+        self.lock = LockFile(self.folder / OWNER)
+        self.lock.acquire()
         try:
-            self._lock.__enter__()
-        except BlockingIOError as error:
-            raise UserError(
-                f"{root}: another process is writing the same slice; let it end, or give another --start_end."
-            ) from error
-        cut_torn_line(self.folder / MANIFEST)
-        self.manifest = os.open(self.folder / MANIFEST, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    def append(self, lines):
-        """Add one identity's lines, or nothing of them when there is no room (OSError)."""
-        data = memoryview("".join(json.dumps(line) + "\n" for line in lines).encode())
-        size = os.fstat(self.manifest).st_size
-        try:
-            while data:
-                data = data[os.write(self.manifest, data) :]
-        except OSError:
-            os.ftruncate(self.manifest, size)
+            self.manifest = ManifestWriter(self.folder / MANIFEST, partial(in_place, tail=True))
+            self.sync()
+        except BaseException:
+            self.lock.release()
             raise
 
-    def close(self):
-        os.close(self.manifest)
-        self._lock.__exit__(None, None, None)
+    def append(self, key: Key, lines: list[dict]) -> None:
+        """Add lines of one identity, all or none of them. Raises UserError when the part was taken over, OSError."""
+        self.lock.check()
+        images = sum(line.get("passed") is not False for line in lines)
+        text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        self.manifest.append(key, text, lines[0]["index"], len(lines), images)
+
+    def withdraw(self) -> None:
+        """Take back the lines that were appended last."""
+        self.manifest.withdraw()
+
+    def sync(self, count: int | None = None) -> None:
+        """Bring all that is in place to the disk, then name the first ``count`` new identities in the index.
+
+        For one thread at a time, while another one may append.
+        """
+        self.lock.check()
+        self.manifest.commit(sync_file_system, count)
+
+    def close(self) -> None:
+        """Let the part go, for others to continue or to merge. To be called again does no harm."""
+        self.manifest.close()
+        self.lock.release()
+
+    def remove(self) -> None:
+        """Delete the part, which was merged, and the folder of parts with the last one."""
+        self.manifest.close()
+        for path in self.folder.iterdir():
+            if path.name == OWNER:
+                continue  # last: on NFS a file that is open cannot go
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+        self.lock.release()
+        for folder in (self.folder, self.folder.parent):
+            with suppress(OSError):
+                folder.rmdir()
 
 
-def cut_torn_line(path):
-    """Remove what a killed process left behind the last whole line."""
-    if path.exists():
-        data = path.read_bytes()
-        os.truncate(path, data.rfind(b"\n") + 1)
+def part_folders(root: Path | str) -> list[Path]:
+    return sorted(parts_folder(root).glob("*"))
 
 
-def idle_parts(root):
-    """The parts whose process has ended."""
-    idle = []
-    for folder in sorted(parts_folder(root).glob("*")):
-        with suppress(BlockingIOError, FileNotFoundError), locked(folder, wait=False):
-            idle.append(folder)
-    return idle
+def living_owners(root: Path | str) -> list[Holder]:
+    """Who is writing the dataset's parts now."""
+    owners = [(folder / OWNER, read_holder(folder / OWNER)) for folder in part_folders(root)]
+    return [holder for path, holder in owners if holder is not None and not is_gone(path, holder)]
 
 
-class IdentityLines(NamedTuple):
-    """Where one identity's lines stand: ``manifest`` file, first byte and end; how many lines and images these are."""
-
-    manifest: Path
-    start: int
-    end: int
-    lines: int
-    images: int
-
-    def text(self) -> bytes:
-        with open(self.manifest, "rb") as file:
-            file.seek(self.start)
-            return file.read(self.end - self.start)
-
-    def read(self) -> list[dict]:
-        return [json.loads(line) for line in self.text().splitlines()]
+def take_idle_parts(root: Path | str, in_place) -> list[Part]:
+    """The parts whose processes have ended; nobody else can take them until they are closed or removed."""
+    parts = []
+    for folder in part_folders(root):
+        with suppress(LockHeld):
+            parts.append(Part(root, folder.name, in_place))
+    return parts
 
 
-def identities_in_place(root, parts, in_place):
-    """{(number, name): IdentityLines} of the identities whose images are where their lines say, in order.
+def stored_identities(root: Path | str, folders: list[Path], in_place) -> dict[Key, tuple[IdentityLines, ...]]:
+    """{(number, name): blocks of lines, first images first} of the identities in place, in order.
 
-    The merged manifest comes first, then ``parts`` (default: all). An identity that is in several counts where it has
-    most lines: one that was extended by further images is in the merged manifest without them. ``in_place(key, lines)``
-    tells whether the images are there: lines are written first, and a kill may have come between.
+    The merged manifest comes first, then ``folders`` of parts. A part may have an identity anew, or further images of
+    one, which follow those that it has already.
     """
-    parts = sorted(parts_folder(root).glob("*")) if parts is None else parts
-    identities = {}
-    for folder in (about_folder(root), *parts):
-        if not (folder / MANIFEST).exists():
-            continue
-        for key, lines in index_manifest(folder / MANIFEST).items():
-            if (key not in identities or lines.lines > identities[key].lines) and in_place(key, lines):
-                identities[key] = lines
+    merged, identities = manifest_path(root), {}
+    blocks = ((key, block, False) for key, block in index_manifest(merged).items()) if merged.exists() else ()
+    manifests = [folder / MANIFEST for folder in folders if (folder / MANIFEST).exists()]
+    for key, block, tail in chain(blocks, *map(part_blocks, manifests)):
+        before = identities.get(key, ())
+        follows = block.first in (0, lines_of(before)) and lines_of((block,)) > lines_of(before)
+        if follows and in_place(key, block, tail):
+            identities[key] = (*before, block) if block.first else (block,)
     return dict(sorted(identities.items()))
 
 
-def index_manifest(path) -> dict[tuple[int, str], IdentityLines]:
-    """{(number, name): IdentityLines} of the whole lines; of an identity that was written twice the last one."""
-    index, start = {}, 0
-    with open(path, "rb") as file:
-        for line in file:
-            end = start + len(line)
-            if line.endswith(b"\n"):
-                record = json.loads(line)
-                key = (record["identity"], record["name"])
-                has_image = record.get("passed") is not False
-                if record["index"] == 0 or key not in index:
-                    index[key] = IdentityLines(path, start, end, 1, int(has_image))
-                else:
-                    before = index[key]
-                    index[key] = IdentityLines(path, before.start, end, before.lines + 1, before.images + has_image)
-            start = end
-    return index
+def lines_of(blocks) -> int:
+    """How many images of an identity were dealt with."""
+    return blocks[-1].first + blocks[-1].lines if blocks else 0
 
 
-def remove_parts(parts):
-    """Delete merged parts, and the folder of parts with the last one."""
-    for folder in parts:
-        shutil.rmtree(folder, ignore_errors=True)
-    for folder in {folder.parent for folder in parts}:
-        with suppress(OSError):
-            folder.rmdir()
+def images_of(blocks) -> int:
+    return sum(block.images for block in blocks)
+
+
+def part_is_taken(root, held: LockHeld) -> UserError:
+    return UserError(
+        f"{root}: another process is writing the same slice ({held.holder}); let it end, or give another --start_end."
+    )

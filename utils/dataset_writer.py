@@ -2,14 +2,16 @@
 
 The identity is the unit of commit: first its manifest lines, then its images appear in one step. What
 determines the images stands in ``settings.json``; other settings are refused, but for more images an identity.
+utils/dataset_merge.py tells what holds after a kill and after a power cut.
 """
 
 import json
-import os
 import shutil
 import threading
+import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import lmdb
@@ -25,14 +27,29 @@ from utils.dataset_layout import (
     settings_path,
 )
 from utils.dataset_lmdb import LmdbStore
+from utils.dataset_manifest import BlockReader, index_manifest, read_lines
+from utils.dataset_merge import counts, merge_parts, recover
 from utils.dataset_migration import migrate_layout
-from utils.dataset_parts import IdentityLines, Part, idle_parts, locked
+from utils.dataset_parts import (
+    LOCK,
+    Part,
+    dataset_lock,
+    lines_of,
+    living_owners,
+    part_folders,
+    part_is_taken,
+    stored_identities,
+)
+from utils.durable import atomic_write
 from utils.errors import UserError
 from utils.image_record import ImageRecord
 from utils.images import contact_sheet, decode_image, encode_jpeg
+from utils.locks import Holder, LockHeld
 
 STORES = {"folder": FolderStore, "lmdb": LmdbStore}
 SHEET_ROWS, SHEET_COLUMNS = 16, 10
+SHOWN = 3  # processes named in a message
+SYNC_SECONDS = 30.0  # how often what was written is brought to the disk: what a power cut may cost
 
 
 def prepare_dataset(root, settings, environment, overwrite=False, migrate=False):
@@ -44,62 +61,79 @@ def prepare_dataset(root, settings, environment, overwrite=False, migrate=False)
     something else.
     """
     root = Path(root)
+    about = about_folder(root)
     try:
-        if overwrite:
-            delete_dataset(root)
-        if has_old_layout(root):
-            if not migrate:
-                raise UserError(
-                    f"{root} was written by an earlier version, which kept settings and manifest among the people. Add "
-                    f"--migrate to move them to {about_folder(root).name} beside it and to go on."
-                )
-            migrate_layout(root)
-        if settings_path(root).exists():
-            root.mkdir(exist_ok=True)
-            with locked(about_folder(root), wait=True):
-                STORES[settings["format"]].recover(root)
-                if holds_nothing(root):
-                    LmdbStore.path(root).unlink(missing_ok=True)  # an empty one
-                    write_settings(root, settings, environment)
-                elif check_settings(root, settings):
-                    prepare_extension(root, settings["format"])
-                    write_settings(root, settings, environment)
-            return
-        for folder in (root, about_folder(root)):
-            if folder.exists() and any(folder.iterdir()):
-                raise UserError(
-                    f"{folder} is not empty and there is no {settings_path(root)}, so it is not ours to add to: give "
-                    "another --name."
-                )
-        root.mkdir(parents=True, exist_ok=True)
-        about_folder(root).mkdir(exist_ok=True)
-        write_settings(root, settings, environment)
-    except OSError as error:
+        if root.exists() and any(root.iterdir()) and not (has_old_layout(root) or settings_path(root).exists()):
+            raise not_ours(root, root)
+        about.mkdir(parents=True, exist_ok=True)
+        try:
+            with dataset_lock(root) as lock:
+                _prepare(root, settings, environment, overwrite, migrate, lock)
+        finally:
+            if not any(about.iterdir()):
+                about.rmdir()
+    except (OSError, lmdb.Error) as error:
         raise write_error(root, error) from error
 
 
+def _prepare(root, settings, environment, overwrite, migrate, lock):
+    if overwrite:
+        delete_dataset(root)
+    if has_old_layout(root):
+        if not migrate:
+            raise UserError(
+                f"{root} was written by an earlier version, which kept settings and manifest among the people. Add "
+                f"--migrate to move them to {about_folder(root).name} beside it and to go on."
+            )
+        migrate_layout(root)
+    if not settings_path(root).exists():
+        if any(path.name != LOCK for path in about_folder(root).iterdir()):
+            raise not_ours(root, about_folder(root))
+        root.mkdir(parents=True, exist_ok=True)
+        write_settings(root, settings, environment)
+        return
+    root.mkdir(exist_ok=True)
+    recover(root, STORES[settings["format"]])
+    if holds_nothing(root):
+        LmdbStore.path(root).unlink(missing_ok=True)  # an empty one
+        write_settings(root, settings, environment)
+    elif check_settings(root, settings):
+        prepare_extension(root, settings["format"], lock)
+        write_settings(root, settings, environment)
+
+
+def not_ours(root, folder):
+    return UserError(
+        f"{folder} is not empty and there is no {settings_path(root)}, so it is not ours to add to: "
+        "give another --name."
+    )
+
+
 def write_settings(root, settings, environment):
-    target = settings_path(root)
-    temporary = target.with_name(target.name + ".next")
-    temporary.write_text(json.dumps({"settings": settings, "environment": environment}, indent=2) + "\n")
-    temporary.replace(target)
+    content = json.dumps({"settings": settings, "environment": environment}, indent=2) + "\n"
+    atomic_write(settings_path(root), content)
 
 
 def delete_dataset(root):
-    """Delete a dataset of ours, of either layout; a folder of anything else stays.
+    """Delete a dataset of ours, of either layout; a folder of anything else stays. For the holder of its lock.
 
-    The people go first, so that a killed deletion leaves a folder that is still known as ours.
+    The people go first and the settings last, so that a killed deletion leaves a folder that is still known as ours.
+    Raises UserError when a process is writing it.
     """
     doomed = root.with_name(f".{root.name}.overwritten")
     shutil.rmtree(doomed, ignore_errors=True)
     if not has_old_layout(root) and not settings_path(root).exists():
         return
+    if owners := living_owners(root):
+        raise UserError(f"{root}: another process ({owners[0]}) is writing it; let it end before --overwrite.")
     if root.exists():
         root.rename(doomed)
         shutil.rmtree(doomed)
-    if about_folder(root).exists():
-        about_folder(root).rename(doomed)
-        shutil.rmtree(doomed)
+    shutil.rmtree(parts_folder(root), ignore_errors=True)
+    for path in about_folder(root).iterdir():
+        if path.name != LOCK and path != settings_path(root):
+            path.unlink()
+    settings_path(root).unlink(missing_ok=True)
 
 
 def holds_nothing(root):
@@ -131,12 +165,13 @@ def check_settings(root, settings):
     return settings.get("example") != there.get("example")
 
 
-def prepare_extension(root, format):
+def prepare_extension(root, format, lock):
     """Merge what ended processes left, so that the images an identity has are all in one place."""
-    idle = set(idle_parts(root))
-    if any(part not in idle for part in parts_folder(root).glob("*")):
-        raise UserError(f"{root}: another process is writing it; let it end before adding images to its identities.")
-    STORES[format].merge(root)
+    if owners := living_owners(root):
+        raise UserError(
+            f"{root}: another process ({owners[0]}) is writing it; let it end before adding images to its identities."
+        )
+    merge_parts(root, STORES[format], lock)
 
 
 def write_error(root, error):
@@ -157,34 +192,48 @@ class DatasetWriter:
         self.root, self.jpeg_quality = Path(root), jpeg_quality
         self.pool = ThreadPoolExecutor(max(1, workers))
         self.pending, self.most_pending = deque(), 4 * max(1, workers)
-        self.commit_lock = threading.Lock()
+        self.commit_lock, self.sync_lock, self.synced = threading.Lock(), threading.Lock(), time.monotonic()
+        store = STORES[format]
         try:
-            self.part = Part(root, part)
-            self.store = STORES[format](root, self.part)
+            with dataset_lock(root):
+                self.part = Part(root, part, store.in_place(root))
+            self.store = store(root, self.part)
+        except LockHeld as held:
+            raise part_is_taken(root, held) from held
         except (OSError, lmdb.Error) as error:
             raise write_error(root, error) from error
 
-    def write(self, identity, images, before: IdentityLines | None = None):
+    def write(self, identity, images):
         """Store one finished identity (with ``number`` and ``name``) and its GeneratedImages in order.
 
-        ``before``: the IdentityLines of the images that it has already; the new ones are added to these.
+        Where it has images already these are further ones: ``index`` of their records goes on from there.
         """
         if len(self.pending) >= self.most_pending:
             self._wait_for(self.pending.popleft())
-        self.pending.append(self.pool.submit(self._commit, identity, images, before))
+        self.pending.append(self.pool.submit(self._commit, identity, images))
 
-    def _commit(self, identity, images, before):
+    def _commit(self, identity, images):
         encoded = [None if image.pixels is None else encode_jpeg(image.pixels, self.jpeg_quality) for image in images]
         lines = [
             self.store.place(identity.name, image.record.index, image.pixels is not None) | image.record.line()
             for image in images
         ]
+        written = self.store.write(identity.name, images[0].record.index, encoded)
         with self.commit_lock:
-            if before is not None:
-                earlier = before.read()
-                encoded, lines = self.store.stored(earlier) + encoded, earlier + lines
-            self.part.append(lines)
-            self.store.put(identity.name, encoded)
+            self.part.append((identity.number, identity.name), lines)
+            try:
+                self.store.publish(written)
+            except BaseException:
+                self.part.withdraw()
+                raise
+        if time.monotonic() - self.synced > SYNC_SECONDS and self.sync_lock.acquire(blocking=False):
+            try:
+                self.synced = time.monotonic()
+                with self.commit_lock:
+                    count = len(self.part.manifest.pending)  # all of them in place
+                self.part.sync(count)
+            finally:
+                self.sync_lock.release()
 
     def _wait_for(self, future):
         try:
@@ -200,6 +249,7 @@ class DatasetWriter:
         try:
             while self.pending:
                 self._wait_for(self.pending.popleft())
+            self._sync()
         except UserError:
             if error[0] is None:
                 raise
@@ -207,26 +257,54 @@ class DatasetWriter:
             self.store.close()
             self.part.close()
 
+    def _sync(self):
+        try:
+            self.part.sync()
+        except OSError as error:
+            raise write_error(self.root, error) from error
 
-def finish_dataset(root, format):
-    """Merge the parts of all ended processes and draw the contact sheet. For one process, after the others closed."""
+
+def finish_dataset(root, format, compact=False) -> list[Holder]:
+    """Merge the parts of all ended processes and draw the contact sheet; who is still writing other parts.
+
+    For one process, after the others closed their writers. ``compact``: see ``compact_dataset``.
+    """
     root, store = Path(root), STORES[format]
     try:
-        with locked(about_folder(root), wait=True):
-            store.merge(root)
+        with dataset_lock(root) as lock:
+            merge_parts(root, store, lock, compact)
             sheet = draw_contact_sheet(root, store)
             if sheet is not None:
-                target = contact_sheet_path(root)
-                temporary = target.with_name(target.name + ".next")
-                temporary.write_bytes(encode_jpeg(sheet, 90))
-                os.replace(temporary, target)
+                atomic_write(contact_sheet_path(root), encode_jpeg(sheet, 90))
+            return living_owners(root)
     except (OSError, lmdb.Error) as error:
         raise write_error(root, error) from error
 
 
+def compact_dataset(root) -> list[Holder]:
+    """``finish_dataset`` that writes the dataset in order of identity, as a single run over all identities does.
+
+    That is the order of the manifest, and of the keys and labels of an LMDB. Raises UserError when ``root`` is no
+    generated dataset.
+    """
+    if not settings_path(root).exists():
+        raise UserError(f"{root}: not a generated dataset, as there is no {settings_path(root)}.")
+    return finish_dataset(root, read_settings(settings_path(root))["settings"]["format"], compact=True)
+
+
+def unmerged_note(root, owners: list[Holder]) -> str:
+    """What to tell the user about parts that other processes are writing."""
+    named = "; ".join(map(str, sorted(set(owners))[:SHOWN])) + ("; ..." if len(set(owners)) > SHOWN else "")
+    which = "1 part is" if len(owners) == 1 else f"{len(owners)} parts are"
+    return (
+        f"note: {which} still being written ({named}): whoever finishes last merges what is left, or "
+        f"`python scripts/convert_dataset.py {root} --compact` does."
+    )
+
+
 def draw_contact_sheet(root, store):
     rows = []
-    for lines in store.finished(root).values():
+    for _, lines in merged_identities(root):
         if not lines.images:
             continue
         row = [decode_image(data) for data in store.images(root, lines.read()[:SHEET_COLUMNS])]
@@ -236,29 +314,47 @@ def draw_contact_sheet(root, store):
     return contact_sheet(rows) if rows else None
 
 
-def identities_there(root, format) -> dict[str, IdentityLines]:
-    """{name: IdentityLines} of the identities that are in place, with as many images as they have."""
-    with locked(about_folder(root), wait=True):
-        return {name: lines for (_, name), lines in STORES[format].finished(root).items()}
+def identities_there(root, format) -> dict[str, int]:
+    """{name: number of its images that were dealt with} of the identities in place."""
+    return {name: lines_of(blocks) for (_, name), blocks in _stored(root, format).items()}
 
 
-def identities_to_keep(root, format, names, example) -> dict[str, IdentityLines]:
+def identities_to_keep(root, format, names, example) -> dict[str, int]:
     """``identities_there`` of some names, without those that lack an image and are to get more than they have.
 
     These are drawn anew: their images cannot be taken over. Of the others nobody looks at each image.
     """
-    there = identities_there(root, format)
-    there = {name: there[name] for name in names if name in there}
+    there = {name: blocks for (_, name), blocks in _stored(root, format).items()}
     complete = STORES[format].complete
-    return {name: lines for name, lines in there.items() if lines.lines >= example or complete(root, lines.read())}
+    return {
+        name: lines_of(there[name]) for name in names
+        if name in there and (lines_of(there[name]) >= example or complete(root, there[name]))
+    }  # fmt: skip
+
+
+def _stored(root, format):
+    with dataset_lock(root):
+        return stored_identities(root, part_folders(root), STORES[format].in_place(root))
+
+
+def merged_identities(root):
+    """[((number, name), IdentityLines)] of the merged manifest, in order."""
+    return sorted(index_manifest(manifest_path(root)).items())
+
+
+def dataset_size(root) -> tuple[int, int]:
+    """How many images the merged manifest names, and of how many identities."""
+    return counts(index_manifest(manifest_path(root)))
 
 
 def manifest_lines(root):
     """Iterate over the lines of the merged manifest, as they are."""
-    with open(manifest_path(root)) as file:
-        yield from map(json.loads, file)
+    return read_lines(manifest_path(root))
 
 
-def read_records(root):
-    """Iterate over the ImageRecords of a dataset's merged manifest."""
-    return map(ImageRecord.from_line, manifest_lines(root))
+def read_records(root, names=None):
+    """Iterate over the ImageRecords of a dataset's merged manifest in order of identity; of ``names`` if given."""
+    with closing(BlockReader()) as reader:
+        for (_, name), block in merged_identities(root):
+            if names is None or name in names:
+                yield from map(ImageRecord.from_line, reader.lines(block))

@@ -1,4 +1,4 @@
-"""Where the models run, and in what precision."""
+"""Where the models run."""
 
 import ctypes
 import os
@@ -9,7 +9,7 @@ import torch
 
 from utils.errors import UserError
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CPU = torch.device("cpu")
 
 
 def resolve_device(name="auto", local_rank=0):
@@ -21,7 +21,8 @@ def resolve_device(name="auto", local_rank=0):
     except RuntimeError as error:
         raise UserError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N.") from error
     if device.type == "cuda":
-        index = local_rank if device.index is None else device.index
+        count = max(1, torch.cuda.device_count())  # one where a cluster gives each process a GPU of its own
+        index = local_rank % count if device.index is None else device.index
         if not torch.cuda.is_available() or index >= torch.cuda.device_count():
             raise UserError(f"--device {name}: this machine offers {torch.cuda.device_count()} CUDA devices.")
         torch.cuda.set_device(index)
@@ -29,48 +30,57 @@ def resolve_device(name="auto", local_rank=0):
     return device
 
 
-def resolve_precision(name, device):
-    """``auto`` or a name in PRECISIONS -> a name. Auto: bf16 where the hardware has it, else fp16 (CUDA) or fp32."""
-    if name == "auto":
-        if device.type == "cuda":
-            return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-        return "bf16" if device.type == "cpu" and cpu_has_bf16() else "fp32"
-    if name == "fp16" and device.type == "cpu":
-        raise UserError("--precision fp16 needs a GPU; on a CPU use bf16, fp32 or auto.")
-    return name
+def upload(tensor, device):
+    """A tensor on ``device``. The host does not wait for the copy, which therefore starts from pinned memory."""
+    if device.type == "cuda" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
-def amp_dtype(wanted, on_gpu, device):
-    """The 16-bit type to train in, or None: ``on_gpu`` names a GPU's, a CPU has bfloat16 or nothing."""
-    if not wanted:
-        return None
-    if device.type == "cpu":
-        return torch.bfloat16 if cpu_has_bf16() else None
-    return getattr(torch, on_gpu)
+class Download:
+    """Tensors of one device on their way to the CPU: ``wait()`` gives them; meanwhile the device may get more work."""
+
+    def __init__(self, *tensors):
+        self.tensors = [tensor.to("cpu", non_blocking=True) for tensor in tensors]  # from a GPU into pinned memory
+        self.event = None
+        if tensors[0].device.type == "cuda":
+            with torch.cuda.device(tensors[0].device):  # an event belongs to the device that is current at its record
+                self.event = torch.cuda.Event()
+                self.event.record()
+
+    def wait(self):
+        """The tensors on the CPU, as a list, when they have arrived."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.tensors
 
 
-def cpu_has_bf16():
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return bool(probe())
+def compiled(module, device, fixed_shapes=False):
+    """``module`` through torch.compile, with the random draws it would make without; UserError without a compiler.
 
-
-def compiled(module):
-    """``module`` through torch.compile, with the random draws it would make without; UserError without a compiler."""
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    What torch generates is C++ on a CPU, and on a GPU a kernel that Triton loads with a bit of C. ``fixed_shapes``: the
+    code is made for the shapes that come, and once more for others, but never for shapes in general.
+    """
+    if device.type == "cuda":
+        language, variable, usual = "C", "CC", "gcc" if shutil.which("gcc") else "clang"
+    else:
+        language, variable, usual = "C++", "CXX", "clang++" if sys.platform == "darwin" else "g++"
+    compiler = os.environ.get(variable, usual)
     if not shutil.which(compiler):
         raise UserError(
-            f"--compile needs a C++ compiler, and there is no {compiler}; install it or leave --compile out."
+            f"--compile needs a {language} compiler, and there is no {compiler}; install it or leave --compile out."
         )
-    return torch.compile(module, options={"fallback_random": True})
+    return torch.compile(module, dynamic=False if fixed_shapes else None, options={"fallback_random": True})
 
 
-def keep_freed_memory():
+def keep_freed_memory(device):
     """Let this process reuse the large blocks it frees instead of handing them back to the kernel each time.
 
     Feature maps are tens of MB, which glibc maps afresh, page by page, for every layer: without this the
-    image decoder is about an eighth slower on a CPU. Does nothing elsewhere than on Linux with glibc.
+    image decoder is about an eighth slower on a CPU. Does nothing where ``device`` is another one, as the feature maps
+    are not in this memory then, nor elsewhere than on Linux with glibc.
     """
-    if not sys.platform.startswith("linux"):
+    if device.type != "cpu" or not sys.platform.startswith("linux"):
         return
     trim_threshold, mmap_max = -1, -4  # names of mallopt's parameters in malloc.h
     try:

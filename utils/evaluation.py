@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from models.losses import similarity_of_structure
+from models.losses import StructuralSimilarity
 from models.vec2face import TokenMask
-from utils.generation import to_pixels
+from utils.generation import to_images, to_pixels
 from utils.sampling import SIGMAS, MaskRatios, image_stream, perturb
 from utils.training_data import make_loader
 
@@ -26,16 +26,17 @@ def reconstruct(generator, encoder, data, indices, batch_size=32, seed=0, judge=
     Pictures: lists of (112, 112, 3) uint8.
     """
     device, masks = next(generator.parameters()).device, MaskRatios()
+    ssim = StructuralSimilarity().to(device)
     items = [(0, int(index)) for index in indices]
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     psnr, structure, similarity, sharpness, judged, recognised, pairs = [], [], [], [], [], [], [[], []]
-    for real, vectors, keys, _ in tqdm(make_loader(data, batches, 0, False), unit="batch", leave=False):
+    for pixels, vectors, keys, _ in tqdm(make_loader(data, batches, 0, False), unit="batch", leave=False):
         noise, rates = zip(*(masks.draw(image_stream(seed, int(key), 0)) for key in keys), strict=True)
         mask = TokenMask.from_noise(torch.tensor(np.stack(noise)), masks.minimum, torch.tensor(rates)).to(device)
-        real, vectors = real.to(device), vectors.to(device)  # (B, 3, 112, 112), (B, 512)
+        real, vectors = to_images(pixels.to(device)), vectors.to(device)  # (B, 3, 112, 112), (B, 512)
         fake = generator(vectors, mask).images.float().clip(-1, 1)
         psnr += (10 * torch.log10(4 / (fake - real).square().mean((1, 2, 3)))).tolist()
-        structure += similarity_of_structure(fake, real, mean=False).tolist()
+        structure += ssim(fake, real, mean=False).tolist()
         similarity += torch.cosine_similarity(encoder(fake).float(), vectors).tolist()
         sharpness.append(torch.stack([high_frequency_share(fake), high_frequency_share(real)]))  # (2, B)
         if judge is not None:

@@ -2,11 +2,13 @@
 
 import json
 import os
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from utils.photo_loader import Unreadable, read_faces
 from utils.verification import features_of
 
 SAVE_EVERY = 50  # batches
@@ -42,20 +44,18 @@ class FeatureCache:
             pass
         return 0, []
 
-    def fill(self, batch_size):
-        """Extract what is missing; unreadable images are left out."""
+    def fill(self, batch_size, workers=None):
+        """Extract what is missing; unreadable images are left out. ``workers``: as in ``read_ahead``."""
+        photos = read_faces(self.faces, range(self.done, len(self.faces)), workers, batch_size)
         bar = tqdm(total=len(self.faces), initial=self.done, unit="im", desc="features", leave=False, delay=2)
         with bar:
             for number, start in enumerate(range(self.done, len(self.faces), batch_size)):
-                rows, images = [], []
-                for index in range(start, min(start + batch_size, len(self.faces))):
-                    try:
-                        images.append(self.faces.image(index))
-                        rows.append(index)
-                    except (ValueError, OSError):
-                        self.broken.append(index)
-                if rows:
-                    self.array[rows] = features_of(self.encoder, images, batch_size, flip=False)
+                batch = list(islice(photos, batch_size))
+                self.broken += [index for index, image in batch if isinstance(image, Unreadable)]
+                good = {index: image for index, image in batch if not isinstance(image, Unreadable)}
+                if good:
+                    features = features_of(self.encoder, list(good.values()), batch_size, flip=False)
+                    self.array[list(good)] = features  # (n, D)
                 self.done = min(start + batch_size, len(self.faces))
                 bar.update(self.done - start)
                 if number % SAVE_EVERY == SAVE_EVERY - 1 or self.done == len(self.faces):

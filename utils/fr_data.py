@@ -1,23 +1,50 @@
 """What a face recogniser is trained on: photos of people, mixtures of people, mixtures with real photos."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from utils.augmentation import augment_face, erase_rectangle
+from utils.augmentation import augment_face, draw_hole, erase
 from utils.errors import UserError
+from utils.generation import to_images
 from utils.images import SIDE
 
 UNKNOWN_POSE = torch.full((2,), torch.nan)  # yaw and pitch
 MIRRORED_POSE = torch.tensor([-1.0, 1.0])  # what mirroring a photo makes of them
-NO_PHOTO = (torch.zeros(3, SIDE, SIDE), 0, 0, 1.0, UNKNOWN_POSE)
+
+
+class Item(NamedTuple):
+    """One image to train on, or a batch of them, as it comes from the workers; ``assemble`` makes the image."""
+
+    pixels: torch.Tensor  # (K, 112, 112, 3) uint8: the photo; in domain mixup K = 2, the photo and the one blended in
+    holes: torch.Tensor  # (K, 4): the rectangle erased in each
+    first: int  # label
+    second: int  # label of the other part of a mixture
+    share: float  # of the first; 1 for a photo of one person
+    pose: torch.Tensor  # (2,)
+    error: str
+
+
+def assemble(pixels, holes, share):
+    """The images (B, 3, 112, 112) of a batch of ``pixels`` (B, K, 112, 112, 3), on its device and in channels_last.
+
+    ``holes`` (B, K, 4), ``share`` (B,) float64. That is done on the device as the pixels are the least to send there.
+    """
+    images = erase(to_images(pixels.flatten(0, 1)), holes.flatten(0, 1))  # (B K, 3, 112, 112)
+    if pixels.shape[1] == 2:
+        first, second = images.unflatten(0, (-1, 2)).unbind(1)  # (B, 3, 112, 112) each
+        share = share[:, None, None, None]  # (B, 1, 1, 1)
+        images = share.float() * first + (1 - share).float() * second
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 class RecognitionData(Dataset):
-    """Item ``(epoch, index)`` -> image (3, 112, 112) in [-1, 1], two labels, share of the first, pose (2,), error.
+    """Item ``(epoch, index)`` -> Item.
 
-    The share is 1 for a photo of one person. The pose is yaw and pitch in degrees, from ``poses`` (N, 2) of the photos
-    of ``faces`` where they are known, else NaN. ``faces``: a FaceSet. ``mixed``: another one whose person k is a
+    The pose is yaw and pitch in degrees, from ``poses`` (N, 2) of the photos of ``faces`` where they are known, else
+    NaN. ``faces``: a FaceSet. ``mixed``: another one whose person k is a
     mixture, row k of ``mixture_labels`` (M, 3) says of whom: a, b, share of a (identity mixup). ``real``: a FaceSet
     whose photos are blended in, with the share of the first image from ``domain_range`` (domain mixup); its people
     are numbered after those of ``faces``. Both are SynFace's (Qiu et al., 2021). ``augmentation``: probability of each
@@ -56,43 +83,67 @@ class RecognitionData(Dataset):
         epoch, index = item
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, index)))
         try:
-            image, pose, first, second, share = self._photo(index, rng)
+            photo, pose, first, second, share = self._photo(index)
+            image, hole, mirrored = self._augmented(photo, rng)
         except (ValueError, OSError) as error:
-            return *NO_PHOTO, f"{self._name(index)}: {error}"
+            return self._broken(f"{self._name(index)}: {error}")
+        images, holes = [image], [hole]
         if self.real is not None:
             share = float(rng.uniform(*self.domain_range))
             partner = int(rng.integers(len(self.real)))
             try:
-                other, _ = self._augmented(self.real.image(partner), rng)
+                image, hole, _ = self._augmented(self.real.image(partner), rng)
             except (ValueError, OSError) as error:
-                return *NO_PHOTO, f"{self.real.name(partner)}: {error}"
-            image = share * image + (1 - share) * other
+                return self._broken(f"{self.real.name(partner)}: {error}")
+            images.append(image)
+            holes.append(hole)
             second = len(self.faces.people) + int(self.real.labels[partner])
-        return image, first, second, share, pose, ""
+        pose = pose * MIRRORED_POSE if mirrored else pose
+        return Item(torch.from_numpy(np.stack(images)), torch.tensor(holes), first, second, share, pose, "")
 
-    def _photo(self, index, rng):
-        """(augmented photo, its pose, first and second label, share of the first)."""
-        pose = UNKNOWN_POSE
+    def _photo(self, index):
+        """(photo (112, 112, 3) uint8, its pose, first and second label, share of the first)."""
         if index < len(self.faces):
             label = int(self.faces.labels[index])
-            who, photo = (label, label, 1.0), self.faces.image(index)
-            if self.poses is not None:
-                pose = torch.tensor(self.poses[index], dtype=torch.float32)  # (2,)
-        else:
-            index -= len(self.faces)
-            first, second, share = self.mixture_rows[self.mixed.labels[index]]
-            who, photo = (int(first), int(second), float(share)), self.mixed.image(index)
-        image, mirrored = self._augmented(photo, rng)
-        return image, pose * MIRRORED_POSE if mirrored else pose, *who
+            pose = UNKNOWN_POSE if self.poses is None else torch.tensor(self.poses[index], dtype=torch.float32)  # (2,)
+            return self.faces.image(index), pose, label, label, 1.0
+        index -= len(self.faces)
+        first, second, share = self.mixture_rows[self.mixed.labels[index]]
+        return self.mixed.image(index), UNKNOWN_POSE, int(first), int(second), float(share)
 
     def _augmented(self, photo, rng):
-        """(H, W, 3) uint8 -> (3, H, W) in [-1, 1] with all changes, and whether it was mirrored."""
+        """The photo (112, 112, 3) with all changes but erasing, the hole to erase, and whether it was mirrored."""
         image, mirrored = augment_face(photo, rng, self.augmentation)
-        image = torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1  # (H, W, 3) -> (3, H, W)
-        return erase_rectangle(image, rng, self.erase), mirrored
+        return image, draw_hole(rng, self.erase, SIDE, SIDE), mirrored
+
+    def _broken(self, error):
+        count = 1 if self.real is None else 2
+        pixels = torch.zeros(count, SIDE, SIDE, 3, dtype=torch.uint8)
+        return Item(pixels, torch.zeros(count, 4, dtype=torch.long), 0, 0, 1.0, UNKNOWN_POSE, error)
 
     def _name(self, index):
         return self.faces.name(index) if index < len(self.faces) else self.mixed.name(index - len(self.faces))
+
+
+class PhotosOfPeople(Dataset):
+    """The first few photos of every person of a FaceSet. Item -> pixels (112, 112, 3) uint8, label, error."""
+
+    def __init__(self, faces, per_person):
+        self.faces = faces
+        order = np.argsort(faces.labels, kind="stable")
+        labels = faces.labels[order]
+        rank = np.arange(len(labels)) - np.searchsorted(labels, labels)  # of each photo among those of its person
+        self.photos, self.labels = order[rank < per_person], labels[rank < per_person]
+
+    def __len__(self):
+        return len(self.photos)
+
+    def __getitem__(self, item):
+        index = int(self.photos[item])
+        try:
+            return torch.from_numpy(self.faces.image(index)), int(self.labels[item]), ""
+        except (ValueError, OSError) as error:
+            return torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8), int(self.labels[item]), str(error)
 
 
 def load_mixture_labels(path):

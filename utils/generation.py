@@ -11,6 +11,8 @@ import torch
 
 from models.attrop import Row
 from models.vec2face import TokenMask
+from utils.batch_rows import measured_rows
+from utils.device import Download, upload
 from utils.errors import UserError
 from utils.gate import Gate, Waiting
 from utils.image_measures import ImageMeasures
@@ -129,21 +131,48 @@ def draw_images(lifted, recipe):
             yield Drawn(identity, index, vector, sigmas[index], None if index else verdict).draw(recipe.seed)
 
 
-def attrop_images(attrop, drawn, recipe, measures):
-    """AttrOP on every noisy vector, its identity target is the vector without noise; yields (Drawn, pixels, record)."""
+def attrop_images(attrop, waiting, recipe, measures):
+    """AttrOP on every noisy vector, its identity target is the vector without noise; yields (Drawn, pixels, record).
+
+    On a GPU the results are measured in batches. Those that end last may bring images back to ``waiting``, for which
+    AttrOP starts again.
+    """
 
     def row(image):
         return Row(image, image.vector, image.identity.vector, lambda: recipe.masks.draw(image.stream))
 
-    for result in attrop.run(map(row, drawn)):
+    device = next(attrop.generator.parameters()).device
+    size = 1 if measures is None else measured_rows(attrop.batch_size, device)
+    ended = []
+    while True:
+        for result in attrop.run(map(row, waiting)):
+            ended.append(result)
+            if len(ended) == size:
+                yield from measured_results(ended, measures, size, device)
+                ended = []
+        if not ended:
+            return
+        yield from measured_results(ended, measures, size, device)
+        ended = []
+
+
+def measured_results(results, measures, size, device):
+    """AttrOP's results, ``size`` of them at most -> (Drawn, pixels, record), with what ``measures`` says of each."""
+    for result in results:
         if result.image is None:
             raise not_finite(result.key)
-        pixels, measured = to_pixels(result.image[None]), values_of(result)
-        if measures is not None:
-            device = next(attrop.generator.parameters()).device
-            identity = torch.from_numpy(result.key.identity.vector)[None].to(device)  # (1, 512)
-            measured |= {name: float(value) for name, value in measures(to_images(pixels.to(device)), identity).items()}
-        yield result.key, pixels[0].numpy(), result.key.record(measured, verdict_of(result, "image"))
+    pixels = to_pixels(torch.stack([result.image for result in results]))  # (S, 112, 112, 3)
+    values = {}
+    if measures is not None:
+        padded = pixels.new_zeros(size, *pixels.shape[1:])  # (size, 112, 112, 3)
+        padded[: len(pixels)] = pixels
+        identities = np.ones((size, results[0].vector.size), np.float32)
+        identities[: len(results)] = [result.key.identity.vector for result in results]
+        values = measures(to_images(upload(padded, device)), upload(torch.from_numpy(identities), device))
+        values = dict(zip(values, Download(*values.values()).wait(), strict=True))
+    for place, result in enumerate(results):
+        measured = values_of(result) | {name: float(value[place]) for name, value in values.items()}
+        yield result.key, pixels[place].numpy(), result.key.record(measured, verdict_of(result, "image"))
 
 
 def values_of(result):
@@ -177,12 +206,15 @@ def decode(generator, drawn, recipe, batch_size, measures):
         launched = launch(generator, batch, recipe.masks, batch_size, measures) if batch else None
         if in_flight:
             yield from collect(*in_flight)
-        in_flight = (batch, launched) if batch else None
+        in_flight = (batch, *launched) if batch else None
 
 
 @torch.inference_mode()
 def launch(generator, batch, masks, batch_size, measures):
-    """Start decoding: pixels (B, 112, 112, 3) uint8, whether each is finite (B,), what is measured, the event."""
+    """Start decoding: a Download of pixels (B, 112, 112, 3) uint8, whether each is finite (B,), and what is measured.
+
+    With the names of what is measured, (B,) each.
+    """
     device = next(generator.parameters()).device
     vectors = np.ones((batch_size, batch[0].vector.size), np.float32)
     identities = np.ones_like(vectors)
@@ -191,28 +223,22 @@ def launch(generator, batch, masks, batch_size, measures):
         vectors[place], identities[place] = image.vector, image.identity.vector
         noise[place], rates[place] = masks.draw(image.stream)
     mask = TokenMask.from_noise(torch.from_numpy(noise), masks.minimum, torch.from_numpy(rates)).to(device)
-    images = generator(torch.from_numpy(vectors).to(device), mask).images
+    images = generator(upload(torch.from_numpy(vectors), device), mask).images
     finite, pixels = images.flatten(1).isfinite().all(1), to_pixels(images)  # (B,), (B, 112, 112, 3)
     values = {}
     if measures is not None:
-        values = measures(to_images(pixels), torch.from_numpy(identities).to(device))
-        values = {name: value.to("cpu", non_blocking=True) for name, value in values.items()}
-    pixels, finite = (x.to("cpu", non_blocking=True) for x in (pixels, finite))
-    event = torch.cuda.Event() if device.type == "cuda" else None
-    if event:
-        event.record()
-    return pixels, finite, values, event
+        values = measures(to_images(pixels), upload(torch.from_numpy(identities), device))
+    return Download(pixels, finite, *values.values()), list(values)
 
 
-def collect(batch, launched):
-    pixels, finite, values, event = launched
-    if event:
-        event.synchronize()
+def collect(batch, download, names):
+    """Wait for what was launched; yields (Drawn, pixels, record)."""
+    pixels, finite, *values = (tensor.numpy() for tensor in download.wait())
     for place, image in enumerate(batch):  # what follows is padding
         if not finite[place]:
             raise not_finite(image)
-        measured = {name: float(value[place]) for name, value in values.items()}
-        yield image, pixels[place].numpy(), image.record(measured)
+        measured = {name: float(value[place]) for name, value in zip(names, values, strict=True)}
+        yield image, pixels[place], image.record(measured)
 
 
 def to_pixels(images):

@@ -94,6 +94,11 @@ def generation_parser(mode, description):
         "--batch_size", type=positive, default=64, help="without effect on a CPU; on a GPU, images at a time"
     )
     parser.add_argument(
+        "--compile", action="store_true",
+        help="compilation of all models by torch.compile, which takes minutes before the first image and rounds in its "
+        "own way; needs a C compiler for a GPU, a C++ compiler for a CPU",
+    )  # fmt: skip
+    parser.add_argument(
         "--feat_batch_size", type=positive, default=2000, help="photos at a time, at most, when features are extracted"
     )
     parser.add_argument("--workers", type=positive, default=2, help="threads that encode and write images")

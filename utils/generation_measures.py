@@ -6,22 +6,22 @@ from models.iresnet import load_face_encoder
 from models.sixdrepnet import load_pose_estimator
 from utils.dataset_layout import SETTINGS, has_old_layout, read_settings, settings_path
 from utils.dataset_migration import measured_by_gate
-from utils.device import PRECISIONS
 from utils.image_measures import ImageMeasures
+from utils.precision import PRECISIONS, Precision
 
 CHEAP = 0.1  # of the operations that drawing an image takes: what costs less is measured unasked
 ROLES = {"id_similarity": "id", "quality": "quality", "yaw": "pose"}  # the model that each measure needs
 
 
-def measuring_precision(args, precision: str) -> str:
+def measuring_precision(args, precision: Precision) -> str:
     """What is stored is measured in float32 unless --precision says otherwise."""
-    return "fp32" if args.precision == "auto" else precision
+    return "fp32" if args.precision == "auto" else precision.name
 
 
-def load_measuring_models(args, models: dict, device, precision: str) -> dict:
+def load_measuring_models(args, models: dict, device, precision: Precision) -> dict:
     """{role: model} of the run's models, loaded once more in float32 where the run itself computes in 16 bit."""
     exact = measuring_precision(args, precision)
-    if exact == precision:
+    if exact == precision.name:
         return models
     loaded, by_path = {}, {}
     for role in set(ROLES.values()) & models.keys():
@@ -68,7 +68,9 @@ def choose_names(args, available: list[str], cost, root: Path, gate_names: list[
     )
 
 
-def make_measures(args, models: dict, device, precision: str, root: Path, gate_names: list[str], done_by_attrop: bool):
+def make_measures(
+    args, models: dict, device, precision: Precision, root: Path, gate_names: list[str], done_by_attrop: bool
+):
     """(ImageMeasures or None, what settings.json says of it, a note for the user or None)."""
     if args.measure is False and not gate_names:
         return None, None, None

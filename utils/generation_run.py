@@ -22,27 +22,29 @@ from utils.dataset_layout import contact_sheet_path
 from utils.dataset_writer import (
     STORES,
     DatasetWriter,
+    dataset_size,
     finish_dataset,
     identities_to_keep,
     prepare_dataset,
     read_records,
+    unmerged_note,
 )
 from utils.demo_weights import use_demo_weights
-from utils.device import PRECISIONS, keep_freed_memory, resolve_device, resolve_precision
-from utils.distributed import join_world
+from utils.device import compiled
 from utils.errors import UserError
 from utils.gate import Gate
 from utils.generation import Recipe, generate
 from utils.generation_measures import make_measures
 from utils.generation_summary import attrop_lines, count_records, gate_lines
 from utils.identity_sources import PhotoSource, VectorSource
+from utils.image_measures import ImageMeasures
 from utils.person_source import PersonSource, people_warnings
 from utils.sampling import MaskRatios
 
 RELEASED_QUALITY = 27.0  # of the released quality model, where AttrOP went
 
 
-def run_generation(mode, args):
+def run_generation(mode, args, world, device, precision):
     """Make the dataset that the flags ask for, or what is missing of it; prints a summary. Raises UserError."""
     check_pose(mode, args)
     roles = roles_of(mode, args)
@@ -50,14 +52,7 @@ def run_generation(mode, args):
     note_flags_without_effect(args)
     started = time.monotonic()
     recipe = make_recipe(args)
-    world = join_world()
-    device = resolve_device(args.device, world.local_rank)
-    precision = resolve_precision(args.precision, device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    torch.backends.cudnn.deterministic = True
-
-    models = load_models(roles, args, device, PRECISIONS[precision])
+    models = load_models(roles, args, device, precision.dtype)
     if mode != "reference" and args.image_quality is None:
         args.image_quality = usual_quality(models.get("quality"), args.pose if mode == "pose" else None)
     source = make_source(mode, args, models)
@@ -65,6 +60,8 @@ def run_generation(mode, args):
     measures, measured, note = make_measures(
         args, models, device, precision, root, list(gate_minimums(args)), mode == "pose" and not args.skip_attrop
     )
+    if args.compile:
+        models, measures = compile_models(models, measures, device)
     world.barrier()  # everybody has seen what was there before
     if world.is_main:
         if source.note:
@@ -77,41 +74,49 @@ def run_generation(mode, args):
         if note:
             print(f"note: {note}")
         settings = describe(mode, args, recipe, precision, source, models) | {"measured": measured}
-        prepare_dataset(root, settings, describe_environment(device), args.overwrite, args.migrate)
-    world.barrier()
-    there = identities_to_keep(root, args.format, [source.names[row] for row in source.slice], recipe.example)
-    todo = [
-        row for row in source.slice
-        if source.names[row] not in there or there[source.names[row]].lines < recipe.example
-    ]  # fmt: skip
-    world.barrier()  # nobody writes before everybody has looked
+        environment = describe_environment(device) | {"number_formats": precision.describe()}
+        prepare_dataset(root, settings, environment, args.overwrite, args.migrate)
+    plan = world.from_main(lambda: plan_work(root, args.format, source, recipe.example))
+    todo, images_there = plan  # nobody writes before the first rank has looked
 
     mine = todo[world.rank :: world.size]
     if world.is_main and len(todo) < len(source.slice):
         print(f"{len(source.slice) - len(todo)} of {len(source.slice)} identities are there already.")
-    if world.is_main and (more := sum(source.names[row] in there for row in todo)):
-        print(f"{more} identities have fewer than {recipe.example} images and get the others.")
+    if world.is_main and images_there:
+        print(f"{len(images_there)} identities have fewer than {recipe.example} images and get the others.")
     part = f"{source.slice.start:08d}-{source.slice.stop:08d}-{world.rank:04d}-of-{world.size:04d}"
     attrop = make_attrop(mode, args, recipe, models, device)
     identities = (
-        identity._replace(first_image=there[identity.name].lines if identity.name in there else 0)
-        for identity in source.identities(mine)
+        identity._replace(first_image=images_there.get(identity.name, 0)) for identity in source.identities(mine)
     )
     generated = generate(
         models["generator"], identities, recipe, decoded_rows(args.batch_size, device), attrop, attrop_on_for(mode),
         measures, make_gate(args),
     )  # fmt: skip
     with DatasetWriter(root, args.format, part, args.jpeg_quality, args.workers) as writer:
-        done = drain(generated, writer, len(mine), there, world.is_main and bool(mine), attrop)
+        done = drain(generated, writer, len(mine), world.is_main and bool(mine), attrop)
     identities_made, images_made = map(sum, zip(*world.gather(done), strict=True))
     skipped = [line for lines in world.gather(source.skipped) for line in lines]
     if world.is_main:
-        finish_dataset(root, args.format)
+        others = finish_dataset(root, args.format)
         for line in skipped:
             print(f"skipped {line}")
-        print(summary(root, args, attrop, images_made, time.monotonic() - started))
+        print(summary(root, args, source, attrop, images_made, time.monotonic() - started))
+        if others:
+            print(unmerged_note(root, others))
     if skipped and not identities_made and len(todo) == len(source.slice):
+        world.barrier()  # rank 0 has said what was skipped
         raise UserError(f"{args.image_file}: none of the {len(source.photos)} images could be used.")
+
+
+def plan_work(root, format, source, example):
+    """(rows of the slice to do, {name: how many images an identity to extend has}). Reads the index, for one process.
+
+    Every rank gets the result from the first one.
+    """
+    there = identities_to_keep(root, format, [source.names[row] for row in source.slice], example)
+    todo = [row for row in source.slice if there.get(source.names[row], 0) < example]
+    return todo, {name: there[name] for row in todo if (name := source.names[row]) in there}
 
 
 def check_pose(mode, args):
@@ -153,6 +158,20 @@ def load_models(roles, args, device, dtype):
     if "pose" in roles:
         models["pose"] = load_pose_estimator(args.pose_weights, device, dtype)
     return models
+
+
+def compile_models(models, measures, device):
+    """{role: model} and ImageMeasures (or None) with compiled models; one that serves twice is compiled once."""
+    done = {}
+
+    def once(model):
+        if model is not None and id(model) not in done:
+            done[id(model)] = compiled(model, device, fixed_shapes=True)
+        return done.get(id(model))
+
+    if measures is not None:
+        measures = ImageMeasures(once(measures.encoder), once(measures.quality_model), once(measures.pose_model))
+    return {role: once(model) for role, model in models.items()}, measures
 
 
 def usual_quality(encoder, yaw=None):
@@ -246,7 +265,7 @@ def describe(mode, args, recipe, precision, source, models):
         "example": args.example,
         "sigma": list(recipe.sigmas),
         "mask_ratio": [masks.minimum, masks.maximum, masks.mu, masks.std],
-        "precision": precision,
+        "precision": precision.name,
         "jpeg_quality": args.jpeg_quality,
     }
     if mode == "reference":
@@ -260,6 +279,8 @@ def describe(mode, args, recipe, precision, source, models):
         settings["attrop"] = None if args.skip_attrop else {name: getattr(args, name) for name in names}
     if args.min_id_similarity is not None or args.min_quality is not None:
         settings["gate"] = [args.min_id_similarity, args.min_quality, args.max_tries]
+    if args.compile:  # which rounds in another way; named only then, as earlier datasets lack it
+        settings["compile"] = True
     return settings
 
 
@@ -275,7 +296,7 @@ def describe_environment(device):
     }
 
 
-def drain(generated, writer, count, there, show, attrop=None):
+def drain(generated, writer, count, show, attrop=None):
     """Write what is generated under a progress bar; how many identities and images."""
     identities = made = 0
     with tqdm(total=count, unit="id", disable=not show, smoothing=0.05) as bar:
@@ -283,7 +304,7 @@ def drain(generated, writer, count, there, show, attrop=None):
         if show and attrop is not None:
             attrop.on_iteration.bar = bar
         for identity, images in generated:
-            writer.write(identity, images, there.get(identity.name))
+            writer.write(identity, images)
             identities, made = identities + 1, made + sum(image.pixels is not None for image in images)
             bar.update()
             speed = f"{made / (time.monotonic() - started):.1f} images/s"
@@ -291,15 +312,12 @@ def drain(generated, writer, count, there, show, attrop=None):
     return identities, made
 
 
-def summary(root, args, attrop, made, seconds):
-    """A few lines on the finished dataset, from its manifest."""
+def summary(root, args, source, attrop, made, seconds):
+    """A few lines on what this run was to make and on the dataset, from its manifest."""
     minimums = gate_minimums(args)
-    counts = count_records(read_records(root), minimums)
-    with_images = sum(count > 0 for count in counts.images.values())
-    lines = [
-        f"{made} images made in {seconds:.0f} s; the dataset has {sum(counts.images.values())} images of {with_images} "
-        "identities."
-    ]
+    counts = count_records(read_records(root, {source.names[row] for row in source.slice}), minimums)
+    images, people = dataset_size(root)
+    lines = [f"{made} images made in {seconds:.0f} s; the dataset has {images} images of {people} identities."]
     if attrop is not None:
         wanted = None if attrop.on_iteration.hinted else args.image_quality
         lines += attrop_lines(counts, wanted, attrop.target_names)

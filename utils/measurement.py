@@ -46,16 +46,17 @@ class Measurement:
             "people": len(data.faces.people),
             "images_per_person": f"{counts.min()} to {counts.max()}, mean {counts.mean():.2f}",
             "judge": f"{self.judge}, SHA-256 {judge_hash[:12]}",
-            "precision": precision,
+            "precision": precision.name,
         }
         self.lines.append(
             f"{len(data.faces)} images of {len(data.faces.people)} people, {unreadable} unreadable; measured by "
-            f"{self.judge} in {precision}"
+            f"{self.judge} in {precision.name}"
         )
         if unreadable:
             names = [data.faces.name(index) for index in np.setdiff1d(np.arange(len(data.faces)), data.good)[:NAMED]]
             self.lines.append(f"unreadable: {', '.join(map(str, names))}{', ...' if unreadable > NAMED else ''}")
         self.report.table([[key.replace("_", " "), value] for key, value in self.results["overview"].items()])
+        self.results["overview"] |= precision.in_report()
         if unreadable:
             self.report.note(self.lines[-1])
         shown = np.flatnonzero(data.counts)[: SHEET[0]]

@@ -1,7 +1,8 @@
 """The flags of scripts that run models: which, where, and how precisely. Apart from cli.py, as this imports torch."""
 
 from models.vec2face import PRESETS
-from utils.device import PRECISIONS
+from utils.device import keep_freed_memory, resolve_device
+from utils.precision import PRECISIONS, Precision
 
 
 def add_device_flags(parser, precision="fp32"):
@@ -14,6 +15,19 @@ def add_device_flags(parser, precision="fp32"):
         choices=["auto", *PRECISIONS],
         help="number format the models compute in; auto: 16 bit where the hardware is fast at it",
     )
+
+
+def set_up_inference(args, local_rank=0, deterministic=False):
+    """The device and the Precision that the flags ask for, with this process's backend flags set to them.
+
+    Only for the ``main`` of a script, as these flags hold for the whole process. Raises UserError for a device or a
+    precision that is not there.
+    """
+    device = resolve_device(args.device, local_rank)
+    keep_freed_memory(device)
+    precision = Precision.for_inference(args.precision, device)
+    precision.apply(deterministic)
+    return device, precision
 
 
 def add_model_flags(parser):

@@ -19,8 +19,8 @@ class PersonSource:
     Unreadable photos are listed in ``skipped`` and left out; a folder without a readable photo gives no identity.
     """
 
-    def __init__(self, source, encoder, start_end=None, batch_size=2000, align=False):
-        self.photo_source = PhotoSource(source, encoder, None, batch_size, align)
+    def __init__(self, source, encoder, start_end=None, batch_size=2000, align=False, workers=None):
+        self.photo_source = PhotoSource(source, encoder, None, batch_size, align, workers)
         self.photos = self.photo_source.photos
         parents = [path.parent.absolute() for path in self.photos]
         folders = sorted(set(parents))

@@ -10,8 +10,9 @@ import cv2
 import msgpack
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from utils.cli import STOP_SIGNALS
 from utils.errors import UserError
 from utils.images import SIDE, resize
 from utils.masks import load_mask
@@ -38,7 +39,7 @@ def augment(image, kind, rng):
 
 
 class TrainingData(Dataset):
-    """Photos with their FR features. Item ``(epoch, position)`` -> image (3, 112, 112) in [-1, 1], feature, key, error.
+    """Photos with their FR features. Item ``(epoch, index)`` -> pixels (112, 112, 3) uint8, feature, position, error.
 
     ``mask``: ``.npy`` of positions to use. A broken record gives an error text and zeros.
     Raises UserError when the LMDB or the mask cannot be what they should be.
@@ -99,29 +100,61 @@ class TrainingData(Dataset):
         try:
             image, feature, _ = decode_record(self.lmdb.get(str(position).encode()), self.width)
         except ValueError as error:
-            return torch.zeros(3, SIDE, SIDE), torch.zeros(self.width), position, str(error)
+            return torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8), torch.zeros(self.width), position, str(error)
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, position)))
         image = np.ascontiguousarray(augment(image, self.augmentation, rng))
-        image = torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1  # (H, W, 3) -> (3, H, W)
-        return image, torch.from_numpy(feature), position, ""
+        return torch.from_numpy(image), torch.from_numpy(feature), position, ""
 
 
-def epoch_batches(count, batch_size, seed, epoch, rank, world_size):
-    """This rank's batches of an epoch, as lists of (epoch, index): every rank the same number, no record twice."""
-    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,))).permutation(count)
-    steps = count // (batch_size * world_size)
-    order = order[: steps * batch_size * world_size].reshape(steps, world_size, batch_size)[:, rank]
-    return [[(epoch, int(index)) for index in batch] for batch in order]
+class EpochBatches(Sampler):
+    """The batches of one rank in an epoch, as lists of (epoch, index). No record occurs twice in an epoch.
+
+    ``steps``: batches per epoch, the same number on every rank. The order depends on (seed, epoch) alone. Iteration
+    starts with the first epoch unless ``begin`` has chosen another one.
+    """
+
+    def __init__(self, count, batch_size, seed, rank=0, world_size=1):
+        self.count, self.batch_size, self.seed, self.rank, self.world_size = count, batch_size, seed, rank, world_size
+        self.steps = count // (batch_size * world_size)
+        self.begin(0)
+
+    def begin(self, epoch, first=0, end=None):
+        """Choose what the next iteration gives: the batches ``first`` to ``end`` (default: the last) of an epoch."""
+        self.epoch, self.chosen = epoch, range(self.steps)[first:end]
+
+    def __len__(self):
+        return len(self.chosen)
+
+    def __iter__(self):
+        epoch, chosen = self.epoch, self.chosen
+        order = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,))).permutation(self.count)
+        order = order[: self.steps * self.world_size * self.batch_size]
+        order = order.reshape(self.steps, self.world_size, self.batch_size)[:, self.rank].copy()  # (steps, B)
+        for step in chosen:
+            yield [(epoch, index) for index in order[step].tolist()]
+
+
+def without_broken(errors, *columns):
+    """The columns (B, ...) of a batch without the rows that have an error; the same tensors when there are none."""
+    if not any(errors):
+        return columns
+    good = torch.tensor([not error for error in errors])
+    return tuple(column[good] for column in columns)
 
 
 def leave_signals_to_the_parent(worker):
-    """Ctrl-C and a cluster's SIGTERM reach all processes of a job; only the training loop may answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Ctrl-C and a cluster's signals reach all processes of a job; only the training loop may answer."""
+    for number in (signal.SIGINT, *STOP_SIGNALS):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def make_loader(data, batches, workers, pin_memory):
-    """Batches of (images (B, 3, 112, 112), features (B, 512), positions (B,), errors) in the given order."""
+    """A loader of the batches that a sampler, or a list of lists of items, gives at each iteration.
+
+    The worker processes live as long as the loader, so that an epoch does not have to start them again.
+    """
     workers = min(workers, len(os.sched_getaffinity(0)))
-    options = {"prefetch_factor": 4, "worker_init_fn": leave_signals_to_the_parent} if workers else {}
-    return DataLoader(data, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory, **options)
+    options = {"prefetch_factor": 4, "worker_init_fn": leave_signals_to_the_parent, "persistent_workers": True}
+    return DataLoader(
+        data, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory, **(options if workers else {})
+    )

@@ -73,6 +73,10 @@ class LazyLmdb:
     def __init__(self, path):
         self.path, self.env = path, None
 
+    def __getstate__(self):
+        """What goes to another process: the path, since an open LMDB cannot."""
+        return {"path": self.path, "env": None}
+
     def get(self, key):
         """The value of a key as bytes, empty when there is none."""
         return self.read(key, bytes)
@@ -101,12 +105,13 @@ class TrainingLmdbWriter:
     def __init__(self, path, fingerprint):
         self.lmdb, self.pending, self.fingerprint = GrowingLmdb(path), [], fingerprint
         with self.lmdb.env.begin() as transaction:
-            if transaction.get(SOURCE, fingerprint) != fingerprint:
-                self.lmdb.close()
-                raise UserError(f"{path}: was begun with other photos; delete it, or choose another --file_name.")
+            is_another = transaction.get(SOURCE, fingerprint) != fingerprint
             self.count, self.next_source = (
                 msgpack.unpackb(transaction.get(key, b"\0")) for key in (b"__len__", NEXT_SOURCE)
             )
+        if is_another:
+            self.lmdb.close()
+            raise UserError(f"{path}: was begun with other photos; delete it, or choose another --file_name.")
 
     def add(self, source, name, image, feature, label):
         """Append a record: ``image`` as encoded bytes, ``feature`` (512,) float32, ``label`` a whole number.

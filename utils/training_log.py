@@ -24,6 +24,7 @@ class Log:
         self.world, self.device, self.last_step, self.shown = world, device, last_step, shown
         self.folder = Path(args.output_dir)
         self._begin_window()
+        self.first = {}  # what goes with the first line that this process logs
         self.board = SummaryWriter(args.log_dir or args.output_dir, purge_step=step) if world.is_main else None
         self.path = self.folder / LOG
         if world.is_main and self.path.exists():  # lines of steps that will be done again
@@ -34,6 +35,13 @@ class Log:
             self.say(f"resumed at step {step} of {last_step}")
         elif args.resume:
             self.say(f"{args.resume}: no checkpoint there yet: starting anew")
+
+    def begin(self, precision):
+        """Say in which number formats the run computes, and log them with its first line."""
+        self.first = {"number_formats": precision.describe()}
+        if precision.note:
+            self.say(f"note: {precision.note}")
+        self.say(f"computing with {precision}")
 
     def check_warmup(self, warmup_steps, flag):
         """Warn when the warm-up is at least half of the run. ``flag``: how the user set it."""
@@ -60,16 +68,16 @@ class Log:
     def write(self, step, epoch, lr):
         """Write a line with the means since the last one."""
         names = sorted(self.sums)
-        values = torch.stack([torch.as_tensor(self.sums[name], device=self.device) for name in names])
-        values /= torch.tensor([self.counts[name] for name in names], device=self.device)
+        sums = torch.stack([self.sums[name] for name in names])  # (T,)
         if self.world.size > 1:
-            dist.all_reduce(values)
-            values /= self.world.size
+            dist.all_reduce(sums)
+        counts = [self.counts[name] * self.world.size for name in names]
+        means = [value / count for value, count in zip(sums.tolist(), counts, strict=True)]
         seconds = time.monotonic() - self.since
         rate = self.images * self.world.size / seconds
         if self.world.is_main:
             line = {"step": step, "epoch": epoch, "lr": lr, "images_per_second": round(rate, 2)}
-            line |= {name: round(value, 6) for name, value in zip(names, values.tolist(), strict=True)}
+            line |= {name: round(value, 6) for name, value in zip(names, means, strict=True)}
             self._append(line)
             left = (self.last_step - step) * seconds / self.steps
             losses = " ".join(f"{name} {line[name]:.4f}" for name in self.shown if name in line)
@@ -95,7 +103,8 @@ class Log:
 
     def _append(self, line):
         with open(self.path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(line | self.first) + "\n")
+        self.first = {}
         for name, value in line.items():
             self.board.add_scalar(name, value, line["step"])
 

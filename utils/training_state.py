@@ -13,8 +13,10 @@ from utils.errors import UserError
 from utils.evaluation import reconstruct
 from utils.generator_file import own_form, training_vectors
 from utils.released_training import continued, is_released_training
+from utils.resuming import check_settings, load_optimizer
 
 BETAS = (0.9, 0.99)
+FIXED = ("batch_size", "accum_iter", "seed")  # flags that decide which records and draws a step sees
 SCORED = 256  # held-out photos at most, spread over all
 
 
@@ -22,12 +24,13 @@ class TrainingState:
     """Generator, discriminator, their optimisers, the scaler, averaged weights (or None), steps done and to do.
 
     ``feature_norms``: mean and standard deviation of the norms of the vectors, kept for those who generate with it.
+    ``run``: what a resumed run must agree with, see utils/resuming.py. ``notes``: what to tell the user.
     """
 
-    def __init__(self, args, device, scaler_enabled, feature_norms):
+    def __init__(self, args, device, precision, feature_norms, run):
         self.folder, self.model_name, self.ema_decay = Path(args.output_dir), args.model, args.ema
         self.fmae_lr = args.fmae_lr
-        self.args = dict(vars(args))
+        self.args, self.run, self.notes = dict(vars(args)), run, []
         self.trained_on = training_vectors(args.id_weights, feature_norms)
         self.generator = Vec2Face(PRESETS[args.model], args.dropout).to(device, memory_format=torch.channels_last)
         self.discriminator = Discriminator(args.disc_width, args.disc_noise)
@@ -38,10 +41,9 @@ class TrainingState:
             parameter.requires_grad_(args.fmae_lr > 0)
         self.optimizer = torch.optim.AdamW(groups, **options)
         self.optimizer_disc = torch.optim.AdamW(self.discriminator.parameters(), **options)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=scaler_enabled)
+        self.scaler = precision.scaler(device)
         self.ema = self._averaged(self.generator.state_dict()) if args.ema else None
         self.step, self.last_step = 0, 0
-        self.note = None  # what to tell about where the weights are from
 
     def _parameter_groups(self):
         """The weights before the image decoder, which take ``fmae_lr`` times the learning rate, and its own."""
@@ -94,6 +96,7 @@ class TrainingState:
             "step": self.step,
             "last_step": self.last_step,
             "args": self.args,
+            "run": self.run,
         }
         save_file(content, self.folder / name)
 
@@ -102,7 +105,7 @@ class TrainingState:
         self._take_generator(load_file(path), path)
         if self.ema is not None:
             self.ema = self._averaged(self.generator.state_dict())
-        self.note = f"starting from {path}"
+        self.notes = [f"starting from {path}"]
 
     def _take_generator(self, content, path):
         state, released = generator_state(content, path)
@@ -116,26 +119,24 @@ class TrainingState:
         name_of = released_key if released else str
         fit(self.generator, state, path, f"a {preset} generator", name_of=name_of)
 
-    def resume(self, path, steps_per_epoch):
-        """Take everything from a checkpoint of ours or of the released code; nothing when ``path`` is None.
+    def resume(self, content, path, steps_per_epoch):
+        """Take everything from the content of a checkpoint of ours or of the released code.
 
-        Raises UserError when it does not fit.
+        Raises UserError when it does not fit, or was made with settings that have to be the same.
         """
-        if path is None:
-            return
-        content = load_file(path)
         released = is_released_training(content)
+        self.notes = []
         if not released:
             self._check_parts(content, path)
-            self.note = None
+            self.notes += check_settings(path, content, self.args, self.run, FIXED)
         self._take_generator(content, path)
         fit(self.discriminator, content["model_disc"], path, "the discriminator of this --disc_width")
         if released:
             models = (self.generator, self.discriminator, self.optimizer, self.optimizer_disc)
             content = continued(content, path, *models, steps_per_epoch)
-            self.note = f"{path}: continuing a training of the released code after {content['epoch'] + 1} epochs"
-        self.optimizer.load_state_dict(content["optimizer_vec2face"])
-        self.optimizer_disc.load_state_dict(content["optimizer_disc"])
+            self.notes = [f"{path}: continuing a training of the released code after {content['epoch'] + 1} epochs"]
+        load_optimizer(self.optimizer, content["optimizer_vec2face"], path)
+        load_optimizer(self.optimizer_disc, content["optimizer_disc"], path)
         if content.get("scaler"):  # empty after a run that needed none, in bfloat16 or float32
             self.scaler.load_state_dict(content["scaler"])
         if self.ema is not None:

@@ -1,8 +1,6 @@
 """How a training is asked to stop, and what it says then."""
 
 import os
-import shlex
-import shutil
 import signal
 import sys
 import time
@@ -10,20 +8,27 @@ import time
 import torch
 import torch.distributed as dist
 
+from utils.cli import STOP_SIGNALS
+from utils.errors import AgreedStop
+from utils.launch import command_line, this_launch
+
 SAME_CTRL_C = 1.0  # seconds within which a signal that comes twice was sent once
 
 
 class StopSignal:
-    """SIGTERM and Ctrl-C, agreed on by all processes, so that they save and stop after the same step.
+    """SIGTERM, SIGUSR1 and Ctrl-C, agreed on by all processes, so that they save and stop after the same step.
 
-    A second Ctrl-C raises KeyboardInterrupt at once. ``resume_command``: what the user types to continue the run.
+    A signal to any one process stops all. SIGUSR1 is what `sbatch --signal` is usually told to send before the time is
+    up. A second Ctrl-C raises KeyboardInterrupt at once. ``resume_command``: what the user types to continue the run.
     """
 
     def __init__(self, world, resume_command):
         self.world, self.resume_command = world, resume_command
         self.seen = self.noticed = False
         self.interrupted = None  # time of the first Ctrl-C
-        self.previous = {number: signal.signal(number, self._notice) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.answer = None  # the flag that is being exchanged, and the exchange
+        numbers = (*STOP_SIGNALS, signal.SIGINT)
+        self.previous = {number: signal.signal(number, self._notice) for number in numbers}
 
     def _notice(self, number, frame):
         self.noticed = True
@@ -37,25 +42,38 @@ class StopSignal:
                 os.write(2, b"\nstopping after this step, to save a checkpoint; Ctrl-C again stops at once\n")
 
     def asked(self):
-        """Whether any process was asked to stop; every process must call it after every step."""
+        """Whether any process was asked to stop; every process must call it after every step.
+
+        Several processes answer a step late: they exchange their flags while they compute the next step.
+        """
+        if self.world.size == 1:
+            self.seen = self.noticed
+            return self.seen
+        self._take_answer()
         flag = torch.tensor(float(self.noticed))
-        if self.world.size > 1:
-            dist.all_reduce(flag, group=self.world.patient_group)
-        self.seen = bool(flag)
+        self.answer = flag, dist.all_reduce(flag, group=self.world.patient_group, async_op=True)
         return self.seen
+
+    def _take_answer(self):
+        if self.answer:
+            flag, exchange = self.answer
+            exchange.wait()
+            self.seen, self.answer = bool(flag), None
 
     def close(self):
         """Leave the signals to those who had them; once the training was stopped, say how to continue it.
 
-        Raises KeyboardInterrupt with that message after a Ctrl-C, so that the program ends as interrupted.
+        Raises AgreedStop with that message after a Ctrl-C, so that the program ends as interrupted.
         """
+        stopped = self.seen
+        self._take_answer()
         for number, handler in self.previous.items():
             signal.signal(number, handler)
-        if not self.seen:
+        if not stopped:
             return
         message = f"stopped as asked; the checkpoint is complete.{self._how_to_go_on()}"
         if self.interrupted is not None:
-            raise KeyboardInterrupt(message)
+            raise AgreedStop(message)
         if self.world.is_main:
             print(message, flush=True)
 
@@ -72,9 +90,4 @@ def resume_command(script, argv, output_dir):
             left = left[1:]
         elif not word.startswith("--resume=") and word != "--overwrite":
             words.append(word)
-    on_path = shutil.which("python") == sys.executable
-    launcher = ["python" if on_path else sys.executable]
-    if "LOCAL_WORLD_SIZE" in os.environ:
-        one_machine = os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
-        launcher = ["torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}"] + ([] if one_machine else ["..."])
-    return shlex.join([*launcher, os.path.relpath(script), *words, "--resume", str(output_dir)])
+    return command_line(this_launch(), script, [*words, "--resume", str(output_dir)])

@@ -1,0 +1,80 @@
+"""The work whose speed and memory are measured, beside that of scripts/benchmark.py.
+
+A job is made by ``work(preset, device, dtype, batch_size)``, which gives the function to time and {model: how often its
+FLOPs of one forward pass are needed}.
+"""
+
+import torch
+import torch.nn as nn
+from torchvision.models.vgg import cfgs, make_layers
+
+from models.discriminator import Discriminator
+from models.iresnet import IResNet
+from models.losses import GeneratorLoss, discriminator_loss
+from models.perceptual import LPIPS
+from models.vec2face import PRESETS, Vec2Face
+from scripts import train_fr
+from scripts.gpu_checks.setting import seeded_mask
+
+CLASSES = 10_000  # people of HSFace10K
+
+
+def gan_training_job(preset, device, dtype, batch_size):
+    """A training step with the GAN: that of the generator, whose loss asks the discriminator, and the discriminator's.
+
+    The discriminator runs forward and back to the image for the generator, then forward and twice that backward on
+    twice as many images.
+    """
+    torch.manual_seed(0)
+    generator = Vec2Face(PRESETS[preset]).to(device, memory_format=torch.channels_last)
+    discriminator = Discriminator().to(device, memory_format=torch.channels_last)
+    encoder = IResNet().for_inference(device, dtype)
+    perceptual = LPIPS(make_layers(cfgs["D"]).state_dict()).to(device)
+    criterion = GeneratorLoss(encoder, perceptual).to(device)
+    networks = (generator, discriminator)
+    optimizers = [torch.optim.AdamW(network.parameters(), lr=1e-6, fused=True) for network in networks]
+    vectors, mask = torch.randn(batch_size, 512, device=device), seeded_mask(batch_size).to(device)
+    real = torch.rand(batch_size, 3, 112, 112, device=device).contiguous(memory_format=torch.channels_last)
+
+    def half_precision():
+        return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+    def job():
+        discriminator.requires_grad_(False)
+        with half_precision():
+            output = generator(vectors, mask)
+            loss = criterion(output, real, vectors, discriminator)["total"]
+        loss.backward()
+        discriminator.requires_grad_(True)
+        with half_precision():
+            logits = discriminator(torch.cat([real, output.images.detach()]))  # (2B, 1, 11, 11)
+            loss = discriminator_loss(*logits.chunk(2))
+        loss.backward()
+        for network, optimizer in zip(networks, optimizers, strict=True):
+            nn.utils.clip_grad_norm_(network.parameters(), 2.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    # count_flops sees all forward passes of a job: three batches of the discriminator, of which eight are needed
+    return job, {generator: 3, encoder: 2, perceptual.features: 1.5, discriminator: 8 / 3}
+
+
+def fr_training_job(preset, device, dtype, batch_size):
+    """A training step of a face recogniser with the recipe of HSFace10K; of IResNet-18 for the tiny preset."""
+    network = ["--network", "18", "--width", "16"] if preset == "vec2face_vit_tiny" else []
+    args = train_fr.fr_parser().parse_args(["--data", "none", *network])
+    torch.manual_seed(0)
+    model = train_fr.make_model(args, CLASSES).to(device, memory_format=torch.channels_last)
+    optimizer = train_fr.make_optimizer(model, args)
+    images = torch.rand(batch_size, 3, 112, 112, device=device).contiguous(memory_format=torch.channels_last)
+    labels, share = torch.arange(batch_size, device=device), torch.ones(batch_size, device=device)
+
+    def job():
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            losses, _ = model(images, labels, labels, share)
+        losses.mean().backward()
+        nn.utils.clip_grad_norm_(model.backbone.parameters(), args.clip_grad)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return job, {model.backbone: 3}
