@@ -11,7 +11,7 @@
 # make bench   speed of this machine, as shares of its own peak
 # make gpu-check   what holds on the GPUs of this machine, in 15 minutes: gpu_check.md; GPU_CHECK="--checks decoding speed"
 #
-# Each makes .venv from the requirements when it is missing. PYTHON=python3.12 picks the interpreter.
+# Each makes .venv from pyproject.toml when it is missing. PYTHON=python3.12 picks the interpreter.
 
 PYTHON ?= python3
 PY ?= .venv/bin/python
@@ -23,15 +23,16 @@ UNSEEN ?= rendered/unseen
 PIPELINE ?= pipeline
 
 .PHONY: demo train-demo pipeline test test-all test-oldest lint bench gpu-check clean
-include world.mk
+include world/world.mk
 
-.venv/.installed: requirements.txt
+.venv/.installed: pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet -r requirements.txt
+	$(PY) -m pip install --quiet -e .
 	touch $@
 
-.venv/.installed-dev: requirements-dev.txt .venv/.installed
-	$(PY) -m pip install --quiet -r requirements-dev.txt
+# The extras: .venv/.installed-test, .venv/.installed-render.
+.venv/.installed-%: pyproject.toml .venv/.installed
+	$(PY) -m pip install --quiet -e '.[$*]'
 	touch $@
 
 DEMO_MODELS := --model_weights $(DEMO)/vec2face_generator.pth --id_weights $(DEMO)/face_encoder.pth \
@@ -47,17 +48,13 @@ demo: .venv/.installed
 	$(PY) scripts/measure_dataset.py $(DEMO_OUTPUT) --id_weights $(DEMO)/face_encoder.pth \
 		--quality_weights $(DEMO)/face_encoder.pth --pose_weights $(DEMO)/head_pose.pth
 
-.venv/.installed-render: requirements-render.txt .venv/.installed
-	$(PY) -m pip install --quiet -r requirements-render.txt
-	touch $@
-
 # Rendered people, for who has no photos: 20,000 photos and 2,000 of others, 4 to 15 minutes on two cores.
 rendered/people: | .venv/.installed-render
-	$(PY) scripts/render_faces.py --identities 1000 --images 20 --output rendered/unfinished
+	$(PY) world/render_faces.py --identities 1000 --images 20 --output rendered/unfinished
 	mv rendered/unfinished $@
 
 rendered/unseen: | .venv/.installed-render
-	$(PY) scripts/render_faces.py --identities 200 --first_identity 1000 --images 10 --output rendered/unfinished-unseen
+	$(PY) world/render_faces.py --identities 200 --first_identity 1000 --images 10 --output rendered/unfinished-unseen
 	mv rendered/unfinished-unseen $@
 
 # For a generator that begins as a linear map: train its image decoder, with judges that need no download.
@@ -90,9 +87,9 @@ pipeline: .venv/.installed $(PIPELINE)/people.npy
 	$(PY) scripts/test_fr.py --weights $(PIPELINE)/fr/model.pth --pairs tests/photos --pair_count 16
 
 table-%: .venv/.installed $(PHOTOS) $(UNSEEN)
-	$(PY) scripts/run_ablation.py $* --photos $(PHOTOS) --unseen $(UNSEEN) $(TABLE)
+	$(PY) world/run_ablation.py $* --photos $(PHOTOS) --unseen $(UNSEEN) $(TABLE)
 
-test: .venv/.installed-dev
+test: .venv/.installed-test
 	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: test
@@ -101,17 +98,17 @@ test-all: test
 OLDEST := .venv-oldest
 
 # Each lower bound of the requirements as a pin; and a pyarrow, which datasets reads with, that takes NumPy 1.
-$(OLDEST)/.installed: requirements.txt requirements-render.txt requirements-dev.txt
+$(OLDEST)/.installed: pyproject.toml
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
-	sed -n 's/^\([A-Za-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2/p' requirements.txt requirements-render.txt > $(OLDEST)/pins.txt
+	sed -n '/^dependencies/,/^test = /s/^ *"\([A-Za-z0-9_-]*\)>=\([0-9.]*\)".*/\1==\2/p' pyproject.toml > $(OLDEST)/pins.txt
 	echo "pyarrow<22" >> $(OLDEST)/pins.txt
-	$(OLDEST)/bin/python -m pip install --quiet -r requirements-dev.txt -c $(OLDEST)/pins.txt
+	$(OLDEST)/bin/python -m pip install --quiet -e '.[test]' -c $(OLDEST)/pins.txt
 	touch $@
 
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: .venv/.installed-dev
+lint: .venv/.installed-test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 

@@ -8,12 +8,14 @@ python download_vec2face_weights.py --list              what there is, and what 
 from pathlib import Path
 from typing import NamedTuple
 
+from utils.cli.command import command
+
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import logging
 
-from utils.cli import command, make_parser
-from utils.errors import UserError
+from models.errors import UserError
+from utils.cli.flags import make_parser
 
 REPOSITORY = "BooBooWu/Vec2Face"  # a model repository and a dataset repository of the same name
 

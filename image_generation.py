@@ -8,11 +8,12 @@ Several GPUs: put `torchrun --nproc_per_node=N` in the place of `python`. Killed
 again.
 """
 
-from utils.cli import command
-from utils.distributed import join_world
-from utils.generation_flags import generation_parser
-from utils.generation_run import run_generation
-from utils.model_flags import set_up_inference
+from utils.cli.command import command
+
+from utils.cli.generation_flags import generation_parser
+from utils.cli.model_flags import set_up_inference
+from utils.generation.make_dataset import run_generation
+from utils.runtime.distributed import join_world
 
 
 @command

@@ -6,11 +6,12 @@
 Photos must be aligned 112x112 crops, or give --align. Killed, or more to do: run the same command again.
 """
 
-from utils.cli import command
-from utils.distributed import join_world
-from utils.generation_flags import generation_parser
-from utils.generation_run import run_generation
-from utils.model_flags import set_up_inference
+from utils.cli.command import command
+
+from utils.cli.generation_flags import generation_parser
+from utils.cli.model_flags import set_up_inference
+from utils.generation.make_dataset import run_generation
+from utils.runtime.distributed import join_world
 
 
 @command

@@ -10,46 +10,46 @@ Stopped (Ctrl-C saves a checkpoint first) or killed: the same command with `--re
 training checkpoint of the released code.
 """
 
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
-
 import contextlib
 import math
 from argparse import BooleanOptionalAction as Boolean
 from functools import partial
 
+from utils.cli.command import command
+
 import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from models.errors import UserError
 from models.iresnet import load_face_encoder
 from models.losses import ADVERSARIAL, WEIGHTS, GeneratorLoss, discriminator_loss
+from models.masking import ROWS, MaskRates, TokenMask
 from models.perceptual import load_perceptual
-from models.vec2face import DROPOUT, PRESETS, ROWS, TokenMask
-from utils.cli import (
+from models.pixels import to_images
+from models.transfer import upload
+from models.vec2face import DROPOUT, PRESETS
+from utils.cli.demo_weights import use_demo_weights
+from utils.cli.flags import (
     WITHOUT_EFFECT,
     add_flags_without_effect,
     add_training_run_flags,
-    command,
     make_parser,
     multiple_of,
     note_flags_without_effect,
     positive,
     share,
 )
-from utils.demo_weights import use_demo_weights
-from utils.device import compiled, keep_freed_memory, resolve_device, upload
-from utils.distributed import join_world
-from utils.errors import UserError
-from utils.finite_check import FiniteCheck
-from utils.generation import to_images
-from utils.precision import Precision
-from utils.resuming import check_agreement, load_checkpoint, run_of
-from utils.sampling import MaskRatios
-from utils.training_data import AUGMENTATIONS, EpochBatches, TrainingData, make_loader, without_broken
-from utils.training_folder import LAST, check_output_folder, start_anew
-from utils.training_log import Log
-from utils.training_state import TrainingState
-from utils.training_stop import StopSignal, resume_command
+from utils.data.training_data import AUGMENTATIONS, EpochBatches, TrainingData, make_loader, without_broken
+from utils.runtime.device import compiled, keep_freed_memory, resolve_device
+from utils.runtime.distributed import join_world
+from utils.runtime.precision import Precision
+from utils.training.finite_check import FiniteCheck
+from utils.training.folder import LAST, check_output_folder, start_anew
+from utils.training.log import Log
+from utils.training.resuming import check_agreement, load_checkpoint, run_of
+from utils.training.state import TrainingState
+from utils.training.stop import StopSignal, resume_command
 
 RELEASED_DIVISOR = 112  # of the learning-rate rule
 KEEP_EVERY = 25  # epochs between checkpoints that stay
@@ -91,7 +91,7 @@ def training_parser():
         "--lpips_weights",
         default="weights/vgg16.pth",
         help="torchvision's VGG16; or in its place `efficientnet_lite0` (ImageNet weights from a package, see "
-        "requirements-train-demo.txt) or `encoder` (maps of --id_weights); or `none`",
+        "the extra train-demo) or `encoder` (maps of --id_weights); or `none`",
     )
     model.add_argument("--start_from", help="generator to begin with (default: from nothing)")
     for name, default in (("min", 0.5), ("max", 1.0), ("mu", 0.75), ("std", 0.25)):
@@ -301,7 +301,7 @@ def held_out_data(args, data):
 
 def mask_ratios(args):
     try:
-        return MaskRatios(args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std)
+        return MaskRates(args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std)
     except ValueError as error:
         raise UserError(f"--mask_ratio_*: {error}.") from error
 

@@ -1,24 +1,28 @@
-"""The networks, and AttrOP on top of them."""
+"""The networks, and AttrOP on top of them.
 
-from models.attrop import AttrOP, Result, Row, Target, at_least, close_to, pitch_target, quality_target, yaw_target
-from models.iresnet import load_face_encoder
-from models.sixdrepnet import load_pose_estimator
-from models.vec2face import PRESETS, TokenMask, Vec2Face, load_vec2face
+A name is imported when it is first used: loading torch takes seconds, which scripts that need no network do without.
+"""
 
-__all__ = [
-    "PRESETS",
-    "AttrOP",
-    "Result",
-    "Row",
-    "Target",
-    "TokenMask",
-    "Vec2Face",
-    "at_least",
-    "close_to",
-    "load_face_encoder",
-    "load_pose_estimator",
-    "load_vec2face",
-    "pitch_target",
-    "quality_target",
-    "yaw_target",
-]
+from importlib import import_module
+
+HOMES = {
+    "attrop": (
+        "AttrOP", "Result", "Row", "Target", "at_least", "close_to", "pitch_target", "quality_target", "yaw_target",
+    ),
+    "iresnet": ("load_face_encoder",),
+    "masking": ("MaskRates", "TokenMask"),
+    "sixdrepnet": ("load_pose_estimator",),
+    "vec2face": ("PRESETS", "Vec2Face", "load_vec2face"),
+}  # fmt: skip
+MODULE_OF = {name: module for module, names in HOMES.items() for name in names}
+__all__ = sorted(MODULE_OF)
+
+
+def __getattr__(name):
+    if name not in MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{MODULE_OF[name]}"), name)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from models.attrop_batch import Batch, Step
-from utils.device import Download
+from models.transfer import Download
 
 HALF_SCALE = 1024  # of the loss in float16, where small gradients vanish; halved for a row whose gradient overflows
 

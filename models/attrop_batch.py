@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from models.vec2face import ROWS, TokenMask
-from utils.device import Download, upload
+from models.masking import ROWS, TokenMask
+from models.transfer import Download, upload
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam (Kingma & Ba, 2015)
 

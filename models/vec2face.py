@@ -6,7 +6,6 @@ The feature-masked autoencoder (fMAE) follows MAE (He et al., 2022), with the ro
 map in the place of image patches.
 """
 
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -15,15 +14,13 @@ import torch
 import torch.nn as nn
 from einops import rearrange
 
+from models.errors import UserError
 from models.image_decoder import MAP_CHANNELS, ImageDecoder
+from models.masking import MAP_SIDE, ROWS
 from models.released_weights import from_released, released_key
-from utils.checkpoint import Undrawn, first_few, fit, frozen, load_file, state_dict_of
-from utils.device import upload
-from utils.errors import UserError
+from models.weight_files import Undrawn, first_few, fit, frozen, load_file, state_dict_of
 
 VECTOR_SIZE = 512
-MAP_SIDE = 7
-ROWS = MAP_SIDE * MAP_SIDE  # 49 rows of the feature map
 DROPOUT = 0.1
 
 
@@ -62,49 +59,6 @@ def transformer(width, depth, heads, dropout):
             for _ in range(depth)
         )
     )
-
-
-@dataclass(frozen=True)
-class TokenMask:
-    """Which rows of the feature map the encoder does not get, and which carry no row of their own.
-
-    ``kept``: (N, K) ascending numbers, 0..48, of the rows that are not dropped.
-    ``masked``: (N, 49) bool, rows replaced by the image feature; every dropped row is masked too.
-    """
-
-    kept: torch.Tensor
-    masked: torch.Tensor
-
-    @classmethod
-    def from_noise(cls, noise, drop_ratio, mask_rate):
-        """Drop each sample's ``ceil(49 * drop_ratio)`` smallest noises, mask its ``ceil(49 * mask_rate)`` smallest.
-
-        ``noise``: (N, 49), any real numbers. ``drop_ratio``: float in [0, 1], the same for all samples.
-        ``mask_rate``: float or (N,) in [0, 1]; a rate below the drop ratio masks the dropped rows only.
-        Raises ValueError on other shapes or ranges.
-        """
-        if noise.ndim != 2 or noise.shape[1] != ROWS:
-            raise ValueError(f"mask noise must have shape (N, {ROWS}), not {tuple(noise.shape)}")
-        rate = torch.as_tensor(mask_rate, dtype=torch.float64, device=noise.device).expand(len(noise))  # (N,)
-        if not 0 <= drop_ratio <= 1 or not ((rate >= 0) & (rate <= 1)).all():
-            raise ValueError("drop ratio and mask rate must lie in [0, 1]")
-        drop_count = math.ceil(ROWS * drop_ratio)
-        mask_count = torch.ceil(ROWS * rate).clamp(min=drop_count)  # (N,)
-        rank = noise.argsort(dim=1).argsort(dim=1)  # (N, 49): 0 = smallest noise
-        dropped = (rank < drop_count).to(torch.uint8)  # (N, 49)
-        kept = dropped.argsort(dim=1, stable=True)[:, : ROWS - drop_count]  # (N, K)
-        return cls(kept=kept, masked=rank < mask_count[:, None])
-
-    def to(self, device):
-        """The mask on another device; from the CPU to a GPU in one copy, for which the host does not wait."""
-        device = torch.device(device)
-        if self.kept.device.type != "cpu" or device.type != "cuda":
-            return TokenMask(self.kept.to(device), self.masked.to(device))
-        packed = upload(torch.cat([self.masked, self.kept], dim=1).to(torch.uint8), device)  # (N, 49 + K)
-        return TokenMask(kept=packed[:, ROWS:].long(), masked=packed[:, :ROWS].bool())
-
-    def __len__(self):
-        return len(self.kept)
 
 
 class Expander(nn.Module):

@@ -9,35 +9,31 @@ Writes OUTPUT.jpg, the images with labels, and OUTPUT.json: for every value, the
 the image was still the same person by the face encoder, the values reached, and id similarity.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
-
 import json
+
+from utils.cli.command import command
 
 import numpy as np
 from tqdm import tqdm
 
 from models.attrop import AttrOP, Row, pitch_target, quality_target, yaw_target
+from models.errors import UserError
 from models.iresnet import load_face_encoder
+from models.masking import MaskRates
+from models.pixels import to_pixels
 from models.sixdrepnet import load_pose_estimator
 from models.vec2face import load_vec2face
-from utils.attrop_progress import AttrOPProgress
-from utils.batch_rows import attrop_rows
-from utils.cli import command, finite, make_parser, not_negative, positive, writing
-from utils.demo_weights import use_demo_weights
-from utils.errors import UserError
-from utils.generation import to_pixels
-from utils.generation_flags import QUALITY_WEIGHTS
-from utils.identity_sources import VectorSource
-from utils.images import encode_jpeg
-from utils.labelled_sheet import labelled_sheet
-from utils.model_flags import add_device_flags, add_model_flags, set_up_inference
-from utils.outputs import refuse_existing
-from utils.sampling import MaskRatios, identity_stream
+from utils.cli.demo_weights import use_demo_weights
+from utils.cli.flags import finite, make_parser, not_negative, positive
+from utils.cli.generation_flags import QUALITY_WEIGHTS
+from utils.cli.model_flags import add_device_flags, add_model_flags, set_up_inference
+from utils.cli.outputs import refuse_existing, writing
+from utils.data.images import encode_jpeg
+from utils.evaluation.labelled_sheet import labelled_sheet
+from utils.generation.attrop_progress import AttrOPProgress
+from utils.generation.batch_rows import attrop_rows
+from utils.generation.streams import identity_stream
+from utils.generation.vector_source import VectorSource
 
 SHOWN = 12  # people of the sheet
 WANTED = {"yaw": "yaw", "pitch": "pitch", "quality": "quality at least"}
@@ -142,7 +138,7 @@ def target_maker(args, device, dtype):
 
 
 def rows(people, seed):
-    masks = MaskRatios()
+    masks = MaskRates()
     for person in people:
         stream = identity_stream(seed, person.number)
         yield Row(person.number, person.vector, person.vector, lambda stream=stream: masks.draw(stream))

@@ -10,13 +10,6 @@ two events with many calls in between, and peaks are those of large operands: wh
 where the GPU waits for it, as in use.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
-
 import json
 import multiprocessing
 import platform
@@ -24,6 +17,9 @@ import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice, product
+from pathlib import Path
+
+from utils.cli.command import command
 
 import numpy as np
 import torch
@@ -34,14 +30,15 @@ from torchvision.models.vgg import cfgs, make_layers
 from models.attrop import AttrOP, Row, quality_target, yaw_target
 from models.iresnet import IResNet, load_face_encoder
 from models.losses import GeneratorLoss
+from models.masking import MaskRates, TokenMask
 from models.perceptual import LPIPS
 from models.sixdrepnet import SixDRepNet
-from models.vec2face import PRESETS, TokenMask, Vec2Face, load_vec2face
-from utils.cli import command, make_parser, positive
-from utils.device import compiled, keep_freed_memory, resolve_device
-from utils.identity_sampling import GaussianSampler, sample_apart, similarity_of_pairs
-from utils.precision import PRECISIONS, Precision, has_bf16
-from utils.sampling import MaskRatios, identity_stream
+from models.vec2face import PRESETS, Vec2Face, load_vec2face
+from utils.cli.flags import make_parser, positive
+from utils.generation.identity_sampling import GaussianSampler, sample_apart, similarity_of_pairs
+from utils.generation.streams import identity_stream
+from utils.runtime.device import compiled, keep_freed_memory, resolve_device
+from utils.runtime.precision import PRECISIONS, Precision, has_bf16
 
 CONV_SHAPES = ((128, 112), (256, 56), (256, 28), (512, 14))  # channels and side of the generator's convolutions
 GEMM_SHAPES = ((768, 2304), (768, 3072), (3072, 768), (2048, 2048))
@@ -279,7 +276,7 @@ def accepted_per_minute(device, precision, batch_size, batches):
     def rows():
         for number, vector in enumerate(vectors):
             stream = identity_stream(0, number)
-            yield Row(number, vector, vector, lambda stream=stream: MaskRatios().draw(stream))
+            yield Row(number, vector, vector, lambda stream=stream: MaskRates().draw(stream))
 
     def per_minute(runs):
         start = time.perf_counter()

@@ -6,19 +6,17 @@ Reads FEATURES/person/photo.npy (or a .txt of such paths); writes DEST/DATASET_c
 (people, 512), and the names beside it.
 """
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+from utils.cli.command import command
 
 import numpy as np
 from tqdm import tqdm
 
-from utils.cli import command, make_parser, positive, writing
-from utils.errors import UserError
-from utils.images import list_images
+from models.errors import UserError
+from utils.cli.flags import make_parser, positive
+from utils.cli.outputs import writing
+from utils.data.images import list_images
 
 
 @command

@@ -7,12 +7,9 @@ Features of two encoders of the same photos are nearly linear functions of each 
 fitted on photos (ridge regression), goes into the generator's first layer. A start for training, no replacement.
 """
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+from utils.cli.command import command
 
 import numpy as np
 import torch
@@ -20,15 +17,16 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import paired_cosine_distances
 from tqdm import tqdm
 
+from models.errors import UserError
+from models.generator_file import checked_state, own_form, training_vectors
 from models.iresnet import load_face_encoder
 from models.vec2face import VECTOR_SIZE, architecture_of
-from utils.checkpoint import load_file, save_file
-from utils.cli import command, make_parser, positive, writing
-from utils.device import CPU, keep_freed_memory
-from utils.errors import UserError
-from utils.face_set import FaceSet
-from utils.generator_file import checked_state, own_form, training_vectors
-from utils.verification import features_of
+from models.weight_files import load_file, save_file
+from utils.cli.flags import make_parser, positive
+from utils.cli.outputs import writing
+from utils.data.face_set import FaceSet
+from utils.evaluation.verification import features_of
+from utils.runtime.device import CPU, keep_freed_memory
 
 HELD_OUT = 10  # every tenth photo tells how well the fit does on others
 FIRST_LAYER = "expander.to_feature."

@@ -8,18 +8,14 @@ the same precision; leakage is that into the first --reference. Precision, recal
 shown where all reports have them in the same features, with as many neighbours and images, to the same reference.
 """
 
-import sys
+import json
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from utils.cli.command import command
 
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
-
-import json
-
+from models.errors import UserError
 from scripts.compare_fr import grouped, show, spread
-from utils.cli import command, make_parser
-from utils.errors import UserError
+from utils.cli.flags import make_parser
 
 SHARES = {  # column: where it is in a report.json
     "separate people": ("people", "separate_share"),

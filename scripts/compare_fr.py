@@ -6,19 +6,16 @@ Each NAME=FILE is what test_fr.py --output wrote; several files of one name are 
 seeds). The gap is defined as in UIFace, (REAL - SYN) / SYN of the averages.
 """
 
-import sys
+import json
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
-
-import json
+from utils.cli.command import command
 
 import numpy as np
 
-from utils.cli import command, make_parser, writing
-from utils.errors import UserError
+from models.errors import UserError
+from utils.cli.flags import make_parser
+from utils.cli.outputs import writing
 
 
 @command

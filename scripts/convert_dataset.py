@@ -17,23 +17,20 @@ target appears when it is complete.
 keys and labels, in order of identity, as a single run leaves them. Several runs that each add a slice append theirs.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
-
 import shutil
+
+from utils.cli.command import command
 
 from tqdm import tqdm
 
-from utils.cli import command, make_parser, parse_slice, writing
-from utils.dataset_export import photos_of, write_folder, write_imagefolder, write_webdataset
-from utils.dataset_lmdb import write_fr_lmdb
-from utils.dataset_writer import compact_dataset, dataset_size, unmerged_note
-from utils.errors import UserError
-from utils.face_set import FaceSet
+from models.errors import UserError
+from utils.cli.flags import make_parser
+from utils.cli.outputs import writing
+from utils.data.face_set import FaceSet
+from utils.data.lmdb_files import write_fr_lmdb
+from utils.data.slices import parse_slice
+from utils.dataset.export import photos_of, write_folder, write_imagefolder, write_webdataset
+from utils.dataset.writer import compact_dataset, dataset_size, unmerged_note
 
 FORMS = ("folder", "lmdb", "imagefolder", "webdataset")
 

@@ -9,22 +9,17 @@ that of the FR-training repository: the IResNet's weights by name and nothing el
 that --id_weights takes, AdaFace's official one too.
 """
 
-import sys
-from pathlib import Path
+from utils.cli.command import command
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
-
+from models.errors import UserError
+from models.generator_file import averaged, checked_state, own_form
 from models.iresnet import DEPTHS, trainable_encoder
 from models.official_encoders import is_face_encoder
 from models.released_weights import to_released
 from models.vec2face import architecture_of
-from utils.checkpoint import load_file, save_file, state_dict_of
-from utils.cli import command, make_parser, writing
-from utils.errors import UserError
-from utils.generator_file import averaged, checked_state, own_form
-from utils.outputs import refuse_existing
+from models.weight_files import load_file, save_file, state_dict_of
+from utils.cli.flags import make_parser
+from utils.cli.outputs import refuse_existing, writing
 
 RELEASED_WIDTHS = (64, 128, 256, 512)  # the FR-training repository knows no others
 RELEASED_DEPTHS = {DEPTHS[depth]: depth for depth in (18, 34, 50, 100, 152)}  # its "200" is 100 blocks once more

@@ -9,28 +9,24 @@ has seen; with its --threshold (of test_fr.py) also the share of noisy images it
 reconstructions.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
-
 import argparse
 import json
 from contextlib import closing
+from pathlib import Path
+
+from utils.cli.command import command
 
 import numpy as np
 
+from models.errors import UserError
 from models.iresnet import load_face_encoder
 from models.vec2face import load_vec2face
-from utils.cli import command, finite, make_parser, positive, writing
-from utils.errors import UserError
-from utils.evaluation import reconstruct
-from utils.images import contact_sheet, encode_jpeg
-from utils.model_flags import add_device_flags, set_up_inference
-from utils.outputs import refuse_existing
-from utils.training_data import TrainingData
+from utils.cli.flags import finite, make_parser, positive
+from utils.cli.model_flags import add_device_flags, set_up_inference
+from utils.cli.outputs import refuse_existing, writing
+from utils.data.images import contact_sheet, encode_jpeg
+from utils.data.training_data import TrainingData
+from utils.evaluation.reconstruction import reconstruct
 
 
 def threshold(text):

@@ -6,23 +6,19 @@ Writes DEST/person/photo.npy for every photo, or with --one_file DEST/features.n
 DEST/features.txt, the photo of each row.
 """
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+from utils.cli.command import command
 
 import numpy as np
 from tqdm import tqdm
 
+from models.errors import UserError
 from models.iresnet import load_face_encoder
-from utils.cli import command, make_parser, positive
-from utils.demo_weights import use_demo_weights
-from utils.errors import UserError
-from utils.identity_sources import PhotoSource
-from utils.model_flags import add_device_flags, set_up_inference
-from utils.photo_loader import add_workers_flag
+from utils.cli.demo_weights import use_demo_weights
+from utils.cli.flags import make_parser, positive
+from utils.cli.model_flags import add_device_flags, add_workers_flag, set_up_inference
+from utils.generation.photo_source import PhotoSource
 
 
 @command

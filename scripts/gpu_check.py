@@ -12,19 +12,16 @@ images a second, as a share of the peak. Writes gpu_check.md and gpu_check.json,
 Exit status: 0 when nothing failed, 1 when something did, 3 without a GPU. A check that crashes does not end the others.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
-
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
+
+from utils.cli.command import INTERRUPTED, command
 
 import torch
 
@@ -40,8 +37,8 @@ from scripts.gpu_checks.rows import FAILED, MEASURED, PASSED, SKIPPED, Row, mark
 from scripts.gpu_checks.setting import Setting
 from scripts.gpu_checks.speed import speed
 from scripts.gpu_checks.training import training
-from utils.cli import INTERRUPTED, command, make_parser, positive
-from utils.outputs import refuse_existing
+from utils.cli.flags import make_parser, positive
+from utils.cli.outputs import refuse_existing
 
 WITHOUT_GPU = 3  # exit status
 TAIL = 30  # lines of what a failed check has printed that are kept

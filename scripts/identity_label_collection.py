@@ -5,15 +5,13 @@
 A person is a folder; numbers run in sorted order. Writes DEST/NAME_labels.txt, as prepare_training_set.py takes it.
 """
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from utils.cli.command import command
 
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
-
-from utils.cli import command, folder_name, make_parser, writing
-from utils.images import list_images
+from utils.cli.flags import folder_name, make_parser
+from utils.cli.outputs import writing
+from utils.data.images import list_images
 
 
 @command

@@ -6,23 +6,18 @@ Prints a summary, lists every broken record, and writes a contact sheet beside t
 record is broken.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
-
 from collections import Counter
+
+from utils.cli.command import command
 
 import msgpack
 import numpy as np
 from tqdm import tqdm
 
-from utils.cli import command, make_parser, positive, writing
-from utils.images import CONTACT_SHEET, contact_sheet, encode_jpeg
-from utils.outputs import refuse_existing, report_folder
-from utils.training_lmdb import decode_record, open_lmdb
+from utils.cli.flags import make_parser, positive
+from utils.cli.outputs import refuse_existing, report_folder, writing
+from utils.data.images import CONTACT_SHEET, contact_sheet, encode_jpeg
+from utils.data.training_lmdb import decode_record, open_lmdb
 
 SHEET_ROWS, SHEET_COLUMNS = 8, 10
 

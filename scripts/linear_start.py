@@ -7,28 +7,25 @@ The best linear map from vectors to coarse images is fitted on photos of a train
 front of the image decoder, which training must still find. See models/linear_start.py.
 """
 
-import sys
 from contextlib import closing
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+from utils.cli.command import command
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from models.errors import UserError
+from models.generator_file import own_form, training_vectors
 from models.linear_start import linear_start
+from models.pixels import to_images
 from models.vec2face import PRESETS, VECTOR_SIZE, Vec2Face
-from utils.checkpoint import save_file
-from utils.cli import command, make_parser, positive, writing
-from utils.demo_weights import use_demo_weights
-from utils.device import CPU, keep_freed_memory
-from utils.errors import UserError
-from utils.generation import to_images
-from utils.generator_file import own_form, training_vectors
-from utils.training_data import TrainingData
+from models.weight_files import save_file
+from utils.cli.demo_weights import use_demo_weights
+from utils.cli.flags import make_parser, positive
+from utils.cli.outputs import writing
+from utils.data.training_data import TrainingData
+from utils.runtime.device import CPU, keep_freed_memory
 
 
 @command

@@ -9,28 +9,23 @@ report.html, for a browser, and report.json into a folder NAME.report beside the
 killed, it goes on where it was.
 """
 
-import sys
+import json
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from utils.cli.command import command
 
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
-
-import json
-
+from models.errors import UserError
 from models.iresnet import load_face_encoder
-from utils.checkpoint import sha256
-from utils.cli import command, make_parser, not_negative, positive, writing
-from utils.dataset_metrics import NEIGHBOURS
-from utils.demo_weights import use_demo_weights
-from utils.errors import UserError
-from utils.face_set import FaceSet
-from utils.image_features import EXTRACTORS, load_extractor
-from utils.measured_set import MeasuredSet
-from utils.measurement import Measurement, dataset_name
-from utils.model_flags import add_device_flags, set_up_inference
-from utils.outputs import report_folder
-from utils.photo_loader import add_workers_flag
+from models.weight_files import sha256
+from utils.cli.demo_weights import use_demo_weights
+from utils.cli.flags import make_parser, not_negative, positive
+from utils.cli.model_flags import add_device_flags, add_workers_flag, set_up_inference
+from utils.cli.outputs import report_folder, writing
+from utils.data.face_set import FaceSet
+from utils.evaluation.image_features import EXTRACTORS, load_extractor
+from utils.evaluation.measured_set import MeasuredSet
+from utils.evaluation.measurement import Measurement, dataset_name
+from utils.evaluation.metrics import NEIGHBOURS
 
 OURS = ("report.json", "features.npy")  # files that tell a report's folder, the second already while it is made
 

@@ -8,18 +8,18 @@ images (write), to merge them (merge) and to read its lines for the summary (sum
 end. The dataset is deleted afterwards. One million images of 1 KB take about 5 GB as folders, 2 GB as an LMDB.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import shutil
 import time
+from pathlib import Path
+
+from utils.cli.command import command
 
 import numpy as np
 
-from utils.cli import command, make_parser
-from utils.dataset_writer import (
+from models.errors import UserError
+from utils.cli.flags import make_parser
+from utils.dataset.image_record import ImageRecord
+from utils.dataset.writer import (
     STORES,
     DatasetWriter,
     compact_dataset,
@@ -28,10 +28,9 @@ from utils.dataset_writer import (
     prepare_dataset,
     read_records,
 )
-from utils.errors import UserError
-from utils.generation import GeneratedImage, Identity
-from utils.generation_summary import count_records
-from utils.image_record import ImageRecord
+from utils.generation.generate import GeneratedImage
+from utils.generation.recipe import Identity
+from utils.generation.summary import count_records
 
 PHASES = ("start", "write", "merge", "summary")
 ROWS = 5  # slices that are printed

@@ -6,23 +6,19 @@ Left the loss terms, then id similarity and PSNR of the held-out photos where th
 line marks where the GAN phase began.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
-
 import json
+from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")  # no window system needed
+from utils.cli.command import command
+
 import matplotlib.pyplot as plt
 
-from utils.cli import command, make_parser, writing
-from utils.errors import UserError
-from utils.outputs import refuse_existing
+from models.errors import UserError
+from utils.cli.flags import make_parser
+from utils.cli.outputs import refuse_existing, writing
 
 TERMS = ("total", "pixel", "ssim", "token", "identity", "lpips", "adversarial", "discriminator")
 HELD_OUT = {"held_out/id_similarity_mean": "held-out id similarity", "held_out/psnr": "held-out PSNR, dB"}

@@ -9,25 +9,23 @@ order. The second takes PHOTOS/person/photo and extracts the features itself. Ki
 """
 
 import hashlib
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+from utils.cli.command import command
 
 import numpy as np
 from tqdm import tqdm
 
+from models.errors import UserError
 from models.iresnet import load_face_encoder
-from utils.cli import command, folder_name, make_parser, positive, writing
-from utils.demo_weights import use_demo_weights
-from utils.errors import UserError
-from utils.identity_sources import PhotoSource
-from utils.images import SIDE, decode_image, encode_jpeg, list_images, name_in, resize
-from utils.model_flags import add_device_flags, set_up_inference
-from utils.photo_loader import Unreadable, add_workers_flag, read_ahead, reason_of
-from utils.training_lmdb import TrainingLmdbWriter
+from utils.cli.demo_weights import use_demo_weights
+from utils.cli.flags import folder_name, make_parser, positive
+from utils.cli.model_flags import add_device_flags, add_workers_flag, set_up_inference
+from utils.cli.outputs import writing
+from utils.data.images import SIDE, decode_image, encode_jpeg, list_images, name_in, resize
+from utils.data.photo_loader import Unreadable, read_ahead, reason_of
+from utils.data.training_lmdb import TrainingLmdbWriter
+from utils.generation.photo_source import PhotoSource
 
 JPEG_QUALITY = 95
 

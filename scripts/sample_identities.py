@@ -8,24 +8,20 @@ final pass over all pairs makes sure, and people.json says what it found. Killed
 that are there already are replaced only with --overwrite.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
-
 import json
 import os
+from pathlib import Path
+
+from utils.cli.command import command
 
 import numpy as np
 from tqdm import tqdm
 
-from utils.checkpoint import sha256
-from utils.cli import command, finite, make_parser, not_negative, positive, writing
-from utils.device import resolve_device
-from utils.errors import UserError
-from utils.identity_sampling import (
+from models.errors import UserError
+from models.weight_files import sha256
+from utils.cli.flags import finite, make_parser, not_negative, positive
+from utils.cli.outputs import refuse_existing, writing
+from utils.generation.identity_sampling import (
     GaussianSampler,
     PCASampler,
     directions,
@@ -35,9 +31,9 @@ from utils.identity_sampling import (
     similarity_of_pairs,
     with_mean_similarity,
 )
-from utils.identity_sources import load_vectors
-from utils.outputs import refuse_existing
-from utils.precision import Precision
+from utils.generation.vector_source import load_vectors
+from utils.runtime.device import resolve_device
+from utils.runtime.precision import Precision
 
 WIDTH = 512
 

@@ -11,23 +11,21 @@ which generation takes the quality to ask for (train_fr.py does so by itself). -
 GAN did, its artefacts sooner than its sharpness (network interpolation; ESRGAN, Wang et al., 2018, section 3.4).
 """
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+from utils.cli.command import command
 
 import numpy as np
 import torch
 
+from models.errors import UserError
+from models.generator_file import averaged, interpolated
 from models.iresnet import load_face_encoder
-from utils.checkpoint import load_file, save_file, state_dict_of
-from utils.cli import command, make_parser, share, writing
-from utils.errors import UserError
-from utils.face_set import FaceSet
-from utils.generator_file import averaged, interpolated
-from utils.verification import norm_percentiles
+from models.weight_files import load_file, save_file, state_dict_of
+from utils.cli.flags import make_parser, share
+from utils.cli.outputs import writing
+from utils.data.face_set import FaceSet
+from utils.evaluation.verification import norm_percentiles
 
 PHOTOS = 1024  # whose norms are looked at
 WEIGHTS = ("model_vec2face", "state_dict")  # of generators; of encoders and pose estimators

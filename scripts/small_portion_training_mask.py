@@ -10,22 +10,20 @@ the photos of a list or folder: with the seed and the count of the published run
 A mask keeps the number of photos it was made for; trainings refuse it for a dataset of another number.
 """
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+from utils.cli.command import command
 
 import numpy as np
 
-from utils.cli import command, finite, make_parser, not_negative, positive, writing
-from utils.errors import UserError
-from utils.face_labels import LABELS, labels_by_name, load_labels
-from utils.face_set import FaceSet, FolderFaces, open_store
-from utils.images import list_images, name_in
-from utils.masks import save_mask
-from utils.training_lmdb import photo_names
+from models.errors import UserError
+from utils.cli.flags import finite, make_parser, not_negative, positive
+from utils.cli.outputs import writing
+from utils.data.face_labels import LABELS, labels_by_name, load_labels
+from utils.data.face_set import FaceSet, FolderFaces, open_store
+from utils.data.images import list_images, name_in
+from utils.data.masks import save_mask
+from utils.data.training_lmdb import photo_names
 
 
 @command

@@ -8,25 +8,22 @@ A set is NAME.bin (InsightFace), NAME.xz (released), NAME.npy or NAME/NAME.npy w
 The threshold of each fold is chosen on the nine others; a feature is the sum of the photo's and its mirror image's.
 """
 
-import sys
+import json
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
-
-import json
+from utils.cli.command import command
 
 from tqdm import tqdm
 
+from models.errors import UserError
 from models.iresnet import load_face_encoder
-from utils.cli import command, make_parser, not_negative, positive, writing
-from utils.errors import UserError
-from utils.face_set import FaceSet
-from utils.model_flags import add_device_flags, set_up_inference
-from utils.photo_loader import Unreadable, add_workers_flag, read_faces
-from utils.verification import FALSE_ACCEPT_RATES, features_of, pair_similarities, verify
-from utils.verification_set import STYLES, PairSet, draw_pairs, find_set, load_pairs, save_pairs
+from utils.cli.flags import make_parser, not_negative, positive
+from utils.cli.model_flags import add_device_flags, add_workers_flag, set_up_inference
+from utils.cli.outputs import writing
+from utils.data.face_set import FaceSet
+from utils.data.photo_loader import Unreadable, read_faces
+from utils.evaluation.verification import FALSE_ACCEPT_RATES, features_of, pair_similarities, verify
+from utils.evaluation.verification_sets import STYLES, PairSet, draw_pairs, find_set, load_pairs, save_pairs
 
 SETS = ["lfw", "cfp_fp", "agedb_30", "calfw", "cplfw"]
 

@@ -10,44 +10,40 @@ Writes OUTPUT_DIR/model.pth, which every --id_weights and test_fr.py read. Stopp
 killed: the same command with --resume OUTPUT_DIR.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
-
 import contextlib
 import math
 from argparse import BooleanOptionalAction as Boolean
 from functools import partial
+from pathlib import Path
+
+from utils.cli.command import command
 
 import numpy as np
 import torch
 import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
+from models.errors import UserError
 from models.heads import EARLIER_NAME, HEADS, make_head, native_head_state
 from models.iresnet import DEPTHS, IResNet
 from models.traces import Traces
-from utils.checkpoint import fit, load_file, save_file, state_dict_of
-from utils.cli import add_training_run_flags, command, make_parser, multiple_of, positive
-from utils.device import compiled, keep_freed_memory, resolve_device
-from utils.distributed import join_world
-from utils.errors import UserError
-from utils.face_labels import load_labels
-from utils.face_set import FaceSet
-from utils.finite_check import FiniteCheck
-from utils.fr_data import RecognitionData, load_mixture_labels
-from utils.fr_step import TrainingStep, adapt_norms, batch_on_device, begin_at_centres, make_optimizer
-from utils.precision import Precision
-from utils.resuming import check_agreement, check_settings, load_checkpoint, load_optimizer, run_of
-from utils.training_data import EpochBatches, make_loader, without_broken
-from utils.training_folder import LAST, check_output_folder, start_anew
-from utils.training_log import Log
-from utils.training_stop import StopSignal, resume_command
-from utils.verification import features_of, norm_percentiles, pair_similarities, verify
-from utils.verification_set import find_set, load_pairs
+from models.weight_files import fit, load_file, save_file, state_dict_of
+from utils.cli.flags import add_training_run_flags, make_parser, multiple_of, positive
+from utils.data.face_labels import load_labels
+from utils.data.face_set import FaceSet
+from utils.data.fr_data import RecognitionData, load_mixture_labels
+from utils.data.training_data import EpochBatches, make_loader, without_broken
+from utils.evaluation.verification import features_of, norm_percentiles, pair_similarities, verify
+from utils.evaluation.verification_sets import find_set, load_pairs
+from utils.runtime.device import compiled, keep_freed_memory, resolve_device
+from utils.runtime.distributed import join_world
+from utils.runtime.precision import Precision
+from utils.training.finite_check import FiniteCheck
+from utils.training.folder import LAST, check_output_folder, start_anew
+from utils.training.fr_step import TrainingStep, adapt_norms, batch_on_device, begin_at_centres, make_optimizer
+from utils.training.log import Log
+from utils.training.resuming import check_agreement, check_settings, load_checkpoint, load_optimizer, run_of
+from utils.training.stop import StopSignal, resume_command
 
 FIXED = ("batch_size", "seed")  # flags that decide which photos and draws a step sees
 DECAY_FACTOR = 0.1  # of the learning rate at each milestone

@@ -6,6 +6,8 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is loaded: one thread a worker, and in what it starts
 
+import utils.runtime.threads  # noqa: F401  settings to make before torch is loaded
+
 import numpy as np
 import pytest
 import torch

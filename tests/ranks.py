@@ -8,14 +8,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils  # isort: skip  # noqa: F401  settings to make before torch is loaded
+from utils.cli.command import command
 
 import torch
 
-from utils.cli import command
-from utils.distributed import join_world
-from utils.errors import UserError
-from utils.training_stop import StopSignal
+from models.errors import UserError
+from utils.runtime.distributed import join_world
+from utils.training.stop import StopSignal
 
 HOURS = 10_000
 

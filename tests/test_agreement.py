@@ -14,14 +14,14 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 from torch_fidelity.utils import create_feature_extractor
 
-import utils.image_features
+import utils.evaluation.image_features
+from models.errors import UserError
+from models.weight_files import sha256
 from scripts import measure_dataset
-from utils import dataset_metrics as metrics
-from utils.checkpoint import sha256
-from utils.errors import UserError
-from utils.face_set import FaceSet
-from utils.image_features import load_extractor
-from utils.images import encode_jpeg, read_image
+from utils.data.face_set import FaceSet
+from utils.data.images import encode_jpeg, read_image
+from utils.evaluation import metrics as metrics
+from utils.evaluation.image_features import load_extractor
 
 
 def two_sets(seed, count, width, mean=0.4):
@@ -111,7 +111,7 @@ def test_features_precision_recall_and_fid_are_those_of_torch_fidelity(
     assert not extractor.is_fid
     assert "other weights than published" in extractor.name
 
-    monkeypatch.setattr(utils.image_features, "FID_SHA256", sha256(fid_weights))
+    monkeypatch.setattr(utils.evaluation.image_features, "FID_SHA256", sha256(fid_weights))
     expected = calculate_precision_recall_full(fake, real, 3)
     distance = metrics.frechet_distance(real.numpy(), fake.numpy())  # agrees with torch-fidelity's, see above
     report = measure(demo, dark_photos, tmp_path, "--extractor", "fid", "--extractor_weights", fid_weights)

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from models import AttrOP, Row, Target, at_least, close_to, pitch_target, quality_target, yaw_target
+from models.masking import MaskRates
 from models.vec2face import Output
-from utils.sampling import MaskRatios, identity_stream
+from utils.generation.streams import identity_stream
 
 
 def brightness(images):
@@ -16,7 +17,7 @@ def brightness(images):
 def rows_for(vectors, numbers, seed=0):
     for number in numbers:
         stream = identity_stream(seed, number)
-        yield Row(number, vectors[number], vectors[number], lambda stream=stream: MaskRatios().draw(stream))
+        yield Row(number, vectors[number], vectors[number], lambda stream=stream: MaskRates().draw(stream))
 
 
 def by_key(results):

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 import image_generation
 from models import quality_target
-from utils.attrop_progress import AttrOPProgress
+from utils.generation.attrop_progress import AttrOPProgress
 
 
 def grey_run(levels, quality, progress):

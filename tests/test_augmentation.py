@@ -5,9 +5,9 @@ import torch
 from conftest import PHOTOS
 from torchvision.transforms.v2 import RandomErasing
 
-from utils.augmentation import NO_HOLE, draw_hole, erase
-from utils.face_set import FaceSet
-from utils.fr_data import RecognitionData, assemble
+from utils.data.augmentation import NO_HOLE, draw_hole, erase
+from utils.data.face_set import FaceSet
+from utils.data.fr_data import RecognitionData, assemble
 
 DRAWS = 2000
 

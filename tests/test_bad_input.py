@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from utils.cli.command import command as as_command
+
 import numpy as np
 import pytest
 import torch
@@ -17,9 +19,8 @@ import image_generation
 import image_generation_with_reference
 import pose_image_generation
 from models import load_face_encoder, load_vec2face
-from utils import cli
-from utils.checkpoint import load_file, save_file
-from utils.errors import UserError
+from models.errors import UserError
+from models.weight_files import load_file, save_file
 
 
 class Hostile:
@@ -229,7 +230,7 @@ def test_out_of_memory_is_one_line(error, told, capsys):
         raise error
 
     with pytest.raises(SystemExit):
-        cli.command(main)([])
+        as_command(main)([])
     printed = capsys.readouterr().err
     assert printed.startswith(told)
     assert printed.count("\n") == 1
@@ -240,7 +241,7 @@ def test_a_bug_is_no_user_error():
         raise RuntimeError("size mismatch")
 
     with pytest.raises(RuntimeError, match="size mismatch"):
-        cli.command(main)([])
+        as_command(main)([])
 
 
 @pytest.mark.parametrize("script", ["compare_fr", "convert_dataset", "inspect_dataset", "small_portion_training_mask"])

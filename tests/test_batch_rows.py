@@ -7,9 +7,11 @@ from conftest import DEMO, files_of
 
 import image_generation
 from models import AttrOP, Row, load_face_encoder, load_pose_estimator, load_vec2face, quality_target, yaw_target
-from utils.batch_rows import CPU_ATTROP_ROWS, CPU_DECODED_ROWS, attrop_rows, decoded_rows
-from utils.generation import Identity, Recipe, generate
-from utils.sampling import MaskRatios, identity_stream
+from models.masking import MaskRates
+from utils.generation.batch_rows import CPU_ATTROP_ROWS, CPU_DECODED_ROWS, attrop_rows, decoded_rows
+from utils.generation.generate import generate
+from utils.generation.recipe import Identity, Recipe
+from utils.generation.streams import identity_stream
 
 CPU = torch.device("cpu")
 
@@ -45,7 +47,7 @@ def test_attrop_rows_are_byte_equal_alone_and_among_others(models, threads, vect
         attrop = AttrOP(generator, encoder, targets, batch_size=attrop_rows(batch_size, CPU), max_iters=2)
         streams = {number: identity_stream(0, number) for number in numbers}
         rows = (
-            Row(number, vectors[number], vectors[number], lambda number=number: MaskRatios().draw(streams[number]))
+            Row(number, vectors[number], vectors[number], lambda number=number: MaskRates().draw(streams[number]))
             for number in numbers
         )
         return {result.key: result for result in attrop.run(rows)}
@@ -93,7 +95,7 @@ def test_two_people_cost_what_a_small_batch_costs(demo, tmp_path, monkeypatch):
         generator.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
         return generator
 
-    monkeypatch.setattr("utils.generation_run.load_vec2face", counting)
+    monkeypatch.setattr("utils.generation.make_dataset.load_vec2face", counting)
     words = [*demo.models, "--quality_weights", demo.encoder, "--center_feature", demo.vectors, "--start_end", "0:2"]
     words += [
         "--image_quality",

@@ -39,8 +39,11 @@ def test_other_mistakes_are_one_line_too(capsys):
 
 
 def test_every_script_has_this_parser():
-    scripts = [*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py"), *(ROOT / "utils").glob("*.py")]
-    assert [path.name for path in scripts if "argparse.ArgumentParser" in path.read_text()] == ["cli.py"]
+    scripts = [
+        *ROOT.glob("*.py"),
+        *(path for name in ("scripts", "utils", "world") for path in (ROOT / name).rglob("*.py")),
+    ]
+    assert [path.name for path in scripts if "argparse.ArgumentParser" in path.read_text()] == ["flags.py"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch brings another OpenMP elsewhere")

@@ -15,11 +15,12 @@ from models.iresnet import IResNet
 from models.losses import GeneratorLoss
 from models.perceptual import LPIPS, EncoderDistance
 from models.sixdrepnet import SMALL, SixDRepNet
+from models.transfer import Download
 from models.vec2face import Architecture
-from utils.checkpoint import frozen
-from utils.device import Download
-from utils.generation import Identity, Recipe, decode, draw_images
-from utils.image_measures import ImageMeasures
+from models.weight_files import frozen
+from utils.generation.generate import decode, draw_images
+from utils.generation.image_measures import ImageMeasures
+from utils.generation.recipe import Identity, Recipe
 
 HALVES = [torch.float16, torch.bfloat16]
 

@@ -10,17 +10,17 @@ from test_recognition import flags as fr_flags
 import vec2face
 from models.iresnet import load_face_encoder
 from models.losses import GeneratorLoss
+from models.masking import MaskRates
 from models.perceptual import EncoderDistance
+from models.pixels import to_images
+from models.transfer import upload
 from scripts import train_fr
-from utils.device import upload
-from utils.distributed import World
-from utils.finite_check import FiniteCheck
-from utils.fr_step import TrainingStep, batch_on_device, make_optimizer
-from utils.generation import to_images
-from utils.precision import Precision
-from utils.resuming import run_of
-from utils.sampling import MaskRatios
-from utils.training_state import TrainingState
+from utils.runtime.distributed import World
+from utils.runtime.precision import Precision
+from utils.training.finite_check import FiniteCheck
+from utils.training.fr_step import TrainingStep, batch_on_device, make_optimizer
+from utils.training.resuming import run_of
+from utils.training.state import TrainingState
 
 CUDA = torch.device("cuda", 0)
 HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -36,7 +36,7 @@ def test_no_step_of_the_generators_training_waits(demo, tmp_path, name):
     words = ["--train_source", "x", "--model", "vec2face_vit_tiny", "--id_weights", demo.encoder, "--accum_iter", 2]
     words += ["--disc_width", 8, "--disc_noise", 0.1, "--detail_weight", 1, "--ema", 0.9, "--output_dir", tmp_path]
     args = vec2face.training_parser().parse_args(list(map(str, words)))
-    masks, finite = MaskRatios(0.5, 1, 0.75, 0.25), FiniteCheck()
+    masks, finite = MaskRates(0.5, 1, 0.75, 0.25), FiniteCheck()
     with fake_cuda() as waits:
         precision = Precision.for_training(True, name, CUDA)
         state = TrainingState(args, CUDA, precision, (22, 1), run_of(World(), [range(9)]))

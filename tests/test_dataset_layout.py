@@ -12,10 +12,10 @@ from test_dataset_writer import dataset_files, records
 import image_generation
 import image_generation_with_reference
 from scripts import convert_dataset
-from utils import dataset_export
-from utils.dataset_layout import manifest_path, settings_path
-from utils.dataset_writer import finish_dataset, read_records
-from utils.face_set import FaceSet
+from utils.data.face_set import FaceSet
+from utils.dataset import export as dataset_export
+from utils.dataset.layout import manifest_path, settings_path
+from utils.dataset.writer import finish_dataset, read_records
 
 OLD = ROOT / "tests" / "old_datasets"  # written by the version before the people had a folder of their own
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils import dataset_metrics as metrics
+from utils.evaluation import metrics as metrics
 
 
 def people(seed, classes=7, images=6, width=16, noise=0.5):

@@ -13,13 +13,14 @@ from processes import fork
 from test_dataset_writer import FORMATS, assert_same_dataset, identity, images, records, write
 from test_locks import make_foreign
 
+from models.errors import UserError
 from scripts import convert_dataset
-from utils import dataset_writer
-from utils.dataset_layout import about_folder, manifest_path, parts_folder
-from utils.dataset_lmdb import LmdbStore
-from utils.dataset_manifest import index_path, read_index
-from utils.dataset_parts import LOCK, OWNER
-from utils.dataset_writer import (
+from utils.dataset import writer as dataset_writer
+from utils.dataset.layout import about_folder, manifest_path, parts_folder
+from utils.dataset.lmdb_store import LmdbStore
+from utils.dataset.manifest import index_path, read_index
+from utils.dataset.parts import LOCK, OWNER
+from utils.dataset.writer import (
     DatasetWriter,
     compact_dataset,
     finish_dataset,
@@ -29,8 +30,7 @@ from utils.dataset_writer import (
     prepare_dataset,
     unmerged_note,
 )
-from utils.errors import UserError
-from utils.locks import STALE_SECONDS
+from utils.runtime.locks import STALE_SECONDS
 
 STEPS_BETWEEN_KILLS = 11
 

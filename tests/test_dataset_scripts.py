@@ -1,6 +1,8 @@
 """The scripts around training sets, on the nine photos in tests/photos."""
 
 import json
+import subprocess
+import sys
 
 import msgpack
 import numpy as np
@@ -16,8 +18,8 @@ from scripts import (
     extract_features,
     identity_label_collection,
     inspect_dataset,
-    quality_curve,
 )
+from world import quality_curve
 
 
 def run(main, *words):
@@ -90,6 +92,19 @@ def test_inspect_lists_broken_records(training_lmdb, tmp_path, capsys):  # noqa:
     out = capsys.readouterr().out
     assert "broken record 1: label 7, there are 3 people" in out
     assert "broken record 2: truncated JPEG" in out
+
+
+def test_a_truncated_lmdb_is_an_error_and_not_the_end_of_the_process(training_lmdb, tmp_path):  # noqa: F811
+    """Reading a page that is not there would be a bus error, so another process has to try."""
+    cut = tmp_path / "cut.lmdb"
+    cut.write_bytes(training_lmdb.read_bytes()[: 5 * 4096])
+    for script, *words in (
+        ("inspect_dataset.py", cut), ("convert_dataset.py", cut, tmp_path / "folder"), ("measure_dataset.py", cut),
+    ):  # fmt: skip
+        command = [sys.executable, ROOT / "scripts" / script, *words]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 2
+        assert "cut.lmdb: truncated, it has 20480 bytes and needs" in result.stderr
 
 
 def test_evaluate(demo, training_lmdb, tmp_path):  # noqa: F811

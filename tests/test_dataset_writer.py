@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 from conftest import files_of
 
-from utils.dataset_layout import MANIFEST, about_folder, manifest_path, parts_folder, settings_path
-from utils.dataset_lmdb import GrowingLmdb, LmdbStore, reading
-from utils.dataset_manifest import part_blocks
-from utils.dataset_merge import next_manifest
-from utils.dataset_parts import Part
-from utils.dataset_writer import (
+from models.errors import UserError
+from utils.data.images import decode_image
+from utils.data.lmdb_files import GrowingLmdb
+from utils.dataset.image_record import ImageRecord
+from utils.dataset.layout import MANIFEST, about_folder, manifest_path, parts_folder, settings_path
+from utils.dataset.lmdb_store import LmdbStore, reading
+from utils.dataset.manifest import part_blocks
+from utils.dataset.merge import next_manifest
+from utils.dataset.parts import Part
+from utils.dataset.writer import (
     DatasetWriter,
     compact_dataset,
     finish_dataset,
@@ -20,10 +24,8 @@ from utils.dataset_writer import (
     prepare_dataset,
     read_records,
 )
-from utils.errors import UserError
-from utils.generation import GeneratedImage, Identity
-from utils.image_record import ImageRecord
-from utils.images import decode_image
+from utils.generation.generate import GeneratedImage
+from utils.generation.recipe import Identity
 
 FORMATS = pytest.mark.parametrize("format", ["folder", "lmdb"])
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_training_data import write_lmdb
 
-from utils.errors import UserError
-from utils.face_set import FaceSet, label_of
+from models.errors import UserError
+from utils.data.face_set import FaceSet, label_of
 
 
 def fr_lmdb(path, labels, classes=None, image=None):

@@ -9,9 +9,9 @@ from test_training import checkpoint, flags, run
 from test_training_data import training_lmdb  # noqa: F401, a fixture
 
 import vec2face
-from utils.device import Download
-from utils.errors import UserError
-from utils.finite_check import FiniteCheck
+from models.errors import UserError
+from models.transfer import Download
+from utils.training.finite_check import FiniteCheck
 
 NAN = torch.tensor(torch.nan)
 

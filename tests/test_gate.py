@@ -14,12 +14,13 @@ import image_generation_with_reference
 import pose_image_generation
 from models.attrop import AttrOP
 from models.iresnet import load_face_encoder
-from utils.dataset_lmdb import reading
-from utils.dataset_writer import compact_dataset
-from utils.gate import Gate
-from utils.generation import Identity, Recipe, generate
-from utils.image_measures import ImageMeasures
-from utils.images import read_image
+from utils.data.images import read_image
+from utils.dataset.lmdb_store import reading
+from utils.dataset.writer import compact_dataset
+from utils.generation.gate import Gate
+from utils.generation.generate import generate
+from utils.generation.image_measures import ImageMeasures
+from utils.generation.recipe import Identity, Recipe
 
 
 def run(script, demo, folder, *words):
@@ -130,7 +131,7 @@ def test_images_from_attrop_pass_or_are_drawn_again_as_well_when_they_are_measur
 
     def make(size):
         calls.clear()
-        monkeypatch.setattr("utils.generation.measured_rows", lambda batch_size, device: size)
+        monkeypatch.setattr("utils.generation.generate.measured_rows", lambda batch_size, device: size)
         attrop = AttrOP(generator, encoder, batch_size=4, max_iters=1)
         options = {"attrop": attrop, "attrop_on": "image", "measures": ImageMeasures(encoder)}
         gate = Gate({"id_similarity": 0.55}, 3)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from models import AttrOP, quality_target
-from utils.errors import UserError
-from utils.generation import Identity, Recipe, generate
+from models.errors import UserError
+from utils.generation.generate import generate
+from utils.generation.recipe import Identity, Recipe
 
 
 def people(vectors, numbers):

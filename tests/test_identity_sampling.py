@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from processes import Script
 
 from scripts import sample_identities
-from utils.identity_sampling import (
+from utils.generation.identity_sampling import (
     GaussianSampler,
     PCASampler,
     mix_pairs,

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from conftest import PHOTOS
 
-from utils.cli import parse_slice
-from utils.errors import UserError
-from utils.identity_sources import PhotoSource, VectorSource, load_vectors, photo_names
+from models.errors import UserError
+from utils.data.slices import parse_slice
+from utils.generation.photo_source import PhotoSource, photo_names
+from utils.generation.vector_source import VectorSource, load_vectors
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import PHOTOS
 
-from utils.images import decode_image, encode_jpeg, read_image
+from utils.data.images import decode_image, encode_jpeg, read_image
 
 PHOTO = read_image(PHOTOS / "person1" / "0.jpg")
 

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from conftest import PHOTOS
 
-from utils.errors import UserError
-from utils.images import (
+from models.errors import UserError
+from utils.data.alignment import TEMPLATE, FaceAligner
+from utils.data.images import (
     EXTENSIONS,
-    TEMPLATE,
-    FaceAligner,
     contact_sheet,
     decode_image,
     encode_jpeg,
@@ -18,7 +17,7 @@ from utils.images import (
     read_image,
     resize,
 )
-from utils.photo_sizes import image_size
+from utils.data.photo_sizes import image_size
 
 PHOTO = PHOTOS / "person1" / "0.jpg"
 

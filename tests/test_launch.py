@@ -1,14 +1,17 @@
 """What the variables that torchrun, SLURM and users set say about a process."""
 
+import os
+import subprocess
 import sys
 
 import pytest
 import torch
 from fake_cuda import fake_cuda
+from processes import ROOT
 
-from utils.device import compiled, resolve_device
-from utils.errors import UserError
-from utils.launch import Launch, command_line, first_host, meeting_point, this_launch
+from models.errors import UserError
+from utils.runtime.device import compiled, resolve_device
+from utils.runtime.launch import Launch, command_line, first_host, meeting_point, this_launch
 
 BATCH = {"SLURM_JOB_ID": "70001", "SLURM_JOB_NODELIST": "a[3-9]", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}
 STEP = BATCH | {
@@ -96,3 +99,15 @@ def test_compiling_asks_for_the_compiler_of_the_device(device, variable, languag
         compiled(torch.nn.Linear(1, 1), torch.device(device))
     monkeypatch.setenv(variable, sys.executable)  # anything that is there
     compiled(torch.nn.Linear(1, 1), torch.device(device))
+
+
+def test_the_command_that_goes_on_has_the_options_torchrun_was_given(tmp_path):
+    """A file called torchrun starts a process that reads what it was started with."""
+    words = "from utils.runtime.launch import parent_words; print(parent_words('x.py'))"
+    torchrun = tmp_path / "torchrun"
+    torchrun.write_text(f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {words!r}], check=True)")
+    options = ["--nproc_per_node=2", "--master_port", "29611"]
+    command = [sys.executable, torchrun, *options, "x.py", "--seed", "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == str([str(torchrun), *options])

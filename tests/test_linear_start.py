@@ -14,8 +14,8 @@ import vec2face
 from models import TokenMask
 from models.linear_start import expect_noise, linear_start
 from models.vec2face import PRESETS, Vec2Face
+from models.weight_files import load_file
 from scripts import linear_start as script
-from utils.checkpoint import load_file
 
 TINY = PRESETS["vec2face_vit_tiny"]
 

@@ -8,10 +8,10 @@ import time
 import pytest
 from processes import fork
 
-from utils import locks
-from utils.durable import atomic_write
-from utils.errors import UserError
-from utils.locks import STALE_SECONDS, LockFile, LockHeld, locked, machine, read_holder
+from models.errors import UserError
+from utils.runtime import locks
+from utils.runtime.durable import atomic_write
+from utils.runtime.locks import STALE_SECONDS, LockFile, LockHeld, locked, machine, read_holder
 
 
 def make_foreign(path, age=0.0, **changes):

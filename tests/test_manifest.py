@@ -11,10 +11,10 @@ import image_generation
 import image_generation_with_reference
 import pose_image_generation
 from models import load_face_encoder
-from utils.dataset_layout import manifest_path, settings_path
-from utils.image_measures import ImageMeasures
-from utils.image_record import MEASURES, AttrOPVerdict, ImageRecord
-from utils.images import read_image
+from utils.data.images import read_image
+from utils.dataset.image_record import MEASURES, AttrOPVerdict, ImageRecord
+from utils.dataset.layout import manifest_path, settings_path
+from utils.generation.image_measures import ImageMeasures
 
 BEST_JPEG = ["--jpeg_quality", 100]  # so that what is read back is nearly what was measured
 

@@ -10,12 +10,12 @@ import pytest
 from conftest import PHOTOS
 from test_training_data import content, prepare, training_lmdb, write_lmdb  # noqa: F401
 
+from models.errors import UserError
 from scripts import small_portion_training_mask
-from utils.errors import UserError
-from utils.face_set import FaceSet
-from utils.masks import save_mask
-from utils.training_data import TrainingData
-from utils.training_lmdb import NAME, photo_names
+from utils.data.face_set import FaceSet
+from utils.data.masks import save_mask
+from utils.data.training_data import TrainingData
+from utils.data.training_lmdb import NAME, photo_names
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import pytest
 from conftest import PHOTOS, files_of
 from filled import filled, manifest
 
+from models.errors import UserError
 from scripts import compare_datasets, compare_fr, convert_dataset, measure_dataset
-from utils import dataset_metrics as metrics
-from utils.errors import UserError
-from utils.face_set import FaceSet
-from utils.measurement import verdict_on
-from utils.outputs import report_folder
+from utils.cli.outputs import report_folder
+from utils.data.face_set import FaceSet
+from utils.evaluation import metrics as metrics
+from utils.evaluation.measurement import verdict_on
 
 
 def measure(demo, output, *words):
@@ -51,7 +51,7 @@ def test_a_whole_report(demo, filled_files, tmp_path, capsys):
 
 
 def test_features_go_on_after_a_kill(demo, encoder, tmp_path):
-    from utils.feature_cache import FeatureCache
+    from utils.evaluation.feature_cache import FeatureCache
 
     faces = FaceSet(PHOTOS)
     whole = FeatureCache(tmp_path / "whole", faces, encoder, "hash", "fp32")
@@ -69,7 +69,7 @@ def test_features_go_on_after_a_kill(demo, encoder, tmp_path):
 
 
 def test_features_of_other_photos_or_precision_are_not_used_again(encoder, tmp_path):
-    from utils.feature_cache import FeatureCache
+    from utils.evaluation.feature_cache import FeatureCache
 
     def done(faces, precision="fp32"):
         """How many images are there before any work; then all are."""
@@ -95,7 +95,7 @@ def test_features_of_other_photos_or_precision_are_not_used_again(encoder, tmp_p
 
 
 def test_a_kill_while_other_photos_are_measured_does_not_leave_their_features(encoder, tmp_path):
-    from utils.feature_cache import FeatureCache
+    from utils.evaluation.feature_cache import FeatureCache
 
     np.save(tmp_path / "mask.npy", np.array([8, 7, 6, 5, 4, 3, 2, 1, 0]))
     forward, backward = FaceSet(PHOTOS), FaceSet(PHOTOS, tmp_path / "mask.npy")

@@ -13,12 +13,12 @@ import image_generation
 from models import load_vec2face
 from models.attrop import AttrOP, quality_target
 from models.iresnet import trainable_encoder
-from models.vec2face import TokenMask
+from models.masking import TokenMask
+from models.weight_files import load_file
 from scripts import plot_training, train_fr
-from utils.checkpoint import load_file
-from utils.distributed import World
-from utils.precision import Precision
-from utils.training_log import Log
+from utils.runtime.distributed import World
+from utils.runtime.precision import Precision
+from utils.training.log import Log
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 BLOCKS = ("encoder.blocks.", "decoder.blocks.")

@@ -8,9 +8,9 @@ import torch
 import torch.nn as nn
 from filled import PARITY
 
+from models.errors import UserError
 from models.iresnet import DEPTHS, IResNet, load_face_encoder
 from scripts import convert_weights
-from utils.errors import UserError
 
 WIDTHS = (8, 16, 24, 32)
 IMAGES = torch.rand(3, 3, 112, 112, generator=torch.Generator().manual_seed(1)) * 2 - 1  # RGB in [-1, 1]

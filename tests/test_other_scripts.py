@@ -11,7 +11,7 @@ from processes import FORKS
 
 from models import TokenMask, load_vec2face
 from scripts import benchmark, convert_weights
-from utils.device import keep_freed_memory
+from utils.runtime.device import keep_freed_memory
 
 
 def test_convert_there_and_back(demo, tmp_path, generator):

@@ -10,8 +10,8 @@ from processes import run_script
 
 import image_generation_with_reference
 from scripts import extract_features
-from utils.identity_sources import PhotoSource
-from utils.person_source import PersonSource, mean_vector, people_warnings
+from utils.generation.person_source import PersonSource, mean_vector, people_warnings
+from utils.generation.photo_source import PhotoSource
 
 
 def flags(demo, photos, folder, *more):

@@ -15,14 +15,15 @@ import pytest
 import torch
 from conftest import PHOTOS, ROOT, files_of
 
+from models.errors import UserError
 from scripts import extract_features, prepare_training_set, test_fr
-from utils.errors import UserError
-from utils.face_set import FaceSet
-from utils.feature_cache import FeatureCache
-from utils.identity_sources import CropReader
-from utils.images import FaceAligner, encode_jpeg, read_image
-from utils.measured_set import MeasuredSet
-from utils.photo_loader import CHUNK, FEW, Unreadable, read_ahead, read_faces
+from utils.data.alignment import FaceAligner
+from utils.data.face_set import FaceSet
+from utils.data.images import encode_jpeg, read_image
+from utils.data.photo_loader import CHUNK, FEW, Unreadable, read_ahead, read_faces
+from utils.evaluation.feature_cache import FeatureCache
+from utils.evaluation.measured_set import MeasuredSet
+from utils.generation.photo_source import CropReader
 
 BROKEN = ("person3/1.jpg", "person1/2.jpg", "person4/0.jpg")
 

@@ -10,8 +10,9 @@ from conftest import PHOTOS
 from processes import Script
 
 import image_generation
-from scripts import measure_dataset, run_ablation, sample_identities, train_fr
+from scripts import measure_dataset, sample_identities, train_fr
 from scripts import test_fr as tester
+from world import run_ablation
 
 SMALL = "--network 18 --width 16 --no-se --batch_size 4 --epochs 1 --workers 0 --device cpu"
 
@@ -53,7 +54,7 @@ def test_rows_of_other_settings_are_not_mixed(tmp_path, capsys):
 
 def test_a_stopped_training_stops_the_table(tmp_path):
     process = Script(
-        "scripts/run_ablation.py", "real", "--photos", PHOTOS, "--unseen", PHOTOS, "--people", 2, "--images", 2,
+        "world/run_ablation.py", "real", "--photos", PHOTOS, "--unseen", PHOTOS, "--people", 2, "--images", 2,
         "--pairs", 12, "--recogniser", f"{SMALL} --batch_size 2 --epochs 9999 --log_every 1", "--output", tmp_path,
     )  # fmt: skip
     while process.alive() and not (tmp_path / "fr" / "real_0" / "log.jsonl").exists():

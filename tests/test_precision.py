@@ -11,9 +11,9 @@ from test_training_data import training_lmdb  # noqa: F401, a fixture
 from models.iresnet import load_face_encoder
 from scripts import evaluate_generator, extract_features, prepare_training_set, train_fr
 from scripts import test_fr as tester
-from utils.face_set import FaceSet
-from utils.training_data import TrainingData
-from utils.verification import norm_percentiles
+from utils.data.face_set import FaceSet
+from utils.data.training_data import TrainingData
+from utils.evaluation.verification import norm_percentiles
 
 
 def run(main, *words):

@@ -15,14 +15,14 @@ from processes import Script, run_by_hand, run_script
 from test_augmentation import image_of
 
 import image_generation
+from models.errors import UserError
 from models.iresnet import IResNet, load_face_encoder
 from scripts import train_fr
-from utils.errors import UserError
-from utils.face_set import FaceSet
-from utils.fr_data import RecognitionData
-from utils.fr_step import begin_at_centres
-from utils.verification import features_of
-from utils.verification_set import draw_pairs
+from utils.data.face_set import FaceSet
+from utils.data.fr_data import RecognitionData
+from utils.evaluation.verification import features_of
+from utils.evaluation.verification_sets import draw_pairs
+from utils.training.fr_step import begin_at_centres
 
 
 def flags(folder, *more):

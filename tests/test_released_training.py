@@ -11,7 +11,7 @@ from test_training_data import training_lmdb  # noqa: F401, a fixture
 from models.discriminator import Discriminator
 from models.released_weights import UNUSED, from_released, released_key, to_released
 from models.vec2face import PRESETS, Vec2Face
-from utils.released_training import continued, is_released_training
+from utils.training.released import continued, is_released_training
 
 BUFFER = "token_emb.position_ids"  # the one key of the released state dict that is no parameter
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from conftest import files_of
 
-from rendering.hair import CUTS, Hairdresser
-from rendering.person import make_person, stream
-from rendering.photo import Photographer, draw_setting, quality_of
-from scripts import render_faces
-from utils.face_set import FaceSet
+from utils.data.face_set import FaceSet
+from world import render_faces
+from world.renderer.hair import CUTS, Hairdresser
+from world.renderer.person import make_person, stream
+from world.renderer.photo import Photographer, draw_setting, quality_of
 
 PLAIN = {
     "pitch": 0, "roll": 0, "yaw": 0, "expression": {}, "gaze": [0, 0], "distance": 1.0, "glasses": False, "warmth": 0,
@@ -58,7 +58,7 @@ def test_positive_yaw_turns_the_nose_to_the_right(photographer):
     """The picture of a turned head is mirrored by the opposite turn, nearly, and has more face on the far side."""
     figure = photographer.figure
     for yaw, side in ((40, 1), (-40, -1)):
-        from rendering.person import rotation
+        from world.renderer.person import rotation
 
         turned = figure.rest @ rotation(np.deg2rad(yaw), 0, 0).T
         assert np.sign(turned[figure.landmarks["nose"], 0]) == side
@@ -76,7 +76,7 @@ def test_the_face_is_on_the_template(photographer):
 
 
 def test_a_person_is_the_same_on_all_photos_and_others_are_others(photographer, encoder):
-    from utils.verification import features_of, pair_similarities
+    from utils.evaluation.verification import features_of, pair_similarities
 
     other = Photographer(*render_faces.studio(), 0, 4)
     views = [shoot(one, yaw=yaw, light_azimuth=yaw * 3) for one in (photographer, other) for yaw in (-15, 15)]

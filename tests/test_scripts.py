@@ -16,9 +16,9 @@ from test_dataset_writer import dataset_files, records
 import image_generation
 import image_generation_with_reference
 import pose_image_generation
-from utils.dataset_layout import contact_sheet_path, manifest_path, parts_folder, settings_path
-from utils.dataset_writer import compact_dataset
-from utils.images import read_image
+from utils.data.images import read_image
+from utils.dataset.layout import contact_sheet_path, manifest_path, parts_folder, settings_path
+from utils.dataset.writer import compact_dataset
 
 
 def command(demo, *flags, quality=26, example=2, start_end="0:6"):
@@ -288,7 +288,7 @@ def test_help_says_defaults(script, capsys):
 
 
 def test_published_commands_parse_with_published_defaults():
-    from utils.generation_flags import generation_parser
+    from utils.cli.generation_flags import generation_parser
 
     def parse(mode, *words):
         return generation_parser(mode, "").parse_args(words)

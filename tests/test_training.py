@@ -19,10 +19,10 @@ from test_training_data import content, training_lmdb, write_lmdb  # noqa: F401,
 import image_generation
 import vec2face
 from models import PRESETS, Vec2Face, load_vec2face
+from models.weight_files import sha256
 from scripts import convert_weights, plot_training, shrink_weights
-from utils.checkpoint import sha256
-from utils.images import read_image
-from utils.training_data import TrainingData
+from utils.data.images import read_image
+from utils.data.training_data import TrainingData
 
 
 def flags(demo, lmdb, output, *more):

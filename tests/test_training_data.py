@@ -11,12 +11,13 @@ import torch
 from conftest import PHOTOS
 from torch.utils.data import DataLoader
 
+from models.errors import UserError
+from models.pixels import to_images
 from scripts import prepare_training_set
-from utils.errors import UserError
-from utils.generation import to_images
-from utils.images import FaceAligner, encode_jpeg, read_image, resize
-from utils.training_data import AUGMENTATIONS, EpochBatches, TrainingData, augment, make_loader, without_broken
-from utils.training_lmdb import NAME, TrainingLmdbWriter, photo_names
+from utils.data.alignment import FaceAligner
+from utils.data.images import encode_jpeg, read_image, resize
+from utils.data.training_data import AUGMENTATIONS, EpochBatches, TrainingData, augment, make_loader, without_broken
+from utils.data.training_lmdb import NAME, TrainingLmdbWriter, photo_names
 
 
 @pytest.fixture(scope="session")

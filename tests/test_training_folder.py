@@ -7,9 +7,10 @@ from test_recognition import train
 from test_training import checkpoint, flags, run, uninterrupted  # noqa: F401, a fixture
 from test_training_data import training_lmdb  # noqa: F401, a fixture
 
-from scripts import train_fr, train_pose
-from utils.errors import UserError
-from utils.training_folder import check_output_folder
+from models.errors import UserError
+from scripts import train_fr
+from utils.training.folder import check_output_folder
+from world import train_pose
 
 RUN = ("checkpoint-last.pth", "checkpoint-25.pth", "log.jsonl", "events.out.tfevents.1.host")
 OTHERS = ("notes.txt", "checkpoint-best.pth", "vec2face_generator.pth", "old.log.jsonl")

@@ -8,8 +8,8 @@ import torch
 from test_training import flags, run
 from test_training_data import training_lmdb  # noqa: F401, a fixture
 
-from utils.distributed import World
-from utils.training_log import Log
+from utils.runtime.distributed import World
+from utils.training.log import Log
 
 
 def lines_of(folder):

@@ -11,12 +11,12 @@ from test_training_data import training_lmdb  # noqa: F401, a fixture
 
 import vec2face
 from models.vec2face import DROPOUT, PRESETS, Vec2Face
-from utils.checkpoint import load_file
-from utils.device import compiled
-from utils.distributed import World
-from utils.precision import Precision
-from utils.resuming import run_of
-from utils.training_state import TrainingState
+from models.weight_files import load_file
+from utils.runtime.device import compiled
+from utils.runtime.distributed import World
+from utils.runtime.precision import Precision
+from utils.training.resuming import run_of
+from utils.training.state import TrainingState
 
 TINY = "vec2face_vit_tiny"
 # No draws that depend on the size of a batch: every row is masked, and there is no dropout and no noise. The steps are

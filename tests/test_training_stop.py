@@ -13,9 +13,9 @@ from test_recognition import train as train_encoder
 from test_training import assert_same_training, checkpoint, flags, run, uninterrupted  # noqa: F401, a fixture
 from test_training_data import training_lmdb  # noqa: F401, a fixture
 
-from utils import training_stop
-from utils.distributed import World
-from utils.training_stop import StopSignal, resume_command
+from utils.runtime.distributed import World
+from utils.training import stop as training_stop
+from utils.training.stop import StopSignal, resume_command
 
 
 def interrupted(script, words, ranks=0):

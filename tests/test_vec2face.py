@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from models import PRESETS, TokenMask, Vec2Face, load_vec2face
+from models.errors import UserError
 from models.vec2face import take_rows
-from utils.checkpoint import Undrawn
-from utils.errors import UserError
+from models.weight_files import Undrawn
 
 TINY = PRESETS["vec2face_vit_tiny"]
 rates = st.floats(0, 1)

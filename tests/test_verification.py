@@ -11,11 +11,11 @@ from conftest import PHOTOS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.errors import UserError
 from scripts import test_fr as tester
-from utils.errors import UserError
-from utils.face_set import FaceSet
-from utils.verification import best_threshold, equal_error_rate, pair_similarities, verify
-from utils.verification_set import PairSet, draw_pairs, find_set, load_pairs, save_pairs
+from utils.data.face_set import FaceSet
+from utils.evaluation.verification import best_threshold, equal_error_rate, pair_similarities, verify
+from utils.evaluation.verification_sets import PairSet, draw_pairs, find_set, load_pairs, save_pairs
 
 
 @given(st.integers(0, 10_000), st.integers(2, 60))
@@ -175,7 +175,7 @@ def test_bad_verification_sets(tmp_path, monkeypatch):
 
 
 def test_features_of_demo_people_verify(encoder):
-    from utils.verification import features_of
+    from utils.evaluation.verification import features_of
 
     faces = FaceSet(PHOTOS)
     numbers, same = draw_pairs(faces, 16, 0)

@@ -13,30 +13,23 @@ import torch
 from conftest import ROOT
 
 from models import TokenMask, load_face_encoder, load_vec2face
+from models.errors import UserError
 from models.heads import HEADS, make_head
 from models.sixdrepnet import SMALL, SixDRepNet, euler_angles, load_pose_estimator
 from models.traces import Traces
-from scripts import (
-    attribute_sheet,
-    change_encoder,
-    render_faces,
-    shrink_weights,
-    small_portion_training_mask,
-    train_fr,
-    train_pose,
-)
+from models.weight_files import load_file, sha256, state_dict_of
+from scripts import attribute_sheet, change_encoder, shrink_weights, small_portion_training_mask, train_fr
 from scripts import test_fr as tester
-from scripts.train_pose import geodesic_loss, rotation_of
-from utils import demo_weights
-from utils.checkpoint import load_file, sha256, state_dict_of
-from utils.errors import UserError
-from utils.evaluation import high_frequency_share
-from utils.face_labels import load_labels
-from utils.face_set import FaceSet
-from utils.fr_data import RecognitionData
-from utils.generation_run import usual_quality
-from utils.verification import features_of
-from utils.verification_set import STYLES, draw_pairs
+from utils.cli import demo_weights
+from utils.data.face_labels import load_labels
+from utils.data.face_set import FaceSet
+from utils.data.fr_data import RecognitionData
+from utils.evaluation.reconstruction import high_frequency_share
+from utils.evaluation.verification import features_of
+from utils.evaluation.verification_sets import STYLES, draw_pairs
+from utils.generation.make_dataset import usual_quality
+from world import render_faces, train_pose
+from world.train_pose import geodesic_loss, rotation_of
 
 
 @pytest.fixture(scope="module")

@@ -5,18 +5,16 @@
 Prints the bus bandwidth as NCCL's own tests define it: 2 (n - 1) / n times the size, over the time of one sum.
 """
 
-import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from utils.cli.command import command
 
 import torch
 import torch.distributed as dist
 
-from utils.cli import command, make_parser, positive
-from utils.device import resolve_device
-from utils.distributed import join_world
+from utils.cli.flags import make_parser, positive
+from utils.runtime.device import resolve_device
+from utils.runtime.distributed import join_world
 
 ROUNDS = 10
 BANDWIDTH = "GB/s of bus bandwidth"  # by which its line is found

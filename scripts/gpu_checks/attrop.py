@@ -9,8 +9,9 @@ from models.attrop import AttrOP, quality_target, yaw_target
 from models.vec2face import load_vec2face
 from scripts.gpu_checks.rows import Row, judged
 from scripts.gpu_checks.setting import DEMO, Setting, demo_judges, demo_vectors, seeded_mask
-from utils.generation import Identity, Recipe, lift
-from utils.precision import PRECISIONS
+from utils.generation.generate import lift
+from utils.generation.recipe import Identity, Recipe
+from utils.runtime.precision import PRECISIONS
 
 # Lowest cosine of a row. A CPU's bfloat16 gives 0.985 and more, float16 0.999.
 COSINES = {"fp32": 0.999, "fp16": 0.99, "bf16": 0.95}

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts.gpu_checks.setting import DEMO, Setting
-from utils.images import read_image
+from utils.data.images import read_image
 
 QUALITY = 26
 NAME = "set"

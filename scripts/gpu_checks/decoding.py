@@ -8,7 +8,7 @@ import torch
 from models.vec2face import PRESETS, Vec2Face, load_vec2face
 from scripts.gpu_checks.rows import Row, judged
 from scripts.gpu_checks.setting import BASE, DEMO, RELEASED_GENERATOR, Setting, demo_vectors, seeded_mask
-from utils.precision import PRECISIONS
+from utils.runtime.precision import PRECISIONS
 
 GREY_LEVEL = 2 / 255  # pixels lie in [-1, 1]
 # Largest and mean difference in grey levels. A CPU's bfloat16 differs from its float32 by 22 and 1.6 levels with random

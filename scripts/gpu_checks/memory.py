@@ -9,7 +9,7 @@ from scripts.gpu_checks.jobs import fr_training_job, gan_training_job
 from scripts.gpu_checks.rows import Row, judged, measured, skipped
 from scripts.gpu_checks.setting import Setting
 from scripts.gpu_checks.speed import release
-from utils.precision import PRECISIONS
+from utils.runtime.precision import PRECISIONS
 
 WORKS = {
     "decode": decode_job,

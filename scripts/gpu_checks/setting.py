@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from models.iresnet import load_face_encoder
+from models.masking import TokenMask
 from models.sixdrepnet import load_pose_estimator
-from models.vec2face import TokenMask
-from utils.precision import PRECISIONS, cpu_has_bf16
+from utils.runtime.precision import PRECISIONS, cpu_has_bf16
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "weights" / "demo"

@@ -9,7 +9,7 @@ from scripts.benchmark import attrop_job, count_flops, decode_job, fastest, meas
 from scripts.gpu_checks.jobs import fr_training_job, gan_training_job
 from scripts.gpu_checks.rows import Row, judged, measured, skipped
 from scripts.gpu_checks.setting import Setting
-from utils.precision import PRECISIONS
+from utils.runtime.precision import PRECISIONS
 
 WORKS = {
     "decode": decode_job,

@@ -1,0 +1,83 @@
+"""Which rows of the feature map are masked, and the distribution of how many."""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+
+from models.transfer import upload
+
+MAP_SIDE = 7
+ROWS = MAP_SIDE * MAP_SIDE  # 49 rows of the feature map
+
+
+@dataclass(frozen=True)
+class TokenMask:
+    """Which rows of the feature map the encoder does not get, and which carry no row of their own.
+
+    ``kept``: (N, K) ascending numbers, 0..48, of the rows that are not dropped.
+    ``masked``: (N, 49) bool, rows replaced by the image feature; every dropped row is masked too.
+    """
+
+    kept: torch.Tensor
+    masked: torch.Tensor
+
+    @classmethod
+    def from_noise(cls, noise, drop_ratio, mask_rate):
+        """Drop each sample's ``ceil(49 * drop_ratio)`` smallest noises, mask its ``ceil(49 * mask_rate)`` smallest.
+
+        ``noise``: (N, 49), any real numbers. ``drop_ratio``: float in [0, 1], the same for all samples.
+        ``mask_rate``: float or (N,) in [0, 1]; a rate below the drop ratio masks the dropped rows only.
+        Raises ValueError on other shapes or ranges.
+        """
+        if noise.ndim != 2 or noise.shape[1] != ROWS:
+            raise ValueError(f"mask noise must have shape (N, {ROWS}), not {tuple(noise.shape)}")
+        rate = torch.as_tensor(mask_rate, dtype=torch.float64, device=noise.device).expand(len(noise))  # (N,)
+        if not 0 <= drop_ratio <= 1 or not ((rate >= 0) & (rate <= 1)).all():
+            raise ValueError("drop ratio and mask rate must lie in [0, 1]")
+        drop_count = math.ceil(ROWS * drop_ratio)
+        mask_count = torch.ceil(ROWS * rate).clamp(min=drop_count)  # (N,)
+        rank = noise.argsort(dim=1).argsort(dim=1)  # (N, 49): 0 = smallest noise
+        dropped = (rank < drop_count).to(torch.uint8)  # (N, 49)
+        kept = dropped.argsort(dim=1, stable=True)[:, : ROWS - drop_count]  # (N, K)
+        return cls(kept=kept, masked=rank < mask_count[:, None])
+
+    def to(self, device):
+        """The mask on another device; from the CPU to a GPU in one copy, for which the host does not wait."""
+        device = torch.device(device)
+        if self.kept.device.type != "cpu" or device.type != "cuda":
+            return TokenMask(self.kept.to(device), self.masked.to(device))
+        packed = upload(torch.cat([self.masked, self.kept], dim=1).to(torch.uint8), device)  # (N, 49 + K)
+        return TokenMask(kept=packed[:, ROWS:].long(), masked=packed[:, :ROWS].bool())
+
+    def __len__(self):
+        return len(self.kept)
+
+
+@dataclass(frozen=True)
+class MaskRates:
+    """Mask rates: a normal(mu, std) truncated to [minimum, maximum]; ``minimum`` is also the share of dropped rows."""
+
+    minimum: float = 0.1
+    maximum: float = 1.0
+    mu: float = 0.15
+    std: float = 0.25
+
+    def __post_init__(self):
+        if not 0 <= self.minimum <= self.maximum <= 1 or self.std < 0:
+            raise ValueError("mask ratios need 0 <= min <= max <= 1 and std >= 0")
+
+    def draw(self, stream):
+        """One image's mask: noise (49,) uniform in [0, 1), and its mask rate."""
+        noise = stream.random(ROWS)
+        return noise, self.rate(stream.random())
+
+    def rate(self, uniform):
+        """The mask rate at a uniform draw in [0, 1): the inverse CDF of the truncated normal."""
+        if self.std == 0 or self.minimum == self.maximum:
+            return min(max(self.mu, self.minimum), self.maximum)
+        normal = NormalDist(self.mu, self.std)
+        low, high = normal.cdf(self.minimum), normal.cdf(self.maximum)
+        quantile = min(max(low + uniform * (high - low), 1e-300), 1 - 1e-16)
+        return min(max(normal.inv_cdf(quantile), self.minimum), self.maximum)

@@ -1,0 +1,47 @@
+"""The labels that render_faces.py writes beside its photos."""
+
+import json
+from pathlib import Path
+
+from models.errors import UserError
+from utils.data.face_set import FolderFaces
+
+LABELS = "labels.jsonl"
+
+
+def load_labels(faces):
+    """[{"yaw", "pitch", ...}] of the photos of a FaceSet: from FOLDER/labels.jsonl, or NAME.jsonl beside NAME.lmdb.
+
+    Raises UserError when there is no such file, or it does not have every photo.
+    """
+    if isinstance(faces.store, FolderFaces):
+        paths = [faces.store.paths[position] for position in faces.positions]
+        return labels_by_name(faces.path / LABELS, [str(path.relative_to(faces.path)) for path in paths])
+    path = faces.path.with_suffix(".jsonl")
+    lines = read_labels(path)
+    if faces.positions.max() >= len(lines):
+        raise UserError(f"{path}: not the labels of {faces.path}: only {len(lines)} lines.")
+    return [lines[position] for position in faces.positions]
+
+
+def labels_by_name(path, names):
+    """[{"yaw", "pitch", ...}] of photos, found by their ``names``: PERSON/PHOTO, or paths into the labels' folder.
+
+    Raises UserError when the file cannot be read or does not have every photo.
+    """
+    try:
+        known = {line["file"]: line for line in read_labels(path)}
+        known |= {str(Path(path).parent / file): line for file, line in known.items()}
+        return [known[name] for name in names]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the labels of these photos: no {error}.") from error
+
+
+def read_labels(path):
+    """The lines of a file of labels, [{"file", "yaw", "pitch", ...}]. Raises UserError when it cannot be read."""
+    try:
+        return [json.loads(line) for line in Path(path).read_text().splitlines()]
+    except OSError as error:
+        raise UserError(f"{path}: no labels of these photos; world/render_faces.py writes them.") from error
+    except ValueError as error:
+        raise UserError(f"{path}: damaged labels: {error}.") from error

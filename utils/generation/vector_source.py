@@ -1,0 +1,68 @@
+"""Identity vectors from a file."""
+
+from pathlib import Path
+
+import numpy as np
+
+from models.errors import UserError
+from models.weight_files import sha256
+from utils.data.slices import parse_slice
+from utils.generation.recipe import Identity
+
+CHECKED_ROWS = 8192
+
+
+class VectorSource:
+    """Identity vectors from an ``.npy`` of (K, 512) floats; identity k is called by its six-digit number.
+
+    ``usual_norm``: of the vectors the generator was trained on, where that is known; others are warned about.
+    Raises UserError when the file is missing, damaged, of another shape or type, or has a row that is not a direction.
+    """
+
+    def __init__(self, path, start_end=None, start_class_id=0, width=512, usual_norm=None):
+        self.vectors = load_vectors(path, width)
+        self.slice = parse_slice(start_end, len(self.vectors))
+        self.first = start_class_id
+        self.names = {row: f"{row + start_class_id:06d}" for row in self.slice}
+        self.fingerprint = sha256(path)
+        self.warnings, self.skipped, self.note = [], [], None
+        norm = float(np.median(np.linalg.norm(self.vectors[self.slice.start : self.slice.start + 1000], axis=1)))
+        if usual_norm and not 0.5 < norm / usual_norm < 2:
+            self.warnings.append(
+                f"{path}: the vectors have norm {norm:.2f}; the generator was trained on norms about {usual_norm:.1f}."
+            )
+        elif norm < 2:
+            self.warnings.append(
+                f"{path}: the vectors have norm {norm:.2f}; the generator expects unnormalised features, norm about 20."
+            )
+
+    def identities(self, rows):
+        """Iterate over the Identities of some rows."""
+        for row in rows:
+            yield Identity(row + self.first, self.names[row], np.array(self.vectors[row], np.float32))
+
+
+def load_vectors(path, width):
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of identity vectors.")
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        what = "holds Python objects" if "Python objects in dtype" in str(error) else "truncated, or not an .npy file"
+        raise UserError(
+            f"{path}: {what}; it needs to be a NumPy array of floats, (number of identities, {width})."
+        ) from error
+    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.shape[1] != width or len(vectors) == 0:
+        shape = getattr(vectors, "shape", "an archive")
+        raise UserError(f"{path}: has shape {shape}; identity vectors have shape (number of identities, {width}).")
+    if not np.issubdtype(vectors.dtype, np.floating):
+        raise UserError(f"{path}: holds {vectors.dtype} numbers; identity vectors are floats.")
+    for start in range(0, len(vectors), CHECKED_ROWS):
+        block = np.asarray(vectors[start : start + CHECKED_ROWS], np.float64)
+        norms = np.linalg.norm(block, axis=1)
+        bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+        if bad.size:
+            what = "all zero" if norms[bad[0]] == 0 else "NaN or infinite"
+            raise UserError(f"{path}: row {start + bad[0]} is {what}; remove such rows and try again.")
+    return vectors

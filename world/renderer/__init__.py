@@ -1,0 +1,1 @@
+"""Rendered people: heads of a parametric model, painted, lit and photographed. See world/render_faces.py."""

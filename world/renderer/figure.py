@@ -1,0 +1,227 @@
+"""A person as one mesh: head and shoulders, glasses, and strands of hair that turn to the camera."""
+
+import numpy as np
+
+from world.renderer.hair import Hairdresser
+from world.renderer.head import COLLAR, SIDE
+from world.renderer.person import rotation
+
+WIDTH = SIDE + 128  # texels of the texture: the head's own, then a column of blocks
+BLOCK = 96
+EYES, HAIR, FLAT = 0, 128, 256  # rows of the blocks
+FLATS = {name: FLAT + 32 * k for k, name in enumerate(("frame", "cloth", "inner", "lash"))}  # rows of single colours
+COLUMNS = {"hair": (0.0, 0.62), "beard": (0.66, 1.0)}  # of the block of hair, 0..1
+INNER = np.float32([0.20, 0.07, 0.06])  # linear RGB of mouth and sockets
+
+
+class Figure:
+    """Head, glasses and hair of a person.
+
+    ``faces`` (F, 3), ``uv`` (F, 3, 2): the first ``solid`` of them are surfaces, the others ribbons of hair. ``rest``
+    (S + H, 3): surfaces without expression, then the points of strands. ``glasses``: the slice of their vertices.
+    """
+
+    def __init__(self, model, painter, person, rng):
+        head = model.head
+        self.head_count = len(person.vertices)
+        self.expressions, self.names = head.expressions, head.expression_names
+        self.eyes = self._eyes(person.vertices, head)
+        self.landmarks = head.landmarks
+        glasses, glass_faces = self._glasses(person)
+        collar, collar_faces = self._collar(person, head)
+        self.glasses = slice(self.head_count, self.head_count + len(glasses))
+        surface = np.concatenate([person.vertices, glasses, collar]).astype(np.float32)
+        self.surface_count = len(surface)
+        faces = [head.faces, glass_faces + self.head_count, collar_faces + self.glasses.stop]
+        uv = [self._head_uv(person.vertices, head), flat("frame", len(glass_faces)), flat("cloth", len(collar_faces))]
+        self.solid = sum(map(len, faces))
+        self.openness = np.ones(self.surface_count, np.float32)
+        self.openness[: self.head_count] = head.openness
+        self.eye_vertices = [np.unique(head.faces[head.eye_faces & side]) for side in self._sides(head)]
+        self.shown = np.flatnonzero(head.vertices[:, 2] > COLLAR)[::4]  # what the shadow map must span
+        self._comb(Hairdresser(head, painter.regions, person.vertices, rng).all(person.look), faces, uv)
+        self.rest = np.concatenate([surface, self.strand_points])
+        self.faces, self.uv = np.concatenate(faces), np.concatenate(uv).astype(np.float32)
+
+    def _comb(self, sets, faces, uv):
+        """Lay the sets of strands out as one list of H points, and their ribbons behind the surfaces."""
+        total = sum(strands.points[..., 0].size for _, strands in sets)  # H
+        parts = {name: [] for name in ("points", "normals", "tangents", "half_width", "open", "roots", "weights")}
+        start = 0
+        for kind, strands in sets:
+            count, length = strands.points.shape[:2]
+            tangents = np.gradient(strands.points, axis=1)
+            tangents /= np.linalg.norm(tangents, axis=-1, keepdims=True).clip(1e-9)
+            for name, values in (("points", strands.points), ("normals", strands.normals), ("tangents", tangents)):
+                parts[name].append(values.reshape(-1, 3))
+            parts["half_width"].append(strands.half_width.ravel())
+            parts["open"].append(strands.open.ravel())
+            parts["roots"].append(np.repeat(strands.roots, length, 0))
+            parts["weights"].append(np.repeat(strands.weights, length, 0))
+            left = self.surface_count + start + np.arange(count * length).reshape(count, length)
+            a, b = left[:, :-1].ravel(), left[:, 1:].ravel()
+            faces += [np.stack([a, b, a + total], -1), np.stack([b, b + total, a + total], -1)]
+            if kind == "lash":
+                uv.append(flat("lash", 2 * len(a)))
+            else:
+                low, high = COLUMNS[kind]
+                across = np.repeat(low + (high - low) * strands.shade, length - 1)  # (count * (length - 1),)
+                along = np.tile(np.linspace(0, 1, length), (count, 1))
+                top, end = along[:, :-1].ravel(), along[:, 1:].ravel()
+                for heights in ((top, end, top), (end, end, top)):
+                    uv.append(in_block(HAIR, np.stack([np.stack([across, h], -1) for h in heights], 1)))
+            start += count * length
+        joined = {name: np.concatenate(values) for name, values in parts.items()}
+        self.strand_points = joined["points"].astype(np.float32)
+        self.strand_normals, self.tangents = joined["normals"], joined["tangents"]
+        self.strand_shape = np.stack([joined["half_width"], joined["open"]], -1)
+        self.still = sum(strands.points[..., 0].size for kind, strands in sets if kind == "hair")
+        self.roots, self.weights = joined["roots"][self.still :], joined["weights"][self.still :]
+
+    @staticmethod
+    def _sides(head):
+        left = head.vertices[head.faces[:, 0], 0] > 0
+        return left, ~left
+
+    @staticmethod
+    def _eyes(vertices, head):
+        """(2, 3) centres of the eyeballs, left first."""
+        sides = Figure._sides(head)
+        own = [vertices[np.unique(head.faces[head.eye_faces & side])] for side in sides]
+        return np.stack([(v.max(0) + v.min(0)) / 2 for v in own])
+
+    def _head_uv(self, vertices, head):
+        uv = head.uv * np.float32([SIDE / WIDTH, 1])
+        for eye, side in zip(self.eyes, self._sides(head), strict=True):
+            chosen = head.eye_faces & side
+            corners = vertices[head.faces[chosen]]  # (F, 3, 3)
+            radius = np.abs(corners - eye)[..., 0].max()
+            seen = (corners - eye)[..., [0, 2]] / radius * [0.5, -0.5] + 0.5  # seen from the front
+            uv[chosen] = in_block(EYES, seen)
+        uv[head.inner_faces] = flat("inner", head.inner_faces.sum())
+        uv[head.cloth_faces] = flat("cloth", head.cloth_faces.sum())
+        return uv
+
+    def _glasses(self, person):
+        wide, high = person.look["frame_size"]
+        width, power = person.look["frame_width"], person.look["frame_shape"]
+        turn = np.linspace(0, 2 * np.pi, 29)[:-1]
+        pieces = []
+        front = self.eyes[:, 1].min() - 0.026
+        level = np.abs(person.vertices[:, 2] - self.eyes[:, 2].mean()) < 0.02
+        ear_x = np.abs(person.vertices[level, 0]).max() - 0.014
+        for eye, side in zip(self.eyes, (1, -1), strict=True):
+            centre = np.float32([eye[0] + 0.002 * side, front, eye[2] - 0.003])
+            squareness = (np.abs(np.cos(turn)) ** power + np.abs(np.sin(turn)) ** power) ** (-1 / power)
+            across, up = wide * np.cos(turn) * squareness, high * np.sin(turn) * squareness
+            bend = 4.0 * (across * side).clip(0) ** 2  # the outer edge lies further back
+            ring = centre + np.stack([across, bend, up], -1)
+            pieces.append(tube(ring, width, closed=True))
+            hinge = centre + np.float32([side * wide, 4.0 * wide**2, 0.004])
+            ear = np.float32([side * ear_x, -0.005, eye[2] + 0.004])
+            pieces.append(
+                tube(np.stack([hinge, hinge * 0.5 + ear * 0.5 + np.float32([side * 0.003, 0, 0]), ear]), width)
+            )
+        inner = self.eyes[:, 0] * np.float32([1, 1]) - np.float32([wide - 0.002, -wide + 0.002])
+        bridge = np.float32([[inner[1], front, self.eyes[1, 2]], [0, front - 0.003, self.eyes[:, 2].mean() + 0.004],
+                             [inner[0], front, self.eyes[0, 2]]])  # fmt: skip
+        pieces.append(tube(bridge, width))
+        starts = np.cumsum([0] + [len(v) for v, _ in pieces])
+        vertices = np.concatenate([v for v, _ in pieces])
+        return vertices, np.concatenate([f + s for (_, f), s in zip(pieces, starts, strict=False)])
+
+    @staticmethod
+    def _collar(person, head):
+        """A band round the neck where the cloth begins."""
+        near = np.abs(head.vertices[:, 2] - COLLAR - 0.004) < 0.012
+        skin = np.unique(head.faces[~(head.inner_faces | head.eye_faces)])
+        ring = person.vertices[np.intersect1d(np.flatnonzero(near), skin)]
+        middle = np.median(ring, 0)
+        angle, radius = np.arctan2(*(ring - middle)[:, :2].T), np.linalg.norm((ring - middle)[:, :2], axis=1)
+        turn = np.linspace(-np.pi, np.pi, 25)[:-1]
+        apart = np.abs((angle - turn[:, None] + np.pi) % (2 * np.pi) - np.pi)  # (24, R)
+        weight = np.exp(-((apart / 0.2) ** 2))
+        reach = (weight * radius).sum(1) / weight.sum(1) + 0.003
+        height = (weight * ring[:, 2]).sum(1) / weight.sum(1)
+        around = np.stack([reach * np.sin(turn), reach * np.cos(turn), height], -1)
+        around[:, :2] += middle[:2]
+        return tube(around, 0.008, closed=True)
+
+    def posed(self, weights, gaze, glasses):
+        """(V + H, 3): surfaces and strands' points with an expression {name: 0..1}, eyes turned by ``gaze``.
+
+        ``gaze``: right and up, in degrees. Without ``glasses`` these are folded up inside the head.
+        """
+        vertices = self.rest.copy()
+        shift = np.zeros((self.head_count, 3), np.float32)
+        for name, weight in weights.items():
+            shift += weight * self.expressions[self.names.index(name)]
+        vertices[: self.head_count] += shift
+        if weights:  # brows, lashes and beard move with the skin; hair of the scalp, which comes first, does not
+            vertices[self.surface_count + self.still :] += (self.weights[..., None] * shift[self.roots]).sum(1)
+        right, up = np.deg2rad(gaze)
+        turn = rotation(right, up, 0)
+        for eye, own in zip(self.eyes, self.eye_vertices, strict=True):
+            vertices[own] = (vertices[own] - eye) @ turn.T + eye
+        if not glasses:
+            vertices[self.glasses] = self.eyes.mean(0) + np.float32([0, 0.05, 0])
+        return vertices
+
+
+def flat(name, count):
+    """Texture coordinates (count, 3, 2) of a block of a single colour."""
+    return np.broadcast_to(np.float32([(SIDE + 64) / WIDTH, (FLATS[name] + 16) / SIDE]), (count, 3, 2))
+
+
+def in_block(row, place):
+    """Texture coordinates of places (..., 2) in 0..1 of a block."""
+    inside = 0.02 + 0.96 * np.clip(place, 0, 1)
+    return np.stack([(SIDE + 16 + BLOCK * inside[..., 0]) / WIDTH, (row + 8 + BLOCK * inside[..., 1]) / SIDE], -1)
+
+
+def make_texture(painter, person, rng):
+    """(SIDE, WIDTH, 4): the head's texture and the blocks beside it."""
+    look = person.look
+    texture = np.zeros((SIDE, WIDTH, 4), np.float32)
+    texture[:, :SIDE], eye = painter.paint(person, rng)
+    texture[:, SIDE : SIDE + 8] = texture[:, SIDE - 1 : SIDE]  # the seam at the back
+    columns = slice(SIDE + 16, SIDE + 16 + BLOCK)
+    texture[EYES + 8 : EYES + 8 + BLOCK, columns] = eye
+    place = np.arange(BLOCK) / BLOCK
+    beard = (place > 0.64)[:, None]
+    colour = np.where(beard, look["beard_colour"], look["hair_colour"])  # (BLOCK, 3)
+    shade = 1 + 0.16 * rng.standard_normal((BLOCK, 1)) + 0.5 * (((place / 0.64) % 1)[:, None] - 0.5)
+    colour = colour * shade.clip(0.3, 1.8)
+    tip = (0.75 + 0.5 * place)[:, None, None]  # (BLOCK, 1, 1) along the strand
+    hair = texture[HAIR : HAIR + 120, SIDE + 8 :]
+    hair[...] = np.append(look["hair_colour"], 1.0)
+    texture[HAIR + 8 : HAIR + 8 + BLOCK, columns, :3] = (colour[None] * tip).clip(0.004, 1)
+    for name, rgb, gloss in (
+        ("frame", look["frame"], 0.5), ("cloth", 0.1, 0.0), ("inner", INNER, 0.05), ("lash", 0.012, 0.1),
+    ):  # fmt: skip
+        rows = slice(FLATS[name], FLATS[name] + 32)
+        texture[rows, SIDE + 8 :, :3], texture[rows, SIDE + 8 :, 3] = rgb, gloss
+    return texture
+
+
+def tube(points, radius, closed=False, sides=5):
+    """A tube along points (P, 3): (vertices, faces)."""
+    along = np.roll(points, -1, 0) - np.roll(points, 1, 0)
+    if not closed:
+        along[0], along[-1] = points[1] - points[0], points[-1] - points[-2]
+    along = along / np.linalg.norm(along, axis=1, keepdims=True).clip(1e-9)
+    helper = np.where(np.abs(along[:, 1:2]) < 0.9, [[0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]])
+    first = np.cross(along, helper)
+    first /= np.linalg.norm(first, axis=1, keepdims=True).clip(1e-9)
+    second = np.cross(along, first)
+    turn = np.linspace(0, 2 * np.pi, sides + 1)[:-1]
+    ring = np.cos(turn)[None, :, None] * first[:, None] + np.sin(turn)[None, :, None] * second[:, None]
+    vertices = (points[:, None] + radius * ring).reshape(-1, 3)
+    count = len(points)
+    faces = []
+    for i in range(count if closed else count - 1):
+        j = (i + 1) % count
+        for k in range(sides):
+            m = (k + 1) % sides
+            faces += [[i * sides + k, j * sides + k, i * sides + m], [i * sides + m, j * sides + k, j * sides + m]]
+    return vertices.astype(np.float32), np.array(faces)

@@ -1,0 +1,167 @@
+"""How a photo of a rendered person is taken: pose, expression, light, camera, background, and what spoils it."""
+
+import cv2
+import numpy as np
+
+from utils.data.alignment import TEMPLATE
+from utils.data.images import SIDE
+from world.renderer.figure import FLATS, Figure, make_texture
+from world.renderer.head import SIDE as TEXELS
+from world.renderer.person import make_person, rotation, stream
+from world.renderer.scene import make_background, make_cloth, make_light, occlude
+from world.renderer.tracer import Tracer
+
+AXES = np.float32([[1, 0, 0], [0, 0, -1], [0, 1, 0]])  # the model's axes -> x right, y down, z away
+SAMPLES = 2  # along each edge of a pixel
+LENS = 0.45  # pixels: deviation of a lens's own blur, without which strands of hair would be rows of dots
+EXPRESSIONS = [  # {unit: strength} that faces make
+    {},
+    {"mouthSmileLeft": 0.6, "mouthSmileRight": 0.6, "cheekSquintLeft": 0.4, "cheekSquintRight": 0.4},
+    {"mouthSmileLeft": 0.9, "mouthSmileRight": 0.9, "jawOpen": 0.15, "eyeSquintLeft": 0.4, "eyeSquintRight": 0.4},
+    {"jawOpen": 0.35, "browInnerUp": 0.7, "eyeWideLeft": 0.5, "eyeWideRight": 0.5},
+    {"mouthFrownLeft": 0.7, "mouthFrownRight": 0.7, "browDownLeft": 0.7, "browDownRight": 0.7},
+    {"mouthPucker": 0.6},
+    {"eyeBlinkLeft": 0.9, "eyeBlinkRight": 0.9},
+    {"browOuterUpLeft": 0.6, "browOuterUpRight": 0.6, "mouthPressLeft": 0.5, "mouthPressRight": 0.5},
+]
+
+
+def draw_yaw(rng):
+    """Mostly frontal, as in real sets: degrees, -90 to 90."""
+    kind = rng.random()
+    if kind < 0.55:
+        return float(np.clip(10 * rng.standard_normal(), -90, 90))
+    if kind < 0.88:
+        return float(np.clip(32 * rng.standard_normal(), -90, 90))
+    return float(rng.uniform(-90, 90))
+
+
+def draw_setting(rng, glasses_probability):
+    """Everything about one photo, as plain numbers."""
+    expression = EXPRESSIONS[rng.choice(len(EXPRESSIONS), p=[0.34, 0.2, 0.14, 0.08, 0.08, 0.05, 0.03, 0.08])]
+    strength = float(rng.uniform(0.4, 1))
+    spoilt = rng.random(4) < [0.3, 0.25, 0.4, 0.5]
+    return {
+        "yaw": draw_yaw(rng),
+        "pitch": float(np.clip(9 * rng.standard_normal(), -35, 35)),
+        "roll": float(np.clip(4 * rng.standard_normal(), -15, 15)),
+        "expression": {name: round(weight * strength, 3) for name, weight in expression.items()},
+        "gaze": [float(9 * rng.standard_normal()), float(5 * rng.standard_normal())],
+        "distance": float(rng.uniform(0.55, 1.8)),
+        "glasses": bool(rng.random() < glasses_probability),
+        "light_azimuth": float(rng.uniform(-100, 100)),
+        "light_elevation": float(rng.uniform(-5, 75)),
+        "light_hardness": float(rng.uniform(0.25, 0.9)),
+        "warmth": float(rng.normal(0, 0.18)),
+        "exposure": float(rng.uniform(0.75, 1.35)),
+        "occluded": bool(rng.random() < 0.06),
+        "blur": float(rng.uniform(0.4, 1.8)) if spoilt[0] else 0.0,
+        "resolution": float(rng.uniform(0.3, 0.9)) if spoilt[1] else 1.0,
+        "noise": float(rng.uniform(1, 9)) if spoilt[2] else 0.0,
+        "jpeg": int(rng.integers(35, 90)) if spoilt[3] else 95,
+    }
+
+
+def quality_of(setting):
+    """0..1, known by construction: 1 for a photo that nothing spoils."""
+    sharp = setting["resolution"] / (1 + setting["blur"] ** 2)
+    clean = 1 / (1 + (setting["noise"] / 12) ** 2)
+    light = np.exp(-(np.log(setting["exposure"]) ** 2))
+    return float(round(sharp * clean * light * (0.8 if setting["occluded"] else 1), 4))
+
+
+class Photographer:
+    """One person before the camera. ``take(image)``: a photo and its label; ``shoot``: with a setting of yours."""
+
+    def __init__(self, model, painter, seed, identity):
+        self.seed, self.identity = seed, identity
+        self.person = make_person(model, seed, identity)
+        rng = stream(seed, identity, 1)
+        self.figure = Figure(model, painter, self.person, rng)
+        texture = make_texture(painter, self.person, rng)
+        figure = self.figure
+        self.tracer = Tracer(
+            figure.faces, figure.solid, figure.uv, texture, figure.openness, figure.tangents, figure.strand_normals,
+            figure.strand_shape,
+        )  # fmt: skip
+
+    def take(self, image):
+        """((112, 112, 3) uint8 RGB, label) of one of the person's photos."""
+        rng = stream(self.seed, self.identity, 2, image)
+        setting = draw_setting(rng, self.person.look["wears_glasses"])
+        return self.shoot(setting, rng), setting | {"quality": quality_of(setting)} | self.person.label
+
+    def shoot(self, setting, rng):
+        """(112, 112, 3) uint8 RGB; ``rng`` draws background and grain."""
+        vertices = self.figure.posed(setting["expression"], setting["gaze"], setting["glasses"])
+        turn = rotation(*np.deg2rad([setting["yaw"], setting["pitch"], 0.0]))
+        pivot = self.figure.eyes.mean(0) + np.float32([0, 0.08, -0.03])
+        camera = in_camera((vertices - pivot) @ turn.T, setting["distance"])
+        focal, centre, tilt = self._frame(camera, setting)
+        camera[:, :2] = camera[:, :2] @ tilt.T
+        to_camera = np.eye(3, dtype=np.float32)
+        to_camera[:2, :2] = tilt
+        self.tracer.colour(slice(FLATS["cloth"], FLATS["cloth"] + 32), slice(TEXELS + 8, None), make_cloth(rng))
+        picture = self.tracer.render(
+            camera, to_camera @ AXES @ turn, self.figure.shown, make_light(setting), focal, centre, SIDE, SAMPLES
+        )
+        picture = cv2.GaussianBlur(picture, (0, 0), LENS)
+        face, cover = picture[..., :3], picture[..., 3:]
+        if setting["occluded"]:
+            face, cover = occlude(face, cover, rng)
+        middle = np.s_[SIDE * 3 // 8 : SIDE * 7 // 8, SIDE // 4 : SIDE * 3 // 4]  # the camera meters what is there
+        mean = face[middle][cover[middle][..., 0] > 0.5]
+        bright = mean.mean() if len(mean) else 0.25
+        key = 0.5 * max(bright, 0.01) ** -0.42 * setting["exposure"]  # dark faces stay darker than light ones
+        linear = face * key + make_background(rng) * (1 - cover)
+        return spoil(to_display(linear), setting, rng)
+
+    def _frame(self, camera, setting):
+        """Focal length and centre in pixels that put the face on the ArcFace template, and the tilt (2, 2)."""
+        marks = self.figure.landmarks
+        eyes = [camera[own].mean(0) for own in self.figure.eye_vertices]
+        nose, left, right = (camera[marks[name]] for name in ("nose", "mouth_left", "mouth_right"))
+        points = np.stack([eyes[1], eyes[0], nose, right, left])  # the template's order, image left first
+        seen = points[:, :2] / points[:, 2:]
+        # The face's own size, not that of its projection, sets the scale: a profile is not blown up.
+        apart = np.linalg.norm(eyes[0] - eyes[1])
+        high = np.linalg.norm((eyes[0] + eyes[1]) / 2 - (left + right) / 2)
+        template = (
+            np.linalg.norm(TEMPLATE[1] - TEMPLATE[0]),
+            np.linalg.norm(TEMPLATE[:2].mean(0) - TEMPLATE[3:].mean(0)),
+        )
+        focal = points[:, 2].mean() * (template[0] + template[1]) / (apart + high)
+        roll = np.deg2rad(setting["roll"])
+        tilt = np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]], np.float32)
+        centre = TEMPLATE.mean(0) - focal * (seen @ tilt.T).mean(0)
+        return focal, centre, tilt
+
+
+def in_camera(vertices, distance):
+    """The model's axes -> x right, y down, z away, with the head at ``distance`` metres."""
+    return (vertices @ AXES.T + np.float32([0, 0, distance])).astype(np.float32)
+
+
+def to_display(linear):
+    """Linear light -> (H, W, 3) float 0..255, highlights rolled off."""
+    return 255 * (linear.clip(0) / (1 + 0.25 * linear.clip(0))).clip(0, 1) ** (1 / 2.2)
+
+
+def spoil(picture, setting, rng):
+    """Blur, low resolution, sensor noise and JPEG, as the setting says."""
+    if setting["blur"]:
+        picture = cv2.GaussianBlur(picture, (0, 0), setting["blur"])
+    if setting["resolution"] < 1:
+        small = max(16, round(SIDE * setting["resolution"]))
+        picture = cv2.resize(
+            cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA),
+            (SIDE, SIDE),
+            interpolation=cv2.INTER_CUBIC,
+        )
+    if setting["noise"]:
+        picture = picture + setting["noise"] * rng.standard_normal(picture.shape)
+    picture = picture.round().clip(0, 255).astype(np.uint8)
+    if setting["jpeg"] < 95:
+        data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, setting["jpeg"]])[1]
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return picture
