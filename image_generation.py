@@ -1,27 +1,75 @@
-"""Make a face dataset from identity vectors: every identity's vector is lifted to a good image by AttrOP, then
-noise on the vector gives many images of the person (paper section 3.4).
+"""Make a face dataset from identity vectors.
 
     python image_generation.py --model_weights weights/vec2face_generator.pth --batch_size 5 --example 1 \\
         --start_end 0:10 --name test --center_feature center_feature_examples.npy
 
-Several GPUs: put `torchrun --nproc_per_node=N` in the place of `python`. Killed, or more to do: run the same command
+AttrOP moves every identity vector until its image has the wanted quality; noise on the vector then gives the images of
+the identity (paper section 3.3).
+
+Several GPUs: put `torchrun --nproc_per_node=N` in the place of `python`. Stopped, or more to do: run the same command
 again.
 """
 
 from utils.cli.command import command
 
-from utils.cli.generation_flags import generation_parser
+from models.attrop import AttrOP, quality_target
+from utils.cli.flags import make_parser
+from utils.cli.generation_flags import (
+    add_attrop_flags,
+    add_recipe_flags,
+    add_run_flags,
+    add_vector_flags,
+    attrop_options_of,
+    facts_of,
+    gate_of,
+    networks_of,
+    output_of,
+    recipe_of,
+)
 from utils.cli.model_flags import set_up_inference
-from utils.generation.make_dataset import run_generation
+from utils.generation.make_dataset import Machine, make_dataset
+from utils.generation.networks import default_quality
+from utils.generation.streams import IDENTITY_SIGMAS
+from utils.generation.vector_source import VectorSource
 from utils.runtime.distributed import join_world
+
+
+def identity_parser():
+    parser = make_parser(__doc__)
+    add_vector_flags(parser)
+    add_recipe_flags(parser, IDENTITY_SIGMAS)
+    add_attrop_flags(parser, "the norm that a quarter of these photos exceed")
+    add_run_flags(parser, output_dir="generated_images")
+    return parser
 
 
 @command
 def main(argv=None):
-    args = generation_parser("identity", __doc__).parse_args(argv)
+    args = identity_parser().parse_args(argv)
     world = join_world()
-    device, precision = set_up_inference(args, world.local_rank, deterministic=True)
-    run_generation("identity", args, world, device, precision)
+    machine = Machine(world, *set_up_inference(args, world.local_rank, deterministic=True), args.batch_size)
+    use_attrop = not args.skip_attrop
+    networks = networks_of(args, machine, id=use_attrop, quality=use_attrop, pose=False)
+    if args.image_quality is None:
+        args.image_quality = default_quality(networks.quality)
+
+    # One identity a row of the file.
+    source = VectorSource(args.center_feature, args.start_end, args.start_class_id, usual_norm=networks.usual_norm)
+
+    # AttrOP on the identity vector: 100 (1 - cos(FR(image), vector)) + max(0, quality - ||Q(image)||) is minimised.
+    attrop = attrop_facts = None
+    if use_attrop:
+        targets = [quality_target(networks.quality, args.image_quality)]
+        attrop = AttrOP(networks.generator, networks.encoder, targets, **attrop_options_of(args, machine))
+        attrop_facts = {"image_quality": args.image_quality, "max_iters": args.max_iters}
+
+    # Noise on the result: v' = v + n, n ~ N(0, sigma^2), rescaled to the norm of v; every v' is decoded once.
+    make_dataset(
+        source, networks, recipe_of(args), output_of(args, machine), machine,
+        attrop=attrop, attrop_on="identity", gate=gate_of(args),
+        facts=facts_of(args, "identity", attrop=attrop_facts),
+        warnings=networks.warnings(max(args.min_quality or 0, args.image_quality)),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,25 +1,62 @@
-"""Make images of the people in reference photos: the FR feature of each photo plus noise is decoded.
+"""Make images of the people in reference photos.
 
     python image_generation_with_reference.py --image_file "path/of/the/image/file or folder" \\
         --model_weights weights/vec2face_generator.pth --batch_size 5 --example 10 --name images-of-references
 
-Photos must be aligned 112x112 crops, or give --align. Killed, or more to do: run the same command again.
+The FR feature of each photo is the identity vector; noise on it gives the images of the person (paper section 3.3).
+Photos must be aligned 112x112 crops, or give --align. Stopped, or more to do: run the same command again.
 """
 
 from utils.cli.command import command
 
-from utils.cli.generation_flags import generation_parser
+from utils.cli.flags import make_parser
+from utils.cli.generation_flags import (
+    add_photo_flags,
+    add_recipe_flags,
+    add_run_flags,
+    facts_of,
+    gate_of,
+    networks_of,
+    output_of,
+    recipe_of,
+)
 from utils.cli.model_flags import set_up_inference
-from utils.generation.make_dataset import run_generation
+from utils.generation.make_dataset import Machine, make_dataset
+from utils.generation.person_source import PersonSource, people_warnings
+from utils.generation.photo_source import PhotoSource
 from utils.runtime.distributed import join_world
+
+SIGMAS = (0.2,)  # as released
+
+
+def reference_parser():
+    parser = make_parser(__doc__)
+    add_photo_flags(parser)
+    add_recipe_flags(parser, SIGMAS)
+    add_run_flags(parser, output_dir="generated_images_ref", own_quality_model=True)
+    return parser
 
 
 @command
 def main(argv=None):
-    args = generation_parser("reference", __doc__).parse_args(argv)
+    args = reference_parser().parse_args(argv)
     world = join_world()
-    device, precision = set_up_inference(args, world.local_rank, deterministic=True)
-    run_generation("reference", args, world, device, precision)
+    machine = Machine(world, *set_up_inference(args, world.local_rank, deterministic=True), args.batch_size)
+    networks = networks_of(args, machine, id=True, quality=False, pose=False)
+
+    # The identity vector of a photo is its FR feature, that of a folder (--per_person) the mean of its photos'.
+    kind = PersonSource if args.per_person else PhotoSource
+    source = kind(args.image_file, networks.encoder, args.start_end, args.feat_batch_size, args.align)
+    facts = {"align": args.align}
+    if args.per_person:  # named only then, as earlier datasets lack it
+        facts["each_folder_is_an_identity"] = True
+
+    # Noise on the vector: v' = v + n, n ~ N(0, sigma^2), rescaled to the norm of v; every v' is decoded once.
+    make_dataset(
+        source, networks, recipe_of(args), output_of(args, machine), machine, gate=gate_of(args),
+        facts=facts_of(args, "reference", **facts),
+        warnings=[*people_warnings(source), *networks.warnings(args.min_quality or 0)],
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Every row of the batch is its own optimisation: it has its own Adam state, retir
 (or ends), and the next waiting row takes its place at once, so the batch stays full.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,13 +122,20 @@ class AttrOP:
         """Names of all targets, the identity's first."""
         return ["id_similarity", *(target.name for target in self.targets)]
 
-    def run(self, rows):
-        """Iterate over Results, in the order in which rows end. ``rows``: iterable of Row, read as places get free."""
+    def run(self, rows: Iterable[Row]) -> Iterator[Result]:
+        """Iterate over Results, in the order in which rows end. ``rows`` are read as slots of the batch get free."""
         waiting = iter(rows)
+        return self.run_queue(lambda: next(waiting, None))
+
+    def run_queue(self, next_row: Callable[[], Row | None]) -> Iterator[Result]:
+        """The same for rows that a queue hands out: ``next_row()`` is the next one, or None when none waits.
+
+        It is asked in every iteration that has free slots, and the work ends when no row is left in the batch.
+        """
         parameter = next(self.generator.parameters())
         batch = Batch(self.batch_size, parameter.device, HALF_SCALE if parameter.dtype == torch.float16 else 1)
         on_gpu = parameter.device.type == "cuda"
-        while batch.fill(waiting):
+        while batch.fill(next_row):
             step = self.evaluate(batch.vectors, batch.identities, batch.draw_masks(self.drop_ratio))
             batch.remember_best(step)
             flags = Download(torch.stack([step.finite(), step.accepted()]))  # the one transfer of an iteration

@@ -62,11 +62,11 @@ class Batch:
         self.best_images = self.best_values = self.best_passed = None  # shaped by the first step
         self.best_vectors = torch.zeros_like(self.vectors)
 
-    def fill(self, waiting):
-        """Put waiting rows on the free places; whether any row is at work."""
+    def fill(self, next_row):
+        """Put waiting rows into the free slots; whether any row is at work. ``next_row()``: a Row, or None."""
         started = []  # (place, vector, identity) in one array
         for place in range(self.size):
-            if place not in self.rows and (row := next(waiting, None)) is not None:
+            if place not in self.rows and (row := next_row()) is not None:
                 self.rows[place], self.iterations[place] = row, 0
                 started.append(np.concatenate([[place], row.vector, row.identity], dtype=np.float32))
         if started:

@@ -1,4 +1,4 @@
-"""The image decoder: a 7x7 feature map becomes a 112x112 face (paper section 3.2)."""
+"""The image decoder: a 7x7 feature map becomes a 112x112 face (paper section 3.1)."""
 
 from itertools import pairwise
 

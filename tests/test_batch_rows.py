@@ -95,7 +95,7 @@ def test_two_people_cost_what_a_small_batch_costs(demo, tmp_path, monkeypatch):
         generator.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
         return generator
 
-    monkeypatch.setattr("utils.generation.make_dataset.load_vec2face", counting)
+    monkeypatch.setattr("utils.generation.networks.load_vec2face", counting)
     words = [*demo.models, "--quality_weights", demo.encoder, "--center_feature", demo.vectors, "--start_end", "0:2"]
     words += [
         "--image_quality",

@@ -18,7 +18,8 @@ from models.sixdrepnet import SMALL, SixDRepNet
 from models.transfer import Download
 from models.vec2face import Architecture
 from models.weight_files import frozen
-from utils.generation.generate import decode, draw_images
+from utils.generation.gate import RetryQueue
+from utils.generation.generate import decode, image_jobs
 from utils.generation.image_measures import ImageMeasures
 from utils.generation.recipe import Identity, Recipe
 
@@ -152,11 +153,11 @@ def test_decoding_waits_for_its_event_alone(dtype):
         pose = SixDRepNet(**SMALL).for_inference("cuda")
         shapes = watch_layout(generator, encoder, pose)
         recipe = Recipe(2, (0.3,))
-        drawn = draw_images(
+        jobs = image_jobs(
             ((Identity(n, str(n), np.ones(512, np.float32)), np.ones(512), None) for n in range(3)), recipe
         )
         waits.counts.clear()
-        images = list(decode(generator, drawn, recipe, 4, ImageMeasures(encoder, encoder, pose)))
+        images = list(decode(generator, RetryQueue(jobs), recipe.mask_rates, 4, ImageMeasures(encoder, encoder, pose)))
     assert len(images) == 6
     assert all(pixels.shape == (112, 112, 3) for _, pixels, _ in images)
     assert waits.counts.keys() == {"pinned", "downloads"}

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.masking import MaskRates
-from utils.generation.streams import SIGMAS, identity_stream, image_sigmas, image_stream, perturb
+from utils.generation.streams import IDENTITY_SIGMAS, identity_stream, image_sigmas, image_stream, perturb
 
 numbers = st.integers(0, 2**40)
 
@@ -26,11 +26,11 @@ def test_streams_repeat_and_differ(seed, identity, index):
 
 @given(numbers, numbers, st.integers(1, 60))
 def test_every_block_of_sigmas_is_a_permutation(seed, identity, count):
-    sigmas = image_sigmas(seed, identity, count, SIGMAS["identity"])
+    sigmas = image_sigmas(seed, identity, count, IDENTITY_SIGMAS)
     assert len(sigmas) == count
     for start in range(0, count - 4, 5):
         assert sorted(sigmas[start : start + 5]) == [0.3, 0.3, 0.5, 0.5, 0.7]
-    assert sigmas == image_sigmas(seed, identity, count + 7, SIGMAS["identity"])[:count]
+    assert sigmas == image_sigmas(seed, identity, count + 7, IDENTITY_SIGMAS)[:count]
 
 
 @given(numbers, st.floats(0, 5))

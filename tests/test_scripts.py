@@ -279,8 +279,8 @@ def test_help_says_defaults(script, capsys):
     assert done.value.code == 0
     out = " ".join(capsys.readouterr().out.split())
     for text in (
-        "images per identity (default: 50)",
-        "images at a time (default: 64)",
+        "number of images per identity (default: 50)",
+        "without effect on a CPU (default: 64)",
         "without effect",
         "(default: 75)",
     ):
@@ -288,11 +288,6 @@ def test_help_says_defaults(script, capsys):
 
 
 def test_published_commands_parse_with_published_defaults():
-    from utils.cli.generation_flags import generation_parser
-
-    def parse(mode, *words):
-        return generation_parser(mode, "").parse_args(words)
-
     shared = ["--model_weights", "weights/vec2face_generator.pth", "--batch_size", "5"]
     slice_ = [
         "--example",
@@ -304,11 +299,11 @@ def test_published_commands_parse_with_published_defaults():
         "--center_feature",
         "center_feature_examples.npy",
     ]
-    args = parse("identity", *shared, *slice_)
+    args = image_generation.identity_parser().parse_args([*shared, *slice_])
     assert (args.image_quality, args.output_dir, args.start_class_id) == (None, "generated_images", 0)
     assert (args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std) == (0.1, 1, 0.15, 0.25)
-    args = parse("pose", *shared, *slice_, "--pose", "45", "--image_quality", "25")
+    args = pose_image_generation.pose_parser().parse_args([*shared, *slice_, "--pose", "45", "--image_quality", "25"])
     assert (args.pose, args.image_quality, args.output_dir) == (45, 25, "generated_pose_images")
     photos = ["--image_file", "path/of/the/image/file or folder", "--example", "10", "--name", "images-of-references"]
-    args = parse("reference", *shared, *photos)
+    args = image_generation_with_reference.reference_parser().parse_args([*shared, *photos])
     assert (args.feat_batch_size, args.output_dir, args.sigma) == (2000, "generated_images_ref", [0.2])

@@ -27,7 +27,7 @@ from utils.data.fr_data import RecognitionData
 from utils.evaluation.reconstruction import high_frequency_share
 from utils.evaluation.verification import features_of
 from utils.evaluation.verification_sets import STYLES, draw_pairs
-from utils.generation.make_dataset import usual_quality
+from utils.generation.networks import default_quality
 from world import render_faces, train_pose
 from world.train_pose import geodesic_loss, rotation_of
 
@@ -213,16 +213,16 @@ def test_a_head_begins_where_the_people_are(head):
 
 
 def test_the_usual_quality_comes_from_the_file():
-    assert usual_quality(None) == 27
-    assert usual_quality(Flags(feature_norms=None)) == 27
-    assert usual_quality(Flags(feature_norms={"50%": 20.0})) == 27
-    assert usual_quality(Flags(feature_norms={"50%": 20.0, "75%": 21.5})) == 21.5
+    assert default_quality(None) == 27
+    assert default_quality(Flags(feature_norms=None)) == 27
+    assert default_quality(Flags(feature_norms={"50%": 20.0})) == 27
+    assert default_quality(Flags(feature_norms={"50%": 20.0, "75%": 21.5})) == 21.5
 
 
 def test_less_quality_is_asked_of_turned_faces():
     model = Flags(feature_norms={"5%": 16.0, "50%": 22.0, "75%": 25.0})
-    assert [usual_quality(model, yaw) for yaw in (0, 45, -45, 90)] == [22, 19, 19, 16]
-    assert usual_quality(Flags(feature_norms=None), 45) == 27
+    assert [default_quality(model, yaw) for yaw in (0, 45, -45, 90)] == [22, 19, 19, 16]
+    assert default_quality(Flags(feature_norms=None), 45) == 27
 
 
 def test_rotations_and_angles_are_inverse():

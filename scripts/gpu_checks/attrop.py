@@ -9,7 +9,7 @@ from models.attrop import AttrOP, quality_target, yaw_target
 from models.vec2face import load_vec2face
 from scripts.gpu_checks.rows import Row, judged
 from scripts.gpu_checks.setting import DEMO, Setting, demo_judges, demo_vectors, seeded_mask
-from utils.generation.generate import lift
+from utils.generation.generate import optimise_identities
 from utils.generation.recipe import Identity, Recipe
 from utils.runtime.precision import PRECISIONS
 
@@ -55,7 +55,7 @@ def accepted(device: str, precision: str, rows: int, quality: float, iterations:
     generator, encoder, _ = models(device, precision)
     attrop = AttrOP(generator, encoder, [quality_target(encoder, quality)], batch_size=rows, max_iters=iterations)
     people = [Identity(number, str(number), vector) for number, vector in enumerate(demo_vectors(rows).numpy())]
-    return sum(verdict.accepted for _, _, verdict in lift(attrop, people, Recipe(1, (0.3,))))
+    return sum(verdict.accepted for _, _, verdict in optimise_identities(attrop, people, Recipe(1, (0.3,))))
 
 
 def models(device, precision):

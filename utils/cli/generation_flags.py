@@ -1,98 +1,150 @@
-"""The flags of the three generation scripts."""
+"""The flags of the three generation scripts, in groups, and the values they stand for."""
 
-from argparse import ArgumentTypeError, BooleanOptionalAction
+from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
+from pathlib import Path
+from typing import Any
 
+from models.errors import UserError
 from models.masking import MaskRates
+from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import (
     add_flags_without_effect,
     cosine,
     finite,
     folder_name,
     jpeg_quality,
-    make_parser,
     noise_level,
     not_negative,
+    note_flags_without_effect,
     positive,
 )
 from utils.cli.model_flags import add_device_flags, add_model_flags
 from utils.dataset.layout import ABOUT_SUFFIX
 from utils.dataset.writer import STORES
-from utils.generation.streams import SIGMAS
+from utils.generation.attrop_progress import AttrOPProgress
+from utils.generation.batch_rows import attrop_rows
+from utils.generation.gate import Gate
+from utils.generation.make_dataset import Machine, Output
+from utils.generation.networks import Networks, WeightFiles, load_networks
+from utils.generation.recipe import Recipe
 
 QUALITY_WEIGHTS = "weights/magface-r100-glint360k.pth"
-FOLDERS = {"identity": "generated_images", "reference": "generated_images_ref", "pose": "generated_pose_images"}
+POSE_WEIGHTS = "weights/6DRepNet_300W_LP_AFLW2000.pth"
+VECTOR_SIZE = 512
 
 
-def generation_parser(mode, description):
-    """The flags of one generation script. ``mode``: a key of FOLDERS."""
-    parser = make_parser(description)
-    source = parser.add_argument_group("who")
-    if mode == "reference":
-        source.add_argument(
-            "--image_file", required=True, help="a photo, a folder of photos (searched recursively), or a .txt of paths"
-        )
-        source.add_argument(
-            "--align", action="store_true", help="raw photos: find the face and warp it to the ArcFace template first"
-        )
-        source.add_argument(
-            "--per_person", action="store_true",
-            help="one identity for each folder of photos, the mean of their features (default: one for each photo)",
-        )  # fmt: skip
-    else:
-        source.add_argument("--center_feature", required=True, help=".npy of identity vectors, float (K, 512)")
-    source.add_argument(
-        "--start_end", metavar="A:B", help="only identities A to B-1; they keep their numbers (default: all)"
-    )
-    source.add_argument(
-        "--start_class_id", type=not_negative, default=0, help="number of the first identity in the file"
-    )
-    source.add_argument("--rep_dim", type=int, default=512, help="length of an identity vector")
+def add_vector_flags(parser: ArgumentParser) -> None:
+    """Identities from a file of vectors."""
+    group = parser.add_argument_group("identities")
+    group.add_argument("--center_feature", required=True, help="file of identity vectors: .npy of floats, (K, 512)")
+    _add_slice_flags(group)
 
-    what = parser.add_argument_group("what")
-    what.add_argument("--name", type=dataset_name, required=True, help="name of the dataset")
-    what.add_argument("--example", type=positive, default=50, help="images per identity")
-    what.add_argument(
-        "--seed", type=not_negative, default=0, help="every draw comes from it, the identity and the image number"
+
+def add_photo_flags(parser: ArgumentParser) -> None:
+    """Identities from reference photos."""
+    group = parser.add_argument_group("identities")
+    group.add_argument(
+        "--image_file", required=True, help="a photo, a folder of photos (searched recursively), or a .txt of paths"
     )
-    what.add_argument(
-        "--sigma", type=noise_level, nargs="+", default=list(SIGMAS[mode]),
-        help="noise levels; every stretch of as many images uses each once, in random order",
+    group.add_argument(
+        "--align",
+        action="store_true",
+        help="face detection in raw photos, and alignment to the ArcFace template",
+    )
+    group.add_argument(
+        "--per_person", action="store_true",
+        help="one identity for each folder of photos, the mean of their features (default: one for each photo)",
     )  # fmt: skip
-    ratios = MaskRates()
-    what.add_argument(
-        "--mask_ratio_min", type=finite, default=ratios.minimum, help="lowest mask rate, and share of dropped rows"
-    )
-    what.add_argument("--mask_ratio_max", type=finite, default=ratios.maximum, help="highest mask rate")
-    what.add_argument(
-        "--mask_ratio_mu", type=finite, default=ratios.mu, help="centre of the mask rate's truncated normal"
-    )
-    what.add_argument("--mask_ratio_std", type=finite, default=ratios.std, help="its standard deviation")
+    _add_slice_flags(group)
 
-    if mode == "identity":
-        add_attrop_flags(parser, "the norm that a quarter of its training photos exceed")
-    elif mode == "pose":
-        group = add_attrop_flags(
-            parser, "from their median for a yaw of 0 down to their 5 %% quantile at 90 degrees, in proportion"
-        )
-        group.add_argument(
-            "--pose", type=finite, default=85, help="wanted yaw in degrees, to either side unless --signed_pose"
-        )
-        group.add_argument("--signed_pose", action="store_true", help="the yaw's sign counts")
-        group.add_argument("--pitch", type=finite, help="wanted pitch in degrees (default: any)")
-        group.add_argument("--pose_weights", default="weights/6DRepNet_300W_LP_AFLW2000.pth", help="head pose model")
 
-    gates = parser.add_argument_group("gate: images that fail are drawn again")
-    gates.add_argument("--min_id_similarity", type=cosine, help="lowest cosine to the identity vector")
-    gates.add_argument("--min_quality", type=finite, help="lowest quality")
-    gates.add_argument("--max_tries", type=positive, default=5, help="tries an image has before it is left out")
-    if mode == "reference":
-        gates.add_argument(
-            "--quality_weights", default=QUALITY_WEIGHTS, help="quality model for --min_quality and --measure"
-        )
+def _add_slice_flags(group):
+    group.add_argument(
+        "--start_end", metavar="A:B", help="slice of the identities, A to B-1, which keep their numbers (default: all)"
+    )
+    group.add_argument(
+        "--start_class_id", type=not_negative, default=0, help="number of the first identity vector of the file"
+    )
+    group.add_argument("--rep_dim", type=int, default=VECTOR_SIZE, help="length of an identity vector; always 512")
+
+
+def add_recipe_flags(parser: ArgumentParser, sigmas: tuple[float, ...]) -> None:
+    """Name, number and variation of the images. ``sigmas``: the default noise levels."""
+    group = parser.add_argument_group("images")
+    group.add_argument("--name", type=dataset_name, required=True, help="name of the dataset")
+    group.add_argument("--example", type=positive, default=50, help="number of images per identity")
+    group.add_argument(
+        "--seed", type=not_negative, default=0,
+        help="seed of all random draws, together with the numbers of the identity and the image",
+    )  # fmt: skip
+    group.add_argument(
+        "--sigma", type=noise_level, nargs="+", default=list(sigmas),
+        help="standard deviations of the noise on each dimension; every block of as many images uses each once, in "
+        "random order",
+    )  # fmt: skip
+    rates = MaskRates()
+    group.add_argument(
+        "--mask_ratio_min", type=finite, default=rates.minimum, help="lowest mask rate, and share of dropped rows"
+    )
+    group.add_argument("--mask_ratio_max", type=finite, default=rates.maximum, help="highest mask rate")
+    group.add_argument(
+        "--mask_ratio_mu", type=finite, default=rates.mu, help="centre of the mask rate's truncated normal distribution"
+    )
+    group.add_argument(
+        "--mask_ratio_std", type=finite, default=rates.std, help="standard deviation of that distribution"
+    )
+
+
+def add_attrop_flags(parser: ArgumentParser, own_default: str) -> Any:
+    """AttrOP's targets and its limit; returns the group.
+
+    ``own_default``: which of the norms in an own quality model's file is the default target.
+    """
+    group = parser.add_argument_group("AttrOP: targets that an image has to reach")
+    group.add_argument(
+        "--image_quality", type=finite,
+        help="lowest quality, the norm of the quality model's feature (default: 27 with the released model; with one "
+        f"whose file has the norms of its training photos, {own_default})",
+    )  # fmt: skip
+    group.add_argument("--quality_weights", default=QUALITY_WEIGHTS, help="weights of the quality model")
+    group.add_argument(
+        "--max_iters", type=positive, default=100,
+        help="largest number of iterations; an image that has not passed by then is written as it was at its best",
+    )  # fmt: skip
+    group.add_argument("--skip_attrop", action="store_true", help="generation without AttrOP: noise and decoding only")
+    return group
+
+
+def add_pose_flags(group: Any) -> None:
+    """The head pose that AttrOP aims at."""
+    group.add_argument(
+        "--pose", type=finite, default=85, help="yaw in degrees, to either side unless --signed_pose is given"
+    )
+    group.add_argument("--signed_pose", action="store_true", help="distinction of left and right by the sign of --pose")
+    group.add_argument("--pitch", type=finite, help="pitch in degrees (default: any)")
+    group.add_argument("--pose_weights", default=POSE_WEIGHTS, help="weights of the head pose estimator")
+
+
+def add_run_flags(parser: ArgumentParser, output_dir: str, own_quality_model: bool = False) -> None:
+    """The gate, the networks, the machine and the output. ``output_dir``: where datasets are made by default.
+
+    ``own_quality_model``: whether the gate brings the flag of the quality model, for a script without AttrOP.
+    """
+    gate = parser.add_argument_group("gate: images that fail are drawn again")
+    gate.add_argument("--min_id_similarity", type=cosine, help="lowest cosine similarity to the identity vector")
+    gate.add_argument("--min_quality", type=finite, help="lowest quality")
+    gate.add_argument(
+        "--max_tries", type=positive, default=5, help="number of attempts at an image before it is left out"
+    )
+    if own_quality_model:
+        gate.add_argument(
+            "--quality_weights", default=QUALITY_WEIGHTS,
+            help="weights of the quality model, for --min_quality and --measure",
+        )  # fmt: skip
     add_model_flags(parser)
     add_device_flags(parser, precision="auto")
     parser.add_argument(
-        "--batch_size", type=positive, default=64, help="without effect on a CPU; on a GPU, images at a time"
+        "--batch_size", type=positive, default=64, help="images at a time on a GPU; without effect on a CPU"
     )
     parser.add_argument(
         "--compile", action="store_true",
@@ -100,17 +152,18 @@ def generation_parser(mode, description):
         "own way; needs a C compiler for a GPU, a C++ compiler for a CPU",
     )  # fmt: skip
     parser.add_argument(
-        "--feat_batch_size", type=positive, default=2000, help="photos at a time, at most, when features are extracted"
+        "--feat_batch_size",
+        type=positive,
+        default=2000,
+        help="most photos at a time in feature extraction",
     )
-    parser.add_argument("--workers", type=positive, default=2, help="threads that encode and write images")
+    parser.add_argument("--workers", type=positive, default=2, help="number of threads that encode and write images")
     output = parser.add_argument_group("output")
+    output.add_argument("--output_dir", default=output_dir, help="folder in which the folder of the dataset is made")
     output.add_argument(
-        "--output_dir", default=FOLDERS[mode], help="the dataset is made in a folder of its name in here"
+        "--format", choices=list(STORES), default="folder", help="folders of JPEG files, or an LMDB for FR training"
     )
-    output.add_argument(
-        "--format", choices=list(STORES), default="folder", help="folders of JPEGs, or an LMDB for FR training"
-    )
-    output.add_argument("--jpeg_quality", type=jpeg_quality, default=75, help="1 to 100")
+    output.add_argument("--jpeg_quality", type=jpeg_quality, default=75, help="JPEG quality, 1 to 100")
     output.add_argument(
         "--measure", action=BooleanOptionalAction,
         help="measurement of every image's id similarity and quality (and yaw and pitch in pose mode) for the manifest "
@@ -120,12 +173,10 @@ def generation_parser(mode, description):
     output.add_argument(
         "--migrate", action="store_true", help="conversion of a dataset that an earlier version wrote, to go on with it"
     )
-    ignored = parser.add_argument_group("without effect")
-    add_flags_without_effect(ignored)
-    return parser
+    add_flags_without_effect(parser.add_argument_group("without effect"))
 
 
-def dataset_name(text):
+def dataset_name(text: str) -> str:
     """argparse type: a plain folder name, and not one of a folder that lies beside a dataset."""
     name = folder_name(text)
     if name.endswith(ABOUT_SUFFIX):
@@ -133,21 +184,57 @@ def dataset_name(text):
     return name
 
 
-def add_attrop_flags(parser, own_default):
-    """``own_default``: which of the norms in an own quality model's file are asked for by default."""
-    group = parser.add_argument_group("AttrOP: what an image must be like")
-    group.add_argument(
-        "--image_quality",
-        type=finite,
-        help="wanted quality, the norm of the quality model's feature (default: 27 with the released model; with one "
-        f"that knows the norms of its training photos, {own_default})",
-    )
-    group.add_argument("--quality_weights", default=QUALITY_WEIGHTS, help="quality model")
-    group.add_argument(
-        "--max_iters",
-        type=positive,
-        default=100,
-        help="an image that has not passed by then is written as it was at its best",
-    )
-    group.add_argument("--skip_attrop", action="store_true", help="no AttrOP: perturb and decode only")
-    return group
+def networks_of(args: Namespace, machine: Machine, *, id: bool, quality: bool, pose: bool) -> Networks:
+    """Load the generator, the networks asked for, and those that the gate and --measure need. Raises UserError."""
+    needed = {
+        "id": id or args.min_id_similarity is not None or bool(args.measure),
+        "quality": quality or args.min_quality is not None or bool(args.measure),
+        "pose": pose,
+    }
+    use_demo_weights(args, unused=[f"{role}_weights" for role, is_needed in needed.items() if not is_needed])
+    note_flags_without_effect(args)
+    if args.rep_dim != VECTOR_SIZE:
+        raise UserError(f"--rep_dim {args.rep_dim}: the generator reads identity vectors of length {VECTOR_SIZE}.")
+    files = {role: getattr(args, f"{role}_weights") for role, is_needed in needed.items() if is_needed}
+    files = WeightFiles(args.model_weights, preset=args.model, **files)
+    return load_networks(files, machine.device, machine.precision.dtype, args.compile)
+
+
+def recipe_of(args: Namespace) -> Recipe:
+    """The Recipe that the flags ask for. Raises UserError for mask rates that make no distribution."""
+    try:
+        rates = MaskRates(args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std)
+    except ValueError as error:
+        raise UserError(f"--mask_ratio_*: {error}.") from error
+    return Recipe(args.example, tuple(args.sigma), args.seed, rates)
+
+
+def attrop_options_of(args: Namespace, machine: Machine) -> dict[str, Any]:
+    """The options of an AttrOP that are not targets."""
+    return {
+        "batch_size": attrop_rows(machine.batch_size, machine.device),
+        "drop_ratio": args.mask_ratio_min,
+        "max_iters": args.max_iters,
+        "on_iteration": AttrOPProgress(args.image_quality),
+    }
+
+
+def gate_of(args: Namespace) -> Gate | None:
+    """The gate that the flags ask for, if any."""
+    asked = {"id_similarity": args.min_id_similarity, "quality": args.min_quality}
+    minimums = {name: lowest for name, lowest in asked.items() if lowest is not None}
+    return Gate(minimums, args.max_tries) if minimums else None
+
+
+def output_of(args: Namespace, machine: Machine, name: str | None = None) -> Output:
+    """Where and how the dataset is written. ``name``: of its folder, by default --name."""
+    measured_in = "fp32" if args.precision == "auto" else machine.precision.name  # what is stored is exact by default
+    return Output(
+        Path(args.output_dir) / (name or args.name), args.format, args.jpeg_quality, args.workers, args.overwrite,
+        args.migrate, args.measure, measured_in,
+    )  # fmt: skip
+
+
+def facts_of(args: Namespace, mode: str, **others: Any) -> dict[str, Any]:
+    """What settings.json says beside what ``make_dataset`` knows."""
+    return {"mode": mode, "start_class_id": args.start_class_id, **others}

@@ -8,10 +8,10 @@ from models.losses import StructuralSimilarity
 from models.masking import MaskRates, TokenMask
 from models.pixels import to_images, to_pixels
 from utils.data.training_data import make_loader
-from utils.generation.streams import SIGMAS, image_stream, perturb
+from utils.generation.streams import IDENTITY_SIGMAS, image_stream, perturb
 
 SHEET_COLUMNS = 12
-NOISE = SIGMAS["identity"]
+NOISE = IDENTITY_SIGMAS
 HIGH_FREQUENCY = 1 / 8  # cycles a pixel
 
 

@@ -1,7 +1,11 @@
-"""A gate that images must pass to be written, and the queue of images that are drawn again."""
+"""A gate that images must pass to be written, and the queue that rejected images return to."""
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Job = TypeVar("Job")
 
 
 @dataclass(frozen=True)
@@ -20,14 +24,26 @@ class Gate:
         return ", ".join(f"{name} {values[name]:.3f} below {self.minimums[name]:g}" for name in self.missed(values))
 
 
-class Waiting:
-    """An iterator over images to draw, those to be drawn again first; after its end it goes on when more come back."""
+class RetryQueue(Generic[Job]):
+    """Jobs that wait to be done: those put back come first, then the next of ``jobs``, which is read as work goes on.
 
-    def __init__(self, drawn):
-        self.drawn, self.again = iter(drawn), deque()
+    An empty queue may fill again when a rejected job is put back, so being empty now does not mean that all is done.
+    """
 
-    def __iter__(self):
-        return self
+    def __init__(self, jobs: Iterable[Job]):
+        self.jobs, self.retries = iter(jobs), deque()
 
-    def __next__(self):
-        return self.again.popleft() if self.again else next(self.drawn)
+    def put_back(self, job: Job) -> None:
+        """Let a job wait for another attempt."""
+        self.retries.append(job)
+
+    def take(self) -> Job | None:
+        """The next job, or None when none waits at the moment."""
+        return self.retries.popleft() if self.retries else next(self.jobs, None)
+
+    def take_batch(self, size: int) -> list[Job]:
+        """The next ``size`` jobs, or as many as wait at the moment."""
+        batch = []
+        while len(batch) < size and (job := self.take()) is not None:
+            batch.append(job)
+        return batch

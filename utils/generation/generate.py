@@ -1,21 +1,25 @@
-"""The work of generation: identities in, finished identities out. No files, no flags, no progress bars."""
+"""The work of generation (paper section 3.3): identities in, finished identities out. No files, no flags, no bars.
+
+identity vector --AttrOP--> vector --noise--> noisy vectors --generator--> images              (identity mode)
+identity vector --noise--> noisy vectors --AttrOP, which decodes them--> images                    (pose mode)
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from models.attrop import Row
+from models.attrop import AttrOP, Result, Row
 from models.errors import UserError
-from models.masking import TokenMask
+from models.masking import ROWS, MaskRates, TokenMask
 from models.pixels import to_images, to_pixels
 from models.transfer import Download, upload
 from utils.dataset.image_record import AttrOPVerdict, ImageRecord, rounded
 from utils.generation.batch_rows import measured_rows
-from utils.generation.gate import Gate, Waiting
+from utils.generation.gate import Gate, RetryQueue
 from utils.generation.image_measures import ImageMeasures
 from utils.generation.recipe import Identity, Recipe
 from utils.generation.streams import identity_stream, image_sigmas, image_stream, perturb
@@ -23,106 +27,129 @@ from utils.generation.streams import identity_stream, image_sigmas, image_stream
 
 @dataclass
 class GeneratedImage:
-    """``pixels`` (112, 112, 3) uint8 RGB, None when no try passed the gate; ``record``: its manifest line."""
+    """``pixels`` (112, 112, 3) uint8 RGB, None when no attempt passed the gate; ``record``: its manifest line."""
 
     pixels: np.ndarray | None
     record: ImageRecord
 
 
 @dataclass
-class Drawn:
-    """One image on its way: a vector, what its mask is drawn from, and what is known of it so far.
+class ImageJob:
+    """One image to make.
 
-    ``clean``: the vector before the noise, (512,); ``tries``: what was measured of the images that did not pass.
+    ``vector``: the identity's vector before the noise, (512,); ``sigma``: the noise level; ``verdict``: AttrOP's on
+    that vector; ``tries``: what was measured of the earlier attempts, none of which passed the gate. Once an attempt
+    has been started, ``stream`` is its random stream and ``noisy`` (512,) the vector to decode.
     """
 
     identity: Identity
     index: int
-    clean: np.ndarray
+    vector: np.ndarray
     sigma: float
     verdict: AttrOPVerdict | None = None
-    tries: tuple = ()
+    tries: tuple[dict, ...] = ()
     stream: np.random.Generator = field(init=False)
-    vector: np.ndarray = field(init=False)
+    noisy: np.ndarray = field(init=False)
 
-    def draw(self, seed):
-        """Take this try's random stream: noise on the vector now, mask draws later."""
+    def start_attempt(self, seed: int) -> "ImageJob":
+        """Begin this attempt's random stream, from which the noise is drawn now and the masks later."""
         self.stream = image_stream(seed, self.identity.number, self.index, len(self.tries))
-        self.vector = perturb(self.clean, self.sigma, self.stream)
+        self.noisy = perturb(self.vector, self.sigma, self.stream)
         return self
 
-    def record(self, measured, verdict=None):
-        """What is known of the image, now that it is decoded."""
+    def record(self, measured: dict[str, float], verdict: AttrOPVerdict | None = None) -> ImageRecord:
+        """What is known of the image once it is decoded."""
         return ImageRecord(
             self.identity.number, self.identity.name, self.index, self.sigma, self.identity.source, rounded(measured),
             verdict or self.verdict,
         )  # fmt: skip
 
 
+class FinishedImage(NamedTuple):
+    """An image that was made: its job, pixels (112, 112, 3) uint8 RGB or None, and record."""
+
+    job: ImageJob
+    pixels: np.ndarray | None
+    record: ImageRecord
+
+
 def generate(
-    generator, identities: Iterable[Identity], recipe: Recipe, batch_size: int, attrop=None,
-    attrop_on: str = "identity", measures: ImageMeasures | None = None, gate: Gate | None = None,
+    generator: torch.nn.Module, identities: Iterable[Identity], recipe: Recipe, batch_size: int,
+    attrop: AttrOP | None = None, attrop_on: str = "identity", measures: ImageMeasures | None = None,
+    gate: Gate | None = None,
 ) -> Iterator[tuple[Identity, list[GeneratedImage]]]:  # fmt: skip
     """Iterate over (Identity, list of GeneratedImages), in the order in which identities are finished.
 
-    ``identities``: any iterable of Identity, read as work goes on. ``attrop``: None, or an AttrOP that
-    works on each identity's vector before the noise (``attrop_on="identity"``, paper section 3.4) or on
-    every noisy vector (``"image"``, pose mode: the image written is then the one AttrOP checked).
-    ``measures``: what is measured of every image, batched with decoding; ``gate``: an image that fails is drawn again
-    with a fresh stream, and left out when no try passes. Raises ValueError when the gate asks for what nobody measures,
-    UserError when an image is not finite.
+    ``identities``: any iterable of Identity, read as work goes on. ``attrop``: None, or an AttrOP that works on each
+    identity vector before the noise (``attrop_on="identity"``) or on every noisy vector (``"image"``: the image written
+    is then the one that AttrOP checked). ``measures``: what is measured of every image, batched with decoding;
+    ``gate``: an image that fails is drawn again from a fresh stream, and left out when no attempt passes. Raises
+    ValueError when the gate asks for what nobody measures, UserError when an image is not finite.
     """
-    on_images = attrop is not None and attrop_on == "image"
     if gate is not None and not gate.minimums.keys() <= set(measures.names if measures else ()):
         raise ValueError(f"the gate asks for {', '.join(gate.minimums)}, which are not all measured")
-    lifts = attrop is not None and not on_images
-    lifted = lift(attrop, identities, recipe) if lifts else ((i, i.vector, None) for i in identities)
-    waiting = Waiting(draw_images(lifted, recipe))
-    if on_images:
-        images = attrop_images(attrop, waiting, recipe, measures)
+    if attrop is not None and attrop_on == "identity":
+        starts = optimise_identities(attrop, identities, recipe)
     else:
-        images = decode(generator, waiting, recipe, batch_size, measures)
-    yield from assemble(images if gate is None else passing(images, waiting, gate, recipe.seed), recipe.example)
+        starts = ((identity, identity.vector, None) for identity in identities)
+    queue = RetryQueue(image_jobs(starts, recipe))
+    if attrop is not None and attrop_on == "image":
+        images = optimise_images(attrop, queue, recipe, measures)
+    else:
+        images = decode(generator, queue, recipe.mask_rates, batch_size, measures)
+    if gate is not None:
+        images = retry_rejected(images, queue, gate, recipe.seed)
+    yield from assemble(images, recipe.example)
 
 
-def lift(attrop, identities, recipe):
-    """AttrOP on the identity vectors: yields (identity, lifted vector, AttrOPVerdict)."""
+def optimise_identities(
+    attrop: AttrOP, identities: Iterable[Identity], recipe: Recipe
+) -> Iterator[tuple[Identity, np.ndarray, AttrOPVerdict]]:
+    """AttrOP on the identity vectors: yields (identity, vector (512,), verdict) as they end."""
 
     def rows():
         for identity in identities:
             stream = identity_stream(recipe.seed, identity.number)
-            yield Row(identity, identity.vector, identity.vector, lambda stream=stream: recipe.masks.draw(stream))
+            yield Row(identity, identity.vector, identity.vector, lambda stream=stream: recipe.mask_rates.draw(stream))
 
     for result in attrop.run(rows()):
         yield result.key, result.vector, verdict_of(result, "check image", values_of(result))
 
 
-def draw_images(lifted, recipe):
-    """(identity, vector, verdict) -> the noisy vectors of the images the identity lacks, as Drawn.
+def image_jobs(
+    starts: Iterable[tuple[Identity, np.ndarray, AttrOPVerdict | None]], recipe: Recipe
+) -> Iterator[ImageJob]:
+    """(identity, vector, verdict) -> the jobs of the images that the identity lacks.
 
-    The verdict on the identity vector goes with the first image alone.
+    The verdict on the identity vector goes with its first image alone.
     """
-    for identity, vector, verdict in lifted:
+    for identity, vector, verdict in starts:
         sigmas = image_sigmas(recipe.seed, identity.number, recipe.example, recipe.sigmas)
         for index in range(identity.first_image, recipe.example):
-            yield Drawn(identity, index, vector, sigmas[index], None if index else verdict).draw(recipe.seed)
+            job = ImageJob(identity, index, vector, sigmas[index], None if index else verdict)
+            yield job.start_attempt(recipe.seed)
 
 
-def attrop_images(attrop, waiting, recipe, measures):
-    """AttrOP on every noisy vector, its identity target is the vector without noise; yields (Drawn, pixels, record).
+def optimise_images(
+    attrop: AttrOP, queue: RetryQueue, recipe: Recipe, measures: ImageMeasures | None
+) -> Iterator[FinishedImage]:
+    """AttrOP on every noisy vector; what the image must resemble is the identity vector without noise.
 
-    On a GPU the results are measured in batches. Those that end last may bring images back to ``waiting``, for which
+    On a GPU the results are measured in batches. The last of them may put images back into the ``queue``, for which
     AttrOP starts again.
     """
 
-    def row(image):
-        return Row(image, image.vector, image.identity.vector, lambda: recipe.masks.draw(image.stream))
+    def next_row():
+        job = queue.take()
+        if job is None:
+            return None
+        return Row(job, job.noisy, job.identity.vector, lambda: recipe.mask_rates.draw(job.stream))
 
     device = next(attrop.generator.parameters()).device
     size = 1 if measures is None else measured_rows(attrop.batch_size, device)
     ended = []
     while True:
-        for result in attrop.run(map(row, waiting)):
+        for result in attrop.run_queue(next_row):
             ended.append(result)
             if len(ended) == size:
                 yield from measured_results(ended, measures, size, device)
@@ -133,8 +160,10 @@ def attrop_images(attrop, waiting, recipe, measures):
         ended = []
 
 
-def measured_results(results, measures, size, device):
-    """AttrOP's results, ``size`` of them at most -> (Drawn, pixels, record), with what ``measures`` says of each."""
+def measured_results(
+    results: list[Result], measures: ImageMeasures | None, size: int, device: torch.device
+) -> Iterator[FinishedImage]:
+    """AttrOP's results, ``size`` of them at most -> finished images, with what ``measures`` says of each."""
     for result in results:
         if result.image is None:
             raise not_finite(result.key)
@@ -147,59 +176,70 @@ def measured_results(results, measures, size, device):
         identities[: len(results)] = [result.key.identity.vector for result in results]
         values = measures(to_images(upload(padded, device)), upload(torch.from_numpy(identities), device))
         values = dict(zip(values, Download(*values.values()).wait(), strict=True))
-    for place, result in enumerate(results):
-        measured = values_of(result) | {name: float(value[place]) for name, value in values.items()}
-        yield result.key, pixels[place].numpy(), result.key.record(measured, verdict_of(result, "image"))
+    for slot, result in enumerate(results):
+        measured = values_of(result) | {name: float(value[slot]) for name, value in values.items()}
+        record = result.key.record(measured, verdict_of(result, "image"))
+        yield FinishedImage(result.key, pixels[slot].numpy(), record)
 
 
-def values_of(result):
+def values_of(result: Result) -> dict[str, float]:
     """{name: value} that AttrOP measured on the image it returns."""
     return {"id_similarity": result.id_similarity, **result.values}
 
 
-def verdict_of(result, measured_on, values=None):
+def verdict_of(result: Result, measured_on: str, values: dict[str, float] | None = None) -> AttrOPVerdict:
+    """AttrOP's verdict for the manifest. ``measured_on`` and ``values``: see AttrOPVerdict."""
     return AttrOPVerdict(
         measured_on, result.accepted, result.iterations, tuple(result.missed), result.reason, rounded(values or {})
     )
 
 
-def passing(images, waiting, gate, seed):
-    """(Drawn, pixels, record) -> the same, when it passes the gate or has no try left; else it is drawn again."""
-    for image, pixels, record in images:
-        failure, tries = gate.failures(record.measured), image.tries
+def retry_rejected(
+    images: Iterable[FinishedImage], queue: RetryQueue, gate: Gate, seed: int
+) -> Iterator[FinishedImage]:
+    """Pass on images that pass the gate or have no attempt left, without pixels; put the others back into the queue."""
+    for job, pixels, record in images:
+        failure, tries = gate.failures(record.measured), job.tries
         if failure:
             tries = (*tries, record.measured | {"reason": failure})
             if len(tries) < gate.max_tries:
-                waiting.again.append(replace(image, tries=tries).draw(seed))
+                queue.put_back(replace(job, tries=tries).start_attempt(seed))
                 continue
-        measured = {} if failure else record.measured  # no image, nothing measured of it; the tries tell
-        yield image, None if failure else pixels, replace(record, measured=measured, passed=not failure, tries=tries)
+        measured = {} if failure else record.measured  # there is no image to measure; the tries say what was measured
+        record = replace(record, measured=measured, passed=not failure, tries=tries)
+        yield FinishedImage(job, None if failure else pixels, record)
 
 
-def decode(generator, drawn, recipe, batch_size, measures):
-    """Decode in batches padded to ``batch_size``, reading one while the next runs; yields (Drawn, pixels, record)."""
+def decode(
+    generator: torch.nn.Module, queue: RetryQueue, mask_rates: MaskRates, batch_size: int,
+    measures: ImageMeasures | None,
+) -> Iterator[FinishedImage]:  # fmt: skip
+    """Decode in batches padded to ``batch_size``; one is read back while the next runs."""
     in_flight = None
-    while (batch := list(islice(drawn, batch_size))) or in_flight:
-        launched = launch(generator, batch, recipe.masks, batch_size, measures) if batch else None
+    while (batch := queue.take_batch(batch_size)) or in_flight:
+        launched = launch(generator, batch, mask_rates, batch_size, measures) if batch else None
         if in_flight:
             yield from collect(*in_flight)
         in_flight = (batch, *launched) if batch else None
 
 
 @torch.inference_mode()
-def launch(generator, batch, masks, batch_size, measures):
+def launch(
+    generator: torch.nn.Module, batch: list[ImageJob], mask_rates: MaskRates, batch_size: int,
+    measures: ImageMeasures | None,
+) -> tuple[Download, list[str]]:  # fmt: skip
     """Start decoding: a Download of pixels (B, 112, 112, 3) uint8, whether each is finite (B,), and what is measured.
 
     With the names of what is measured, (B,) each.
     """
     device = next(generator.parameters()).device
-    vectors = np.ones((batch_size, batch[0].vector.size), np.float32)
+    vectors = np.ones((batch_size, batch[0].noisy.size), np.float32)
     identities = np.ones_like(vectors)
-    noise, rates = np.zeros((batch_size, 49)), np.ones(batch_size)
-    for place, image in enumerate(batch):
-        vectors[place], identities[place] = image.vector, image.identity.vector
-        noise[place], rates[place] = masks.draw(image.stream)
-    mask = TokenMask.from_noise(torch.from_numpy(noise), masks.minimum, torch.from_numpy(rates)).to(device)
+    noise, rates = np.zeros((batch_size, ROWS)), np.ones(batch_size)
+    for slot, job in enumerate(batch):
+        vectors[slot], identities[slot] = job.noisy, job.identity.vector
+        noise[slot], rates[slot] = mask_rates.draw(job.stream)
+    mask = TokenMask.from_noise(torch.from_numpy(noise), mask_rates.minimum, torch.from_numpy(rates)).to(device)
     images = generator(upload(torch.from_numpy(vectors), device), mask).images
     finite, pixels = images.flatten(1).isfinite().all(1), to_pixels(images)  # (B,), (B, 112, 112, 3)
     values = {}
@@ -208,28 +248,29 @@ def launch(generator, batch, masks, batch_size, measures):
     return Download(pixels, finite, *values.values()), list(values)
 
 
-def collect(batch, download, names):
-    """Wait for what was launched; yields (Drawn, pixels, record)."""
+def collect(batch: list[ImageJob], download: Download, names: list[str]) -> Iterator[FinishedImage]:
+    """Wait for what was launched."""
     pixels, finite, *values = (tensor.numpy() for tensor in download.wait())
-    for place, image in enumerate(batch):  # what follows is padding
-        if not finite[place]:
-            raise not_finite(image)
-        measured = {name: float(value[place]) for name, value in zip(names, values, strict=True)}
-        yield image, pixels[place], image.record(measured)
+    for slot, job in enumerate(batch):  # what follows is padding
+        if not finite[slot]:
+            raise not_finite(job)
+        measured = {name: float(value[slot]) for name, value in zip(names, values, strict=True)}
+        yield FinishedImage(job, pixels[slot], job.record(measured))
 
 
-def not_finite(image):
+def not_finite(job: ImageJob) -> UserError:
+    """The error of an image with NaN or infinite pixels."""
     return UserError(
-        f"image {image.index} of identity {image.identity.name} is not finite (NaN or infinite); nothing of it was "
+        f"image {job.index} of identity {job.identity.name} is not finite (NaN or infinite); nothing of it was "
         "written. Try --precision fp32, or check the weights and this identity's vector."
     )
 
 
-def assemble(images, example):
-    """(Drawn, pixels, record) in any order -> (Identity, GeneratedImages in order), an identity when it is complete."""
+def assemble(images: Iterable[FinishedImage], example: int) -> Iterator[tuple[Identity, list[GeneratedImage]]]:
+    """Finished images in any order -> (Identity, its GeneratedImages in order), an identity when it is complete."""
     unfinished = defaultdict(dict)
-    for drawn, pixels, record in images:
-        identity, done = drawn.identity, unfinished[drawn.identity.number]
-        done[drawn.index] = GeneratedImage(pixels, record)
+    for job, pixels, record in images:
+        identity, done = job.identity, unfinished[job.identity.number]
+        done[job.index] = GeneratedImage(pixels, record)
         if len(done) == example - identity.first_image:
             yield identity, [image for _, image in sorted(unfinished.pop(identity.number).items())]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.masking import ROWS, TokenMask
+from utils.runtime.device import uncompiled
 
 # What an operation in float32 costs where the generator runs in 16 bit: measured ratios of convolutions and matrix
 # products lie between 6 and 9 on CPUs with AMX and above that on GPUs with float32 units.
@@ -50,12 +51,14 @@ class ImageMeasures:
 
     def cost(self, generator: nn.Module) -> float:
         """Operations of measuring an image over those of drawing it, counted on one image."""
+        generator = uncompiled(generator)
+        measures = ImageMeasures(*map(uncompiled, (self.encoder, self.quality_model, self.pose_model)))
         parameter = next(generator.parameters())
         vectors = torch.ones(1, 512, device=parameter.device)
         with torch.inference_mode():
             mask = TokenMask.from_noise(torch.linspace(0, 0.9, ROWS)[None], 0.0, 0.0).to(parameter.device)
             images, drawing = operations(lambda: generator(vectors, mask).images)
-            _, measuring = operations(lambda: self(images.float(), vectors))
+            _, measuring = operations(lambda: measures(images.float(), vectors))
         return measuring * (1 if parameter.dtype == torch.float32 else COST_OF_FLOAT32) / drawing
 
 

@@ -1,24 +1,21 @@
-"""The run that the flags of a generation script ask for, from models to a dataset and its summary."""
+"""From identities, networks and a recipe to a dataset on the disk: what the three generation scripts end in."""
 
 import platform
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from models.attrop import AttrOP, pitch_target, quality_target, yaw_target
+from models.attrop import AttrOP
 from models.errors import UserError
-from models.iresnet import load_face_encoder
-from models.masking import MaskRates
-from models.sixdrepnet import load_pose_estimator
-from models.vec2face import load_vec2face
 from models.weight_files import sha256
-from utils.cli.demo_weights import use_demo_weights
-from utils.cli.flags import note_flags_without_effect
 from utils.dataset.layout import contact_sheet_path
 from utils.dataset.writer import (
     STORES,
@@ -30,263 +27,166 @@ from utils.dataset.writer import (
     read_records,
     unmerged_note,
 )
-from utils.generation.attrop_progress import AttrOPProgress
-from utils.generation.batch_rows import attrop_rows, decoded_rows
+from utils.generation.batch_rows import decoded_rows
 from utils.generation.gate import Gate
-from utils.generation.generate import generate
-from utils.generation.image_measures import ImageMeasures
-from utils.generation.measures import make_measures
-from utils.generation.person_source import PersonSource, people_warnings
-from utils.generation.photo_source import PhotoSource
-from utils.generation.recipe import Recipe
+from utils.generation.generate import GeneratedImage, generate
+from utils.generation.measures import choose_measures
+from utils.generation.networks import Networks
+from utils.generation.recipe import Identity, Recipe
 from utils.generation.summary import attrop_lines, count_records, gate_lines
-from utils.generation.vector_source import VectorSource
-from utils.runtime.device import compiled
-
-RELEASED_QUALITY = 27.0  # of the released quality model, where AttrOP went
+from utils.runtime.distributed import World
+from utils.runtime.precision import Precision
 
 
-def run_generation(mode, args, world, device, precision):
-    """Make the dataset that the flags ask for, or what is missing of it; prints a summary. Raises UserError."""
-    check_pose(mode, args)
-    roles = roles_of(mode, args)
-    use_demo_weights(args, unused=[f"{role}_weights" for role in ("id", "quality", "pose") if role not in roles])
-    note_flags_without_effect(args)
+class Source(Protocol):
+    """Where identities come from: VectorSource, PhotoSource or PersonSource.
+
+    ``slice``: the rows to generate; ``names``: {row: name of the identity}; ``fingerprint``: SHA-256 of all that
+    determines the vectors; ``origin``: the file or folder; ``note`` and ``warnings``: what to tell the user;
+    ``skipped``: lines on photos that could not be used, which grow as identities are read.
+    """
+
+    slice: range
+    names: dict[int, str]
+    fingerprint: str
+    origin: str
+    note: str | None
+    warnings: list[str]
+    skipped: list[str]
+
+    def identities(self, rows: Iterable[int]) -> Iterator[Identity]: ...
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a dataset is written, and how.
+
+    ``measure``: whether each image is measured for the manifest, None where that is cheap; ``measured_in``: the name of
+    the number format to do that in; ``workers``: threads that encode and write images.
+    """
+
+    root: Path
+    format: Literal["folder", "lmdb"] = "folder"
+    jpeg_quality: int = 75
+    workers: int = 2
+    overwrite: bool = False
+    migrate: bool = False
+    measure: bool | None = None
+    measured_in: str = "fp32"
+
+
+class Machine(NamedTuple):
+    """What a run computes with: its processes, this one's device, the number formats, images at a time on a GPU."""
+
+    world: World
+    device: torch.device
+    precision: Precision
+    batch_size: int
+
+
+def make_dataset(
+    source: Source, networks: Networks, recipe: Recipe, output: Output, machine: Machine, *, facts: dict[str, Any],
+    attrop: AttrOP | None = None, attrop_on: Literal["identity", "image"] = "identity", gate: Gate | None = None,
+    warnings: Iterable[str] = (),
+) -> None:  # fmt: skip
+    """Make a dataset, or what is missing of it, and print a summary.
+
+    ``attrop`` works on each identity vector before the noise, or with ``attrop_on="image"`` on every noisy vector; its
+    ``on_iteration`` is an AttrOPProgress. ``facts``: what settings.json says beside what is known here. ``warnings``:
+    further lines for the user. Raises UserError when the folder holds another dataset, or no identity could be made.
+    """
+    world, device, precision, batch_size = machine
     started = time.monotonic()
-    recipe = make_recipe(args)
-    models = load_models(roles, args, device, precision.dtype)
-    if mode != "reference" and args.image_quality is None:
-        args.image_quality = usual_quality(models.get("quality"), args.pose if mode == "pose" else None)
-    source = make_source(mode, args, models)
-    root = Path(args.output_dir) / (f"{args.name}-{args.pose:g}" if mode == "pose" else args.name)
-    measures, measured, note = make_measures(
-        args, models, device, precision, root, list(gate_minimums(args)), mode == "pose" and not args.skip_attrop
-    )
-    if args.compile:
-        models, measures = compile_models(models, measures, device)
-    world.barrier()  # everybody has seen what was there before
+    on_images = attrop is not None and attrop_on == "image"
+    measuring = choose_measures(
+        networks, output.root, device, precision.dtype, wanted=output.measure, precision=output.measured_in,
+        begins_anew=output.overwrite, gate_names=list(gate.minimums) if gate else [], done_by_attrop=on_images,
+    )  # fmt: skip
+    world.barrier()  # every process has seen what was there before
     if world.is_main:
-        if source.note:
-            print(source.note)
-        warnings = source.warnings + people_warnings(source)
-        if mode == "pose" and args.skip_attrop:
-            warnings.append("--skip_attrop: without AttrOP nothing asks for the pose; the images have any.")
-        for warning in warnings + encoder_warnings(args, models) + quality_warnings(mode, args, models):
-            print(f"warning: {warning}")
-        if note:
-            print(f"note: {note}")
-        settings = describe(mode, args, recipe, precision, source, models) | {"measured": measured}
+        notes = [source.note, *(f"warning: {warning}" for warning in (*source.warnings, *warnings))]
+        for line in [*notes, f"note: {measuring.note}" if measuring.note else None]:
+            if line:
+                print(line)
+        settings = describe(source, networks, recipe, output, gate, precision, facts)
+        settings |= {"measured": measuring.described}
         environment = describe_environment(device) | {"number_formats": precision.describe()}
-        prepare_dataset(root, settings, environment, args.overwrite, args.migrate)
-    plan = world.from_main(lambda: plan_work(root, args.format, source, recipe.example))
-    todo, images_there = plan  # nobody writes before the first rank has looked
+        prepare_dataset(output.root, settings, environment, output.overwrite, output.migrate)
+    # Nobody writes before the first process has looked at what is there.
+    todo, images_there = world.from_main(lambda: plan_work(output, source, recipe.example))
 
     mine = todo[world.rank :: world.size]
     if world.is_main and len(todo) < len(source.slice):
         print(f"{len(source.slice) - len(todo)} of {len(source.slice)} identities are there already.")
     if world.is_main and images_there:
         print(f"{len(images_there)} identities have fewer than {recipe.example} images and get the others.")
-    part = f"{source.slice.start:08d}-{source.slice.stop:08d}-{world.rank:04d}-of-{world.size:04d}"
-    attrop = make_attrop(mode, args, recipe, models, device)
     identities = (
         identity._replace(first_image=images_there.get(identity.name, 0)) for identity in source.identities(mine)
     )
     generated = generate(
-        models["generator"], identities, recipe, decoded_rows(args.batch_size, device), attrop, attrop_on_for(mode),
-        measures, make_gate(args),
+        networks.generator, identities, recipe, decoded_rows(batch_size, device), attrop, attrop_on,
+        measuring.measures, gate,
     )  # fmt: skip
-    with DatasetWriter(root, args.format, part, args.jpeg_quality, args.workers) as writer:
+    part = f"{source.slice.start:08d}-{source.slice.stop:08d}-{world.rank:04d}-of-{world.size:04d}"
+    with DatasetWriter(output.root, output.format, part, output.jpeg_quality, output.workers) as writer:
         done = drain(generated, writer, len(mine), world.is_main and bool(mine), attrop)
     identities_made, images_made = map(sum, zip(*world.gather(done), strict=True))
     skipped = [line for lines in world.gather(source.skipped) for line in lines]
     if world.is_main:
-        others = finish_dataset(root, args.format)
+        unmerged = finish_dataset(output.root, output.format)
         for line in skipped:
             print(f"skipped {line}")
-        print(summary(root, args, source, attrop, images_made, time.monotonic() - started))
-        if others:
-            print(unmerged_note(root, others))
+        print(
+            f"{images_made} images made in {time.monotonic() - started:.0f} s; {summary(source, output, attrop, gate)}"
+        )
+        if unmerged:
+            print(unmerged_note(output.root, unmerged))
     if skipped and not identities_made and len(todo) == len(source.slice):
-        world.barrier()  # rank 0 has said what was skipped
-        raise UserError(f"{args.image_file}: none of the {len(source.photos)} images could be used.")
+        world.barrier()  # the first process has said what was skipped
+        raise UserError(f"{source.origin}: none of the {len(skipped)} images could be used.")
 
 
-def plan_work(root, format, source, example):
-    """(rows of the slice to do, {name: how many images an identity to extend has}). Reads the index, for one process.
+def plan_work(output: Output, source: Source, example: int) -> tuple[list[int], dict[str, int]]:
+    """(rows of the slice to do, {name: number of images of an identity to extend}). Reads the dataset's index.
 
-    Every rank gets the result from the first one.
+    The first process calls it, and tells the others.
     """
-    there = identities_to_keep(root, format, [source.names[row] for row in source.slice], example)
+    there = identities_to_keep(output.root, output.format, [source.names[row] for row in source.slice], example)
     todo = [row for row in source.slice if there.get(source.names[row], 0) < example]
     return todo, {name: there[name] for row in todo if (name := source.names[row]) in there}
 
 
-def check_pose(mode, args):
-    lowest = -90 if mode == "pose" and args.signed_pose else 0
-    if mode == "pose" and not lowest <= args.pose <= 90:
-        raise UserError(
-            f"--pose {args.pose:g}: a yaw lies between {lowest} and 90 degrees (below 0 with --signed_pose)."
-        )
-
-
-def make_recipe(args):
-    try:
-        masks = MaskRates(args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std)
-    except ValueError as error:
-        raise UserError(f"--mask_ratio_*: {error}.") from error
-    return Recipe(args.example, tuple(args.sigma), args.seed, masks)
-
-
-def roles_of(mode, args):
-    """The models a run needs beside the generator, of "id", "quality" and "pose"."""
-    uses_attrop = mode != "reference" and not args.skip_attrop
-    needed = {
-        "id": mode == "reference" or uses_attrop or args.min_id_similarity is not None or args.measure,
-        "quality": uses_attrop or args.min_quality is not None or args.measure,
-        "pose": mode == "pose" and (uses_attrop or args.measure),
-    }
-    return [role for role, is_needed in needed.items() if is_needed]
-
-
-def load_models(roles, args, device, dtype):
-    """{role: model}; two roles with the same weight file share one model, and so its forward pass."""
-    models = {"generator": load_vec2face(args.model_weights, device, dtype, args.model)}
-    if "id" in roles:
-        models["id"] = load_face_encoder(args.id_weights, device, dtype)
-    if "quality" in roles:
-        same = Path(args.quality_weights).resolve() == Path(args.id_weights).resolve()
-        shared = same and "id" in roles
-        models["quality"] = models["id"] if shared else load_face_encoder(args.quality_weights, device, dtype)
-    if "pose" in roles:
-        models["pose"] = load_pose_estimator(args.pose_weights, device, dtype)
-    return models
-
-
-def compile_models(models, measures, device):
-    """{role: model} and ImageMeasures (or None) with compiled models; one that serves twice is compiled once."""
-    done = {}
-
-    def once(model):
-        if model is not None and id(model) not in done:
-            done[id(model)] = compiled(model, device, fixed_shapes=True)
-        return done.get(id(model))
-
-    if measures is not None:
-        measures = ImageMeasures(once(measures.encoder), once(measures.quality_model), once(measures.pose_model))
-    return {role: once(model) for role, model in models.items()}, measures
-
-
-def usual_quality(encoder, yaw=None):
-    """The quality to ask for: 27 with the released quality model, else by the photos that the model was trained on.
-
-    Better than three quarters of them, but for a wanted ``yaw`` in degrees: turned faces are rated lower, so it falls
-    from their median for a face seen from the front to their 5 % quantile at 90 degrees.
-    """
-    norms = getattr(encoder, "feature_norms", None) or {}
-    if not norms.keys() >= ({"75%"} if yaw is None else {"50%", "5%"}):
-        return RELEASED_QUALITY
-    if yaw is None:
-        return norms["75%"]
-    turned = abs(yaw) / 90
-    return round((1 - turned) * norms["50%"] + turned * norms["5%"], 1)
-
-
-def encoder_warnings(args, models):
-    """Lines to print when the generator was trained on features of another face encoder."""
-    trained_on = models["generator"].trained_on
-    if trained_on is None or "id" not in models or trained_on["encoder_sha256"] == sha256(args.id_weights):
-        return []
-    return [
-        f"{args.model_weights} was trained on the features of another face encoder than {args.id_weights} "
-        "(--id_weights): vectors of one mean nothing to the other."
-    ]
-
-
-def quality_warnings(mode, args, models):
-    """Lines to print when the wanted quality is above what the quality model gives to photos."""
-    norms = models["quality"].feature_norms if "quality" in models else None
-    wanted = max(args.min_quality or 0, 0 if mode == "reference" else args.image_quality)
-    if not norms or wanted <= norms["95%"]:
-        return []
-    return [
-        f"quality {wanted:g} is more than 95 % of the photos have that {args.quality_weights} was trained on "
-        f"({norms['95%']:.1f}); half of them have {norms['50%']:.1f}."
-    ]
-
-
-def make_source(mode, args, models):
-    if args.rep_dim != 512:
-        raise UserError(f"--rep_dim {args.rep_dim}: the generator reads identity vectors of length 512.")
-    if mode == "reference":
-        kind = PersonSource if args.per_person else PhotoSource
-        return kind(args.image_file, models["id"], args.start_end, args.feat_batch_size, args.align)
-    usual_norm = (models["generator"].trained_on or {}).get("feature_norm")
-    return VectorSource(args.center_feature, args.start_end, args.start_class_id, args.rep_dim, usual_norm)
-
-
-def attrop_on_for(mode):
-    return "image" if mode == "pose" else "identity"
-
-
-def gate_minimums(args):
-    """{measure: lowest value that passes} that the gate flags ask for."""
-    asked = {"id_similarity": args.min_id_similarity, "quality": args.min_quality}
-    return {name: lowest for name, lowest in asked.items() if lowest is not None}
-
-
-def make_gate(args):
-    minimums = gate_minimums(args)
-    return Gate(minimums, args.max_tries) if minimums else None
-
-
-def make_attrop(mode, args, recipe, models, device):
-    if mode == "reference" or args.skip_attrop:
-        return None
-    targets = [quality_target(models["quality"], args.image_quality)]
-    if "pose" in models:
-        targets.append(yaw_target(models["pose"], args.pose, args.signed_pose))
-        if args.pitch is not None:
-            targets.append(pitch_target(models["pose"], args.pitch))
-    return AttrOP(
-        models["generator"], models["id"], targets,
-        batch_size=attrop_rows(args.batch_size, device), drop_ratio=recipe.masks.minimum, max_iters=args.max_iters,
-        on_iteration=AttrOPProgress(args.image_quality),
-    )  # fmt: skip
-
-
-def describe(mode, args, recipe, precision, source, models):
-    """All that determines the images, for settings.json."""
-    masks = recipe.masks
+def describe(
+    source: Source, networks: Networks, recipe: Recipe, output: Output, gate: Gate | None, precision: Precision,
+    facts: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """All that determines the images, for settings.json. ``facts``: "mode", "start_class_id", "attrop" and the like."""
+    rates = recipe.mask_rates
     settings = {
-        "mode": mode,
-        "format": args.format,
-        "generator": sha256(args.model_weights),
+        "mode": facts["mode"],
+        "format": output.format,
+        "generator": sha256(networks.files.generator),
         "identities": source.fingerprint,
-        "start_class_id": args.start_class_id,
-        "seed": args.seed,
-        "example": args.example,
+        "start_class_id": facts["start_class_id"],
+        "seed": recipe.seed,
+        "example": recipe.example,
         "sigma": list(recipe.sigmas),
-        "mask_ratio": [masks.minimum, masks.maximum, masks.mu, masks.std],
+        "mask_ratio": [rates.minimum, rates.maximum, rates.mu, rates.std],
         "precision": precision.name,
-        "jpeg_quality": args.jpeg_quality,
+        "jpeg_quality": output.jpeg_quality,
     }
-    if mode == "reference":
-        settings["align"] = args.align
-        if args.per_person:  # named only then, as earlier datasets lack it
-            settings["each_folder_is_an_identity"] = True
-    weight_flags = {"id": "id_weights", "quality": "quality_weights", "pose": "pose_weights"}
-    settings |= {f"{role}_model": sha256(getattr(args, flag)) for role, flag in weight_flags.items() if role in models}
-    if mode != "reference":
-        names = ["image_quality", "max_iters"] + (["pose", "signed_pose", "pitch"] if mode == "pose" else [])
-        settings["attrop"] = None if args.skip_attrop else {name: getattr(args, name) for name in names}
-    if args.min_id_similarity is not None or args.min_quality is not None:
-        settings["gate"] = [args.min_id_similarity, args.min_quality, args.max_tries]
-    if args.compile:  # which rounds in another way; named only then, as earlier datasets lack it
+    settings |= {name: fact for name, fact in facts.items() if name not in (*settings, "attrop")}
+    settings |= networks.files.hashes()
+    if "attrop" in facts:
+        settings["attrop"] = facts["attrop"]
+    if gate is not None:
+        settings["gate"] = [gate.minimums.get("id_similarity"), gate.minimums.get("quality"), gate.max_tries]
+    if networks.is_compiled:  # compiled code rounds in its own way; named only then, as earlier datasets lack it
         settings["compile"] = True
     return settings
 
 
-def describe_environment(device):
+def describe_environment(device: torch.device) -> dict[str, str]:
     """What else may have touched the pixels: written down, not compared."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -298,8 +198,11 @@ def describe_environment(device):
     }
 
 
-def drain(generated, writer, count, show, attrop=None):
-    """Write what is generated under a progress bar; how many identities and images."""
+def drain(
+    generated: Iterable[tuple[Identity, list[GeneratedImage]]], writer: DatasetWriter, count: int, show: bool,
+    attrop: AttrOP | None = None,
+) -> tuple[int, int]:  # fmt: skip
+    """Write what is generated under a progress bar; (number of identities, number of images)."""
     identities = made = 0
     with tqdm(total=count, unit="id", disable=not show, smoothing=0.05) as bar:
         started = time.monotonic()
@@ -314,17 +217,19 @@ def drain(generated, writer, count, show, attrop=None):
     return identities, made
 
 
-def summary(root, args, source, attrop, made, seconds):
-    """A few lines on what this run was to make and on the dataset, from its manifest."""
-    minimums = gate_minimums(args)
-    counts = count_records(read_records(root, {source.names[row] for row in source.slice}), minimums)
-    images, people = dataset_size(root)
-    lines = [f"{made} images made in {seconds:.0f} s; the dataset has {images} images of {people} identities."]
+def summary(source: Source, output: Output, attrop: AttrOP | None, gate: Gate | None) -> str:
+    """A few lines on the dataset and on what this run was to make of it, from its manifest."""
+    minimums = gate.minimums if gate else {}
+    counts = count_records(read_records(output.root, {source.names[row] for row in source.slice}), minimums)
+    images, identities = dataset_size(output.root)
+    lines = [f"the dataset has {images} images of {identities} identities."]
     if attrop is not None:
-        wanted = None if attrop.on_iteration.hinted else args.image_quality
+        wanted = None if attrop.on_iteration.hinted else attrop.on_iteration.quality
         lines += attrop_lines(counts, wanted, attrop.target_names)
-    lines += gate_lines(counts, minimums, args.max_tries)
-    lines.append(f"dataset: {root}" + (f" ({STORES['lmdb'].path(root).name})" if args.format == "lmdb" else ""))
-    if contact_sheet_path(root).exists():
-        lines.append(f"contact sheet: {contact_sheet_path(root)}")
+    if gate is not None:
+        lines += gate_lines(counts, minimums, gate.max_tries)
+    lmdb_name = f" ({STORES['lmdb'].path(output.root).name})" if output.format == "lmdb" else ""
+    lines.append(f"dataset: {output.root}{lmdb_name}")
+    if contact_sheet_path(output.root).exists():
+        lines.append(f"contact sheet: {contact_sheet_path(output.root)}")
     return "\n".join(lines)

@@ -1,58 +1,87 @@
-"""Which measures of its images a generation run takes, and with which models."""
+"""Which measures of its images a generation run takes, and with which networks."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from models.iresnet import load_face_encoder
-from models.sixdrepnet import load_pose_estimator
+import torch
+import torch.nn as nn
+
 from utils.dataset.layout import SETTINGS, has_old_layout, read_settings, settings_path
 from utils.dataset.migration import measured_by_gate
 from utils.generation.image_measures import ImageMeasures
-from utils.runtime.precision import PRECISIONS, Precision
+from utils.generation.networks import Networks, load_estimators
+from utils.runtime.device import compiled
+from utils.runtime.precision import PRECISIONS
 
 CHEAP = 0.1  # of the operations that drawing an image takes: what costs less is measured unasked
-ROLES = {"id_similarity": "id", "quality": "quality", "yaw": "pose"}  # the model that each measure needs
+ROLE_OF = {"id_similarity": "id", "quality": "quality", "yaw": "pose"}  # the network that each measure needs
 
 
-def measuring_precision(args, precision: Precision) -> str:
-    """What is stored is measured in float32 unless --precision says otherwise."""
-    return "fp32" if args.precision == "auto" else precision.name
+class Measuring(NamedTuple):
+    """How the images of a run are measured.
+
+    ``measures``: None when nothing is; ``described``: what settings.json says of it; ``note``: a line for the user.
+    """
+
+    measures: ImageMeasures | None = None
+    described: dict | None = None
+    note: str | None = None
 
 
-def load_measuring_models(args, models: dict, device, precision: Precision) -> dict:
-    """{role: model} of the run's models, loaded once more in float32 where the run itself computes in 16 bit."""
-    exact = measuring_precision(args, precision)
-    if exact == precision.name:
-        return models
-    loaded, by_path = {}, {}
-    for role in set(ROLES.values()) & models.keys():
-        path = Path(getattr(args, f"{role}_weights")).resolve()
-        load = load_pose_estimator if role == "pose" else load_face_encoder
-        if path not in by_path:
-            by_path[path] = load(path, device, PRECISIONS[exact])
-        loaded[role] = by_path[path]
-    return loaded
+def choose_measures(
+    networks: Networks, dataset: Path, device: torch.device, drawn_in: torch.dtype, *, wanted: bool | None,
+    precision: str, begins_anew: bool, gate_names: list[str], done_by_attrop: bool,
+) -> Measuring:  # fmt: skip
+    """Decide what is measured of every image of a ``dataset``.
+
+    ``wanted``: True for everything, False for what the gate needs alone, None for what a dataset that is there was
+    begun with, or for a new one what is CHEAP. ``drawn_in``: dtype of the networks; ``precision``: name of the number
+    format to measure in. ``gate_names``: the measures that the gate needs; ``done_by_attrop``: AttrOP measures every
+    image on its way.
+    """
+    if wanted is False and not gate_names:
+        return Measuring()
+    available = [name for name, role in ROLE_OF.items() if role in networks.by_role]
+    by_role = networks.by_role
+    if PRECISIONS[precision] != drawn_in:  # what is stored is measured in float32 where images are drawn in 16 bit
+        by_role = load_estimators(networks.files, device, PRECISIONS[precision])
+        if networks.is_compiled:
+            done = {id(model): compiled(model, device, fixed_shapes=True) for model in by_role.values()}
+            by_role = {role: done[id(model)] for role, model in by_role.items()}
+
+    def operations(names):
+        return measures_of(names, by_role).cost(networks.generator) if names else 0.0
+
+    def cost(names):
+        return operations(names) - operations(gate_names)
+
+    names, note = choose_names(wanted, available, cost, dataset, gate_names, done_by_attrop, begins_anew)
+    described = {"names": names, "precision": precision} if names else None
+    return Measuring(measures_of(names, by_role), described, note)
 
 
-def measures_of(names, models: dict) -> ImageMeasures | None:
-    """ImageMeasures of some names in ROLES; None without any."""
-    chosen = {role: models[role] if name in names else None for name, role in ROLES.items()}
+def measures_of(names: list[str], by_role: dict[str, nn.Module]) -> ImageMeasures | None:
+    """ImageMeasures of some names in ROLE_OF; None without any."""
+    chosen = {role: by_role[role] if name in names else None for name, role in ROLE_OF.items()}
     return ImageMeasures(chosen["id"], chosen["quality"], chosen["pose"]) if names else None
 
 
-def choose_names(args, available: list[str], cost, root: Path, gate_names: list[str], done_by_attrop: bool):
-    """(names in ROLES to measure of every image, a note for the user or None).
+def choose_names(
+    wanted: bool | None, available: list[str], cost: Callable[[list[str]], float], dataset: Path,
+    gate_names: list[str], done_by_attrop: bool, begins_anew: bool,
+) -> tuple[list[str], str | None]:  # fmt: skip
+    """(names in ROLE_OF to measure of every image, a note for the user or None).
 
-    ``available``: names whose models are loaded; ``cost(names)``: operations of measuring these, without what the gate
-    measures anyway, over those of drawing an image; ``gate_names``: what the gate needs; ``done_by_attrop``:
-    AttrOP measures every image on its way. --measure takes all, --no-measure what the gate needs. With neither, a
-    dataset that is there goes on as it began, and a new one is measured where that is CHEAP.
+    ``available``: names whose networks are loaded; ``cost(names)``: operations of measuring these, without what the
+    gate measures anyway, over those of drawing an image; the others as for ``choose_measures``.
     """
-    if args.measure:
+    if wanted:
         return available, None
-    if args.measure is False or done_by_attrop or set(available) == set(gate_names):
+    if wanted is False or done_by_attrop or set(available) == set(gate_names):
         return gate_names, None
-    if not args.overwrite and (settings_path(root).exists() or has_old_layout(root)):
-        begun_with = earlier_measures(root)
+    if not begins_anew and (settings_path(dataset).exists() or has_old_layout(dataset)):
+        begun_with = earlier_measures(dataset)
         return [name for name in available if name in begun_with or name in gate_names], None
     if not available:
         return [], (
@@ -68,28 +97,8 @@ def choose_names(args, available: list[str], cost, root: Path, gate_names: list[
     )
 
 
-def make_measures(
-    args, models: dict, device, precision: Precision, root: Path, gate_names: list[str], done_by_attrop: bool
-):
-    """(ImageMeasures or None, what settings.json says of it, a note for the user or None)."""
-    if args.measure is False and not gate_names:
-        return None, None, None
-    available = [name for name, role in ROLES.items() if role in models]
-    measuring_models = load_measuring_models(args, models, device, precision)
-
-    def operations(names):
-        return measures_of(names, measuring_models).cost(models["generator"]) if names else 0.0
-
-    def cost(names):
-        return operations(names) - operations(gate_names)
-
-    names, note = choose_names(args, available, cost, root, gate_names, done_by_attrop)
-    described = {"names": names, "precision": measuring_precision(args, precision)}
-    return measures_of(names, measuring_models), described if names else None, note
-
-
-def earlier_measures(root: Path) -> list[str]:
+def earlier_measures(dataset: Path) -> list[str]:
     """Names of what is measured of the images of a dataset that is there, of either layout."""
-    old = has_old_layout(root)
-    settings = read_settings(Path(root) / SETTINGS if old else settings_path(root))["settings"]
+    old = has_old_layout(dataset)
+    settings = read_settings(Path(dataset) / SETTINGS if old else settings_path(dataset))["settings"]
     return ((measured_by_gate(settings) if old else settings.get("measured")) or {"names": []})["names"]

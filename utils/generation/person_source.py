@@ -21,7 +21,7 @@ class PersonSource:
 
     def __init__(self, source, encoder, start_end=None, batch_size=2000, align=False, workers=None):
         self.photo_source = PhotoSource(source, encoder, None, batch_size, align, workers)
-        self.photos = self.photo_source.photos
+        self.photos, self.origin = self.photo_source.photos, self.photo_source.origin
         parents = [path.parent.absolute() for path in self.photos]
         folders = sorted(set(parents))
         self.names = dict(enumerate(different_names(folders, [folder.name for folder in folders])))

@@ -51,7 +51,7 @@ class PhotoSource:
     """
 
     def __init__(self, source, encoder, start_end=None, batch_size=2000, align=False, workers=None):
-        self.source, self.photos = source, list_images(source)
+        self.source, self.origin, self.photos = source, str(source), list_images(source)
         self.slice = parse_slice(start_end, len(self.photos))
         self.encoder, self.batch_size, self.workers = encoder, batch_size, workers
         self.read = CropReader(FaceAligner() if align else None)

@@ -9,10 +9,10 @@ from models.masking import MaskRates
 
 
 class Identity(NamedTuple):
-    """One identity to draw.
+    """One identity to generate images of.
 
-    ``number`` seeds the random streams, ``name`` is the folder, ``vector`` is (512,) float32; ``source``: the photo or
-    folder that the vector came from; ``first_image``: how many of its images there are already.
+    ``number`` seeds its random streams, ``name`` is its folder, ``vector`` its identity vector, (512,) float32;
+    ``source``: the photo or folder that the vector came from; ``first_image``: how many images it has already.
     """
 
     number: int
@@ -24,9 +24,13 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How many images an identity gets, and how they vary. ``sigmas``: one block of noise levels, see image_sigmas."""
+    """How many images an identity gets, and how they vary.
+
+    ``example``: images per identity; ``sigmas``: one block of noise levels, see ``streams.image_sigmas``; ``seed``: the
+    seed of all random draws; ``mask_rates``: the distribution that mask rates are drawn from.
+    """
 
     example: int
-    sigmas: tuple
+    sigmas: tuple[float, ...]
     seed: int = 0
-    masks: MaskRates = field(default_factory=MaskRates)
+    mask_rates: MaskRates = field(default_factory=MaskRates)

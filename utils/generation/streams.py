@@ -8,11 +8,8 @@ from itertools import islice
 
 import numpy as np
 
-SIGMAS = {  # one block of each: over a block every value is used as often as it stands here
-    "identity": (0.3, 0.3, 0.5, 0.5, 0.7),
-    "reference": (0.2,),
-    "pose": (0.7,),
-}
+# One block of the published noise levels: over a block of images each is used as often as it stands here.
+IDENTITY_SIGMAS = (0.3, 0.3, 0.5, 0.5, 0.7)
 
 
 def image_stream(seed, identity, index, attempt=0):
@@ -45,6 +42,6 @@ def image_sigmas(seed, identity, count, block):
 
 
 def perturb(vector, sigma, stream):
-    """``vector`` (512,) plus Gaussian noise, ``sigma`` per dimension, rescaled to the same norm (paper section 3.4)."""
+    """``vector`` (512,) plus Gaussian noise, ``sigma`` per dimension, rescaled to the same norm (paper section 3.3)."""
     noisy = vector + sigma * stream.standard_normal(vector.shape)
     return (noisy * (np.linalg.norm(vector) / np.linalg.norm(noisy))).astype(np.float32)

@@ -24,7 +24,7 @@ class VectorSource:
         self.slice = parse_slice(start_end, len(self.vectors))
         self.first = start_class_id
         self.names = {row: f"{row + start_class_id:06d}" for row in self.slice}
-        self.fingerprint = sha256(path)
+        self.origin, self.fingerprint = str(path), sha256(path)
         self.warnings, self.skipped, self.note = [], [], None
         norm = float(np.median(np.linalg.norm(self.vectors[self.slice.start : self.slice.start + 1000], axis=1)))
         if usual_norm and not 0.5 < norm / usual_norm < 2:

@@ -48,6 +48,11 @@ def compiled(module, device, fixed_shapes=False):
     return torch.compile(module, dynamic=False if fixed_shapes else None, options={"fallback_random": True})
 
 
+def uncompiled(module):
+    """The module that ``compiled`` was given; any other module, or None, as it is."""
+    return getattr(module, "_orig_mod", module)
+
+
 def keep_freed_memory(device):
     """Let this process reuse the large blocks it frees instead of handing them back to the kernel each time.
 

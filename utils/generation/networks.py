@@ -1,0 +1,129 @@
+"""The networks of a generation run: loaded together, and what has to be said about them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+
+from models.iresnet import load_face_encoder
+from models.sixdrepnet import load_pose_estimator
+from models.vec2face import load_vec2face
+from models.weight_files import sha256
+from utils.runtime.device import compiled
+
+RELEASED_QUALITY = 27.0  # AttrOP's target with the released quality model
+ROLES = ("id", "quality", "pose")  # as flags and settings.json name the networks beside the generator
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The weight files of a run's networks; None for a network that the run does not need.
+
+    ``preset``: what the generator is expected to be, None to read it off the file.
+    """
+
+    generator: str
+    id: str | None = None
+    quality: str | None = None
+    pose: str | None = None
+    preset: str | None = None
+
+    @property
+    def roles(self) -> list[str]:
+        """The networks that are needed beside the generator, of ROLES."""
+        return [role for role in ROLES if getattr(self, role) is not None]
+
+    def hashes(self) -> dict[str, str]:
+        """{"id_model": SHA-256, ...} of the files beside the generator's."""
+        return {f"{role}_model": sha256(getattr(self, role)) for role in self.roles}
+
+
+@dataclass
+class Networks:
+    """The networks of a run, frozen; two roles with the same file share one network, and so its forward pass."""
+
+    files: WeightFiles
+    generator: nn.Module
+    by_role: dict[str, nn.Module] = field(default_factory=dict)
+    is_compiled: bool = False
+
+    @property
+    def encoder(self) -> nn.Module | None:
+        """The face encoder, which says how similar an image is to its identity."""
+        return self.by_role.get("id")
+
+    @property
+    def quality(self) -> nn.Module | None:
+        """The quality model: the norm of its feature is the quality of an image."""
+        return self.by_role.get("quality")
+
+    @property
+    def pose(self) -> nn.Module | None:
+        """The head pose estimator."""
+        return self.by_role.get("pose")
+
+    @property
+    def usual_norm(self) -> float | None:
+        """Mean norm of the vectors that the generator was trained on, where its file says so."""
+        return (self.generator.trained_on or {}).get("feature_norm")
+
+    def warnings(self, wanted_quality: float) -> list[str]:
+        """Lines on networks that do not fit together, or do not reach the wanted quality."""
+        return self._other_encoder() + self._quality_out_of_reach(wanted_quality)
+
+    def _other_encoder(self):
+        trained_on = self.generator.trained_on
+        if trained_on is None or self.encoder is None or trained_on["encoder_sha256"] == sha256(self.files.id):
+            return []
+        return [
+            f"{self.files.generator} was trained on the features of another face encoder than {self.files.id} "
+            "(--id_weights): vectors of one mean nothing to the other."
+        ]
+
+    def _quality_out_of_reach(self, wanted):
+        norms = self.quality.feature_norms if self.quality is not None else None
+        if not norms or wanted <= norms["95%"]:
+            return []
+        return [
+            f"quality {wanted:g} is higher than that of 95 % of the photos that {self.files.quality} was trained on "
+            f"({norms['95%']:.1f}); their median is {norms['50%']:.1f}."
+        ]
+
+
+def load_networks(files: WeightFiles, device: torch.device, dtype: torch.dtype, compile: bool = False) -> Networks:
+    """Load the networks of a run. Raises UserError for files that do not fit, and without a compiler to ``compile``."""
+    generator = load_vec2face(files.generator, device, dtype, files.preset)
+    networks = Networks(files, generator, load_estimators(files, device, dtype))
+    if compile:
+        done = {id(model): compiled(model, device, fixed_shapes=True) for model in networks.by_role.values()}
+        networks.by_role = {role: done[id(model)] for role, model in networks.by_role.items()}
+        networks.generator, networks.is_compiled = compiled(generator, device, fixed_shapes=True), True
+    return networks
+
+
+def load_estimators(files: WeightFiles, device: torch.device, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """{role: network} of the roles that have a file."""
+    by_role, by_path = {}, {}
+    for role in files.roles:
+        path = Path(getattr(files, role)).resolve()
+        if path not in by_path:
+            load = load_pose_estimator if role == "pose" else load_face_encoder
+            by_path[path] = load(getattr(files, role), device, dtype)
+        by_role[role] = by_path[path]
+    return by_role
+
+
+def default_quality(quality_model: nn.Module | None, yaw: float | None = None) -> float:
+    """The quality to ask for: 27 with the released quality model, else by the photos that the model was trained on.
+
+    Without a wanted ``yaw`` (degrees) it is the quality that three quarters of them fall below. Turned faces are rated
+    lower, so with one it falls from their median for a frontal face to their 5 % quantile at 90 degrees.
+    """
+    norms = getattr(quality_model, "feature_norms", None) or {}
+    if not norms.keys() >= ({"75%"} if yaw is None else {"50%", "5%"}):
+        return RELEASED_QUALITY
+    if yaw is None:
+        return norms["75%"]
+    turned = abs(yaw) / 90
+    return round((1 - turned) * norms["50%"] + turned * norms["5%"], 1)
