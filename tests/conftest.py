@@ -19,7 +19,8 @@ from models import load_face_encoder, load_pose_estimator, load_vec2face
 
 DEMO = ROOT / "weights" / "demo"
 SLOWEST = [
-    "training", "scripts", "world", "other_scripts", "pipeline", "gate", "attrop", "generation", "measure", "agreement",
+    "training", "scripts", "world", "other_scripts", "pipeline", "gate", "attrop", "generation", "measure",
+    "image_features",
 ]  # fmt: skip
 PHOTOS = ROOT / "tests" / "photos"
 

@@ -2,8 +2,8 @@
 
 import pytest
 from conftest import files_of
-from test_recognition import flags as fr_flags
-from test_recognition import train
+from test_train_fr import flags as fr_flags
+from test_train_fr import train
 from test_training import checkpoint, flags, run, uninterrupted  # noqa: F401, a fixture
 from test_training_data import training_lmdb  # noqa: F401, a fixture
 

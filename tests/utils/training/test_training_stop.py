@@ -7,9 +7,9 @@ import time
 
 import pytest
 from processes import Script
-from test_recognition import assert_same, trained, weights  # noqa: F401, a fixture
-from test_recognition import flags as fr_flags
-from test_recognition import train as train_encoder
+from test_train_fr import assert_same, trained, weights  # noqa: F401, a fixture
+from test_train_fr import flags as fr_flags
+from test_train_fr import train as train_encoder
 from test_training import assert_same_training, checkpoint, flags, run, uninterrupted  # noqa: F401, a fixture
 from test_training_data import training_lmdb  # noqa: F401, a fixture
 

@@ -182,7 +182,7 @@ def test_waits_are_counted_by_the_line_that_waits():
             warnings.warn(SYNCHRONISED, stacklevel=1)
     assert len(places) == 1
     ((place, count),) = places.items()
-    assert place.startswith("tests/test_gpu_check.py:")
+    assert place.startswith("tests/scripts/test_gpu_check.py:")
     assert count == 3
     rows = list(waits_a_step("fp16", Counter({place: 30}), 10))
     assert rows[0].result == FAILED

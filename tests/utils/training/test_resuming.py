@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from processes import run_by_hand
-from test_recognition import flags as fr_flags
-from test_recognition import train as train_encoder
+from test_train_fr import flags as fr_flags
+from test_train_fr import train as train_encoder
 from test_training import checkpoint, flags, run
 from test_training_data import training_lmdb  # noqa: F401, a fixture
 

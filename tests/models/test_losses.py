@@ -142,7 +142,7 @@ def efficientnet():
 @pytest.fixture(scope="module")
 def photos():
     """Of three people, (3, 3, 112, 112) in [-1, 1]."""
-    files = sorted((Path(__file__).parent / "photos").glob("*/0.jpg"))
+    files = sorted((Path(__file__).parents[1] / "photos").glob("*/0.jpg"))
     pixels = np.stack([cv2.resize(cv2.imread(str(file)), (112, 112))[..., ::-1] for file in files])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
