@@ -17,9 +17,9 @@ import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
+from paths import ROOT
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = (
     "timm.models.vision_transformer", "torchvision.transforms.v2", "torch.optim.swa_utils",
     "torch.distributed.launcher.api", "sklearn.decomposition", "sklearn.metrics",

@@ -12,8 +12,8 @@ from utils.cli.command import command as as_command
 import numpy as np
 import pytest
 import torch
-from conftest import PHOTOS, ROOT, files_of
-from test_scripts import command
+from generation_runs import command
+from paths import PHOTOS, ROOT, files_of
 
 import image_generation
 import image_generation_with_reference

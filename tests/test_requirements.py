@@ -13,7 +13,7 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from processes import ROOT
+from paths import ROOT
 
 OWN = {path.stem for path in ROOT.glob("*.py")} | {path.name for path in ROOT.iterdir() if path.is_dir()}
 OWN |= {path.stem for path in (ROOT / "tests").rglob("*.py")}

@@ -9,54 +9,25 @@ import time
 
 import numpy as np
 import pytest
-from conftest import PHOTOS, ROOT
+from generation_runs import command, lines_written, manifest
+from paths import PHOTOS, ROOT
 from processes import Script, run_script
-from test_dataset_writer import dataset_files, records
+from written_datasets import assert_same_dataset, dataset_files
 
 import image_generation
 import image_generation_with_reference
 import pose_image_generation
 from utils.data.images import read_image
-from utils.dataset.layout import contact_sheet_path, manifest_path, parts_folder, settings_path
+from utils.dataset.layout import contact_sheet_path, settings_path
 from utils.dataset.writer import compact_dataset
-
-
-def command(demo, *flags, quality=26, example=2, start_end="0:6"):
-    """A short image_generation.py command with AttrOP."""
-    return [
-        *demo.models, "--quality_weights", demo.encoder, "--center_feature", demo.vectors, "--image_quality", quality,
-        "--example", example, "--start_end", start_end, "--batch_size", 2, "--max_iters", 4, "--name", "test", *flags,
-    ]  # fmt: skip
 
 
 def run(main, *flags):
     main([str(flag) for flag in flags])
 
 
-def manifest(folder):
-    return [json.loads(line) for line in manifest_path(folder).read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(demo, tmp_path_factory):
-    """{format: folder} of finished datasets to compare with."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    for format in ("folder", "lmdb"):
-        run(image_generation.main, *command(demo), "--output_dir", folder / format, "--format", format)
-    return {format: folder / format / "test" for format in ("folder", "lmdb")}
-
-
-def assert_same_dataset(folder, expected):
-    ours, theirs = dataset_files(folder), dataset_files(expected)
-    assert ours.keys() == theirs.keys()
-    if "test.lmdb" in ours:
-        assert records(folder) == records(expected)
-        ours.pop("test.lmdb"), theirs.pop("test.lmdb")
-    assert ours == theirs
-
-
-def test_dataset(uninterrupted, vectors):
-    folder = uninterrupted["folder"]
+def test_dataset(finished_datasets, vectors):
+    folder = finished_datasets["folder"]
     lines = manifest(folder)
     assert [(line["identity"], line["index"]) for line in lines] == [(i, j) for i in range(6) for j in range(2)]
     for line in lines:
@@ -89,7 +60,7 @@ def test_summary(demo, tmp_path, capsys):
 
 @pytest.mark.parametrize("format", ["folder", "lmdb"])
 def test_killed_and_resumed(demo, format, tmp_path):
-    """SIGKILL in the middle, twice; the finished dataset equals an uninterrupted one.
+    """SIGKILL in the middle, twice; the finished dataset equals an finished_datasets one.
 
     Twice as many people as AttrOP works on at a time, so that some are written while others are not begun.
     """
@@ -106,10 +77,6 @@ def test_killed_and_resumed(demo, format, tmp_path):
     run(image_generation.main, *flags)
     run(image_generation.main, *words, "--output_dir", tmp_path / "whole")
     assert_same_dataset(tmp_path / "test", tmp_path / "whole" / "test")
-
-
-def lines_written(folder):
-    return sum(path.read_bytes().count(b"\n") for path in parts_folder(folder).glob("*/manifest.jsonl"))
 
 
 def test_interrupted_by_hand(demo, tmp_path):
@@ -129,7 +96,7 @@ def test_interrupted_by_hand(demo, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["folder", "lmdb"])
-def test_no_room_on_the_disk(demo, uninterrupted, format, tmp_path):
+def test_no_room_on_the_disk(demo, finished_datasets, format, tmp_path):
     """The system refuses to let files grow: the run stops with a line, and goes on when there is room."""
     flags = [*command(demo), "--output_dir", tmp_path, "--format", format]
     limit = 1800 if format == "folder" else 9000  # bytes: settings fit, a picture or an LMDB does not
@@ -138,15 +105,15 @@ def test_no_room_on_the_disk(demo, uninterrupted, format, tmp_path):
     assert "cannot write" in result.stderr
     assert "Traceback" not in result.stderr
     image_generation.main([str(flag) for flag in flags])
-    assert_same_dataset(tmp_path / "test", uninterrupted[format])
+    assert_same_dataset(tmp_path / "test", finished_datasets[format])
 
 
 @pytest.mark.parametrize("format", ["folder", "lmdb"])
-def test_two_ranks_make_the_same_dataset(demo, uninterrupted, format, tmp_path):
+def test_two_ranks_make_the_same_dataset(demo, finished_datasets, format, tmp_path):
     flags = [*command(demo), "--output_dir", tmp_path, "--format", format]
     result = run_script("image_generation.py", *flags, ranks=2)
     assert "12 images made" in result.stdout
-    assert_same_dataset(tmp_path / "test", uninterrupted[format])
+    assert_same_dataset(tmp_path / "test", finished_datasets[format])
 
 
 def test_more_ranks_than_identities(demo, tmp_path):
@@ -161,7 +128,7 @@ def test_more_ranks_than_identities(demo, tmp_path):
     assert len(manifest(tmp_path / "test")) == 2
 
 
-def test_a_dead_rank_ends_the_run(demo, uninterrupted, tmp_path):
+def test_a_dead_rank_ends_the_run(demo, finished_datasets, tmp_path):
     flags = [*command(demo), "--output_dir", tmp_path]
     process = Script("image_generation.py", *flags, ranks=2)
     while process.alive() and lines_written(tmp_path / "test") < 2:
@@ -171,14 +138,14 @@ def test_a_dead_rank_ends_the_run(demo, uninterrupted, tmp_path):
     os.kill(victim, signal.SIGKILL)
     assert process.wait().returncode != 0
     run(image_generation.main, *flags)
-    assert_same_dataset(tmp_path / "test", uninterrupted["folder"])
+    assert_same_dataset(tmp_path / "test", finished_datasets["folder"])
 
 
-def test_slices_keep_their_numbers(demo, uninterrupted, tmp_path):
+def test_slices_keep_their_numbers(demo, finished_datasets, tmp_path):
     for start_end in ("4:6", "0:1", "1:4"):
         run(image_generation.main, *command(demo, start_end=start_end), "--output_dir", tmp_path)
     compact_dataset(tmp_path / "test")  # slices are added in the order in which they arrive
-    assert_same_dataset(tmp_path / "test", uninterrupted["folder"])
+    assert_same_dataset(tmp_path / "test", finished_datasets["folder"])
 
 
 @pytest.mark.parametrize(
@@ -193,14 +160,14 @@ def test_slices_keep_their_numbers(demo, uninterrupted, tmp_path):
         ("--precision", "bf16", "precision"),
     ],
 )
-def test_other_settings_are_refused(demo, uninterrupted, flag, value, name, capsys):
-    before = dataset_files(uninterrupted["folder"])
-    flags = [*command(demo), "--output_dir", uninterrupted["folder"].parent, flag, value]
+def test_other_settings_are_refused(demo, finished_datasets, flag, value, name, capsys):
+    before = dataset_files(finished_datasets["folder"])
+    flags = [*command(demo), "--output_dir", finished_datasets["folder"].parent, flag, value]
     with pytest.raises(SystemExit) as error:
         run(image_generation.main, *flags)
     assert error.value.code == 2
     assert f"{name} is " in capsys.readouterr().err
-    assert dataset_files(uninterrupted["folder"]) == before
+    assert dataset_files(finished_datasets["folder"]) == before
 
 
 def test_overwrite_and_skip_attrop(demo, tmp_path):

@@ -3,8 +3,9 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from grey_generator import Drawing, constant_features, grey_attrop, grey_rows
 
-from models import AttrOP, Row, Target, at_least, close_to, pitch_target, quality_target, yaw_target
+from models import AttrOP, Row, Target, at_least, pitch_target, quality_target, yaw_target
 from models.masking import MaskRates
 from models.vec2face import Output
 from utils.generation.streams import identity_stream
@@ -22,36 +23,6 @@ def rows_for(vectors, numbers, seed=0):
 
 def by_key(results):
     return {result.key: result for result in results}
-
-
-class Drawing(torch.nn.Module):
-    """A generator small enough to reason about: the image's grey level is the vector's first number."""
-
-    def __init__(self):
-        super().__init__()
-        self.unused = torch.nn.Parameter(torch.zeros(()), requires_grad=False)
-        self.batches = []
-
-    def forward(self, vectors, mask):
-        self.batches.append(vectors.detach().clone())
-        return Output(vectors[:, :1, None, None].expand(-1, 3, 112, 112), None, None)
-
-
-def constant_features(images):
-    """A face encoder that finds everybody alike, so that identity never fails."""
-    return torch.ones(len(images), 512) + 0 * images.mean((1, 2, 3))[:, None]
-
-
-def grey_rows(levels):
-    for number, level in enumerate(levels):
-        vector = np.zeros(512, np.float32)
-        vector[0] = level
-        yield Row(number, vector, np.ones(512, np.float32), lambda: (np.arange(49.0), 0.2))
-
-
-def grey_attrop(level, batch_size, max_iters=50, **options):
-    target = close_to("grey", lambda images: images[:, 0, 0, 0], level, tolerance=0.05)
-    return AttrOP(Drawing(), constant_features, [target], batch_size=batch_size, max_iters=max_iters, **options)
 
 
 def test_rows_retire_alone_and_are_replaced_at_once():

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
 from einops import rearrange
-from test_training_data import training_lmdb  # noqa: F401, a fixture
+from paths import ROOT
 
 import vec2face
 from models import TokenMask
@@ -103,7 +102,7 @@ def test_every_weight_can_still_be_trained(world, fitted):
     generator.zero_grad()
 
 
-def test_training_begins_with_it(demo, training_lmdb, tmp_path, capsys):  # noqa: F811
+def test_training_begins_with_it(demo, training_lmdb, tmp_path, capsys):
     start = tmp_path / "start.pth"
     script.main(["--train_source", str(training_lmdb), "--id_weights", str(demo.encoder), "--output", str(start)])
     assert "photos are few" in capsys.readouterr().out

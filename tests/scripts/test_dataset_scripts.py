@@ -7,8 +7,8 @@ import sys
 import msgpack
 import numpy as np
 import pytest
-from conftest import PHOTOS, ROOT
-from test_training_data import content, training_lmdb, write_lmdb  # noqa: F401, a fixture
+from paths import PHOTOS, ROOT
+from training_lmdbs import content, write_lmdb
 
 from scripts import (
     attribute_sheet,
@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_inspect_lists_broken_records(training_lmdb, tmp_path, capsys):  # noqa: F811
+def test_inspect_lists_broken_records(training_lmdb, tmp_path, capsys):
     run(inspect_dataset.main, training_lmdb, "--sheet", tmp_path / "sheet.jpg")
     out = capsys.readouterr().out
     assert "9 records, 3 people" in out
@@ -94,7 +94,7 @@ def test_inspect_lists_broken_records(training_lmdb, tmp_path, capsys):  # noqa:
     assert "broken record 2: truncated JPEG" in out
 
 
-def test_a_truncated_lmdb_is_an_error_and_not_the_end_of_the_process(training_lmdb, tmp_path):  # noqa: F811
+def test_a_truncated_lmdb_is_an_error_and_not_the_end_of_the_process(training_lmdb, tmp_path):
     """Reading a page that is not there would be a bus error, so another process has to try."""
     cut = tmp_path / "cut.lmdb"
     cut.write_bytes(training_lmdb.read_bytes()[: 5 * 4096])
@@ -107,7 +107,7 @@ def test_a_truncated_lmdb_is_an_error_and_not_the_end_of_the_process(training_lm
         assert "cut.lmdb: truncated, it has 20480 bytes and needs" in result.stderr
 
 
-def test_evaluate(demo, training_lmdb, tmp_path):  # noqa: F811
+def test_evaluate(demo, training_lmdb, tmp_path):
     words = ["--model_weights", demo.generator, "--id_weights", demo.encoder, "--output", tmp_path / "e"]
     run(evaluate_generator.main, "--data", training_lmdb, *words, "--precision", "fp32")
     scores = json.loads((tmp_path / "e.json").read_text())
@@ -141,7 +141,7 @@ def test_results_that_exist_are_refused_before_any_work(script, ending, words, t
     assert path.read_text() == "of an hour's work"
 
 
-def test_results_are_replaced_when_asked(demo, training_lmdb, tmp_path):  # noqa: F811
+def test_results_are_replaced_when_asked(demo, training_lmdb, tmp_path):
     for path in (tmp_path / "e.json", tmp_path / "e.jpg", tmp_path / "own.pth"):
         path.write_text("old")
     run(convert_weights.main, demo.generator, tmp_path / "own.pth", "--to", "own", "--overwrite")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEMO, PHOTOS
 from failing_checks import beyond_its_limit, crashing, good, hanging, raising, refused
+from paths import DEMO, PHOTOS
 from processes import Script
 
 from scripts import gpu_check

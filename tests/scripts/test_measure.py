@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PHOTOS, files_of
 from filled import filled, manifest
+from paths import PHOTOS, files_of
 
 from models.errors import UserError
 from scripts import compare_datasets, compare_fr, convert_dataset, measure_dataset

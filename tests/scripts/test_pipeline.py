@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import PHOTOS
+from paths import PHOTOS
 from processes import Script
 
 import image_generation

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import PHOTOS
-from test_training_data import training_lmdb  # noqa: F401, a fixture
+from paths import PHOTOS
 
 from models.iresnet import load_face_encoder
 from scripts import evaluate_generator, extract_features, prepare_training_set, train_fr
@@ -39,7 +38,7 @@ def test_stored_features_are_computed_in_fp32(demo, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("words", "precision"), [([], "fp32"), (["--precision", "bf16"], "bf16")])
-def test_figures_say_their_precision(words, precision, demo, training_lmdb, tmp_path):  # noqa: F811
+def test_figures_say_their_precision(words, precision, demo, training_lmdb, tmp_path):
     run(
         tester.main, "--weights", demo.encoder, "--pairs", PHOTOS, "--pair_count", 12, "--output",
         tmp_path / "test.json", *words,

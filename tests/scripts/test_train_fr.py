@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import PHOTOS
+from fr_training import assert_same, flags, image_of, train, weights
+from paths import PHOTOS
 from processes import Script, run_by_hand, run_script
-from test_augmentation import image_of
 
 import image_generation
 from models.errors import UserError
@@ -23,36 +23,6 @@ from utils.data.fr_data import RecognitionData
 from utils.evaluation.verification import features_of
 from utils.evaluation.verification_sets import draw_pairs
 from utils.training.fr_step import begin_at_centres
-
-
-def flags(folder, *more):
-    """Two epochs of four steps on the nine photos, in fp32."""
-    return [
-        "--data", PHOTOS, "--network", 18, "--width", 16, "--no-se", "--batch_size", 2, "--epochs", 2, "--lr", 0.01,
-        "--milestones", 2, "--workers", 0, "--log_every", 2, "--no-use_amp", "--device", "cpu", "--output_dir", folder,
-        *more,
-    ]  # fmt: skip
-
-
-def train(*words):
-    train_fr.main([str(word) for word in words])
-
-
-def weights(folder):
-    return torch.load(folder / "checkpoint-last.pth", weights_only=True)
-
-
-def assert_same(one, two):
-    for part in ("backbone", "head"):
-        for key, value in one[part].items():
-            assert torch.equal(value, two[part][key]), f"{part} {key}"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fr")
-    train(*flags(folder))
-    return folder
 
 
 def test_what_training_writes(trained):

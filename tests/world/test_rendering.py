@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import files_of
+from paths import files_of
 
 from utils.data.face_set import FaceSet
 from world import render_faces

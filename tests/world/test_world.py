@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from paths import ROOT
 
 from models import TokenMask, load_face_encoder, load_vec2face
 from models.errors import UserError
@@ -28,15 +28,8 @@ from utils.evaluation.reconstruction import high_frequency_share
 from utils.evaluation.verification import features_of
 from utils.evaluation.verification_sets import STYLES, draw_pairs
 from utils.generation.make_dataset import usual_quality
-from world import render_faces, train_pose
+from world import train_pose
 from world.train_pose import geodesic_loss, rotation_of
-
-
-@pytest.fixture(scope="module")
-def rendered(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rendered") / "people"
-    render_faces.main(["--identities", "5", "--images", "12", "--output", str(folder)])
-    return folder
 
 
 @pytest.mark.slow

@@ -2,19 +2,15 @@
 
 import numpy as np
 import torch
-from conftest import PHOTOS
+from fr_training import image_of
+from paths import PHOTOS
 from torchvision.transforms.v2 import RandomErasing
 
 from utils.data.augmentation import NO_HOLE, draw_hole, erase
 from utils.data.face_set import FaceSet
-from utils.data.fr_data import RecognitionData, assemble
+from utils.data.fr_data import RecognitionData
 
 DRAWS = 2000
-
-
-def image_of(item):
-    """What the network gets of one Item, (3, 112, 112)."""
-    return assemble(item.pixels[None], item.holes[None], torch.tensor([item.share], dtype=torch.float64))[0]
 
 
 def test_the_erased_rectangle_is_mid_grey_in_what_the_network_gets():

@@ -5,10 +5,10 @@ import shutil
 import msgpack
 import numpy as np
 import pytest
-from conftest import PHOTOS
 from hypothesis import given
 from hypothesis import strategies as st
-from test_training_data import write_lmdb
+from paths import PHOTOS
+from training_lmdbs import write_lmdb
 
 from models.errors import UserError
 from utils.data.face_set import FaceSet, label_of

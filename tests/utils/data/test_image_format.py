@@ -6,7 +6,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from conftest import PHOTOS
+from paths import PHOTOS
 
 from utils.data.images import decode_image, encode_jpeg, read_image
 

@@ -3,7 +3,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from conftest import PHOTOS
+from paths import PHOTOS
 
 from models.errors import UserError
 from utils.data.alignment import TEMPLATE, FaceAligner

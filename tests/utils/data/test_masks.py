@@ -7,8 +7,8 @@ import lmdb
 import msgpack
 import numpy as np
 import pytest
-from conftest import PHOTOS
-from test_training_data import content, prepare, training_lmdb, write_lmdb  # noqa: F401
+from paths import PHOTOS
+from training_lmdbs import content, prepare, write_lmdb
 
 from models.errors import UserError
 from scripts import small_portion_training_mask
@@ -77,7 +77,7 @@ def test_a_photo_left_out_does_not_mix_people(damaged, tmp_path, capsys):
         TrainingData(damaged / "faces.lmdb", mask)
 
 
-def test_a_mask_of_another_count_is_refused_with_both_counts(damaged, training_lmdb, tmp_path):  # noqa: F811
+def test_a_mask_of_another_count_is_refused_with_both_counts(damaged, training_lmdb, tmp_path):
     make("-im", damaged / "photos", "-d", tmp_path, "--identities", 2)
     (mask,) = tmp_path.glob("*.npy")
     message = r"was made for 9 photos, .*faces.lmdb has 8.*--data"
@@ -96,7 +96,7 @@ def test_prepare_says_how_many_photos_were_left_out(demo, damaged, capsys):
     assert "small_portion_training_mask.py --data" in out
 
 
-def test_the_same_people_from_the_lmdb_and_from_the_list(training_lmdb, tmp_path):  # noqa: F811
+def test_the_same_people_from_the_lmdb_and_from_the_list(training_lmdb, tmp_path):
     make("--data", training_lmdb, "-d", tmp_path / "a", "--identities", 2, "--seed", 3)
     make("-im", PHOTOS, "-d", tmp_path / "b", "--identities", 2, "--seed", 3)
     one, other = ((tmp_path / folder / "2_ids_6_ims.npy").read_bytes() for folder in "ab")
@@ -114,7 +114,7 @@ def test_another_mask_is_not_overwritten_and_the_same_may_be_made_again(tmp_path
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x93NUMPY\x01\x00"])
-def test_files_that_are_no_mask_are_refused(training_lmdb, tmp_path, content):  # noqa: F811
+def test_files_that_are_no_mask_are_refused(training_lmdb, tmp_path, content):
     (tmp_path / "mask.npy").write_bytes(content)
     with pytest.raises(UserError, match=r"mask.npy: not a mask"):
         TrainingData(training_lmdb, tmp_path / "mask.npy")
@@ -157,7 +157,7 @@ def test_good_photos_of_an_lmdb_are_found_by_their_names(damaged, tmp_path, caps
     assert found == names[4:]
 
 
-def test_an_lmdb_without_names_says_so(training_lmdb, tmp_path, capsys):  # noqa: F811
+def test_an_lmdb_without_names_says_so(training_lmdb, tmp_path, capsys):
     records = {key: value for key, value in content(training_lmdb).items() if not key.startswith(NAME)}
     path = write_lmdb(tmp_path / "old.lmdb", records)
     make("--data", path, "-d", tmp_path, "--identities", 2)  # needs labels only

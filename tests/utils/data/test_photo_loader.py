@@ -13,7 +13,7 @@ import lmdb
 import numpy as np
 import pytest
 import torch
-from conftest import PHOTOS, ROOT, files_of
+from paths import PHOTOS, ROOT, files_of
 
 from models.errors import UserError
 from scripts import extract_features, prepare_training_set, test_fr

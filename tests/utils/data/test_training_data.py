@@ -3,13 +3,13 @@ import shutil
 from contextlib import closing
 
 import cv2
-import lmdb
 import msgpack
 import numpy as np
 import pytest
 import torch
-from conftest import PHOTOS
+from paths import PHOTOS
 from torch.utils.data import DataLoader
+from training_lmdbs import content, prepare, write_lmdb
 
 from models.errors import UserError
 from models.pixels import to_images
@@ -18,25 +18,6 @@ from utils.data.alignment import FaceAligner
 from utils.data.images import encode_jpeg, read_image, resize
 from utils.data.training_data import AUGMENTATIONS, EpochBatches, TrainingData, augment, make_loader, without_broken
 from utils.data.training_lmdb import NAME, TrainingLmdbWriter, photo_names
-
-
-@pytest.fixture(scope="session")
-def training_lmdb(demo, tmp_path_factory):
-    """A training LMDB of the nine photos in tests/photos; beside it four.npy, a mask of the first four."""
-    folder = tmp_path_factory.mktemp("training")
-    prepare(demo, PHOTOS, folder)
-    np.save(folder / "four.npy", np.arange(4))
-    return folder / "faces.lmdb"
-
-
-def prepare(demo, photos, folder, *more):
-    flags = [*more, "--images", photos, "--encoder", demo.encoder, "-d", folder, "-n", "faces", "--precision", "fp32"]
-    prepare_training_set.main([str(flag) for flag in flags])
-
-
-def content(path):
-    with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as env, env.begin() as transaction:
-        return {bytes(key): bytes(value) for key, value in transaction.cursor()}
 
 
 def test_released_layout(training_lmdb, encoder):
@@ -192,13 +173,6 @@ def test_broken_records_are_told(training_lmdb, tmp_path):
     assert "truncated JPEG" in data[0, 2][3]
     assert "not a training record" in data[0, 5][3]
     assert data[0, 3][3] == ""
-
-
-def write_lmdb(path, records):
-    with lmdb.open(str(path), subdir=False, map_size=1 << 24) as env, env.begin(write=True) as transaction:
-        for key, value in records.items():
-            transaction.put(key, value)
-    return path
 
 
 def test_lmdbs_of_another_kind(training_lmdb, tmp_path):

@@ -6,8 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import PHOTOS, ROOT
-from test_dataset_writer import dataset_files, records
+from paths import PHOTOS, ROOT
+from written_datasets import dataset_files, records
 
 import image_generation
 import image_generation_with_reference

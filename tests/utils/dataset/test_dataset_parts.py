@@ -9,9 +9,9 @@ from functools import partial
 
 import msgpack
 import pytest
+from foreign_locks import make_foreign
 from processes import fork
-from test_dataset_writer import FORMATS, assert_same_dataset, identity, images, records, write
-from test_locks import make_foreign
+from written_datasets import FORMATS, assert_same_dataset, identity, images, records, write
 
 from models.errors import UserError
 from scripts import convert_dataset

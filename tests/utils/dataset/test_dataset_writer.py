@@ -4,13 +4,13 @@ import resource
 import msgpack
 import numpy as np
 import pytest
-from conftest import files_of
+from paths import files_of
+from written_datasets import FORMATS, assert_same_dataset, dataset_files, identity, images, records, write
 
 from models.errors import UserError
 from utils.data.images import decode_image
 from utils.data.lmdb_files import GrowingLmdb
-from utils.dataset.image_record import ImageRecord
-from utils.dataset.layout import MANIFEST, about_folder, manifest_path, parts_folder, settings_path
+from utils.dataset.layout import MANIFEST, manifest_path, parts_folder, settings_path
 from utils.dataset.lmdb_store import LmdbStore, reading
 from utils.dataset.manifest import part_blocks
 from utils.dataset.merge import next_manifest
@@ -24,51 +24,8 @@ from utils.dataset.writer import (
     prepare_dataset,
     read_records,
 )
-from utils.generation.generate import GeneratedImage
-from utils.generation.recipe import Identity
-
-FORMATS = pytest.mark.parametrize("format", ["folder", "lmdb"])
-
-
-def images(number, count=3, first=0):
-    return [
-        GeneratedImage(
-            np.full((112, 112, 3), (number, 20 * i, 99), np.uint8), ImageRecord(number, f"{number:06d}", i, 0.3)
-        )
-        for i in range(first, count)
-    ]
-
-
-def dataset_files(root):
-    """{relative path: bytes} of the people and of what lies beside them."""
-    about = {f"about/{name}": data for name, data in files_of(about_folder(root)).items()}
-    return files_of(root) | about
-
-
-def identity(number):
-    return Identity(number, f"{number:06d}", None)
-
-
-def write(root, format, numbers, part="a", finish=True, seed=0, **options):
-    prepare_dataset(root, {"format": format, "seed": seed}, {}, **options)
-    with DatasetWriter(root, format, part) as writer:
-        for number in numbers:
-            writer.write(identity(number), images(number))
-    if finish:
-        finish_dataset(root, format)
-
 
 SLICES = ([4, 5], [2, 0], [1, 3])
-
-
-def assert_same_dataset(one, two):
-    """All files, of an LMDB what it holds."""
-    files = [dataset_files(root) for root in (one, two)]
-    lmdb = [there.pop(LmdbStore.path(root).name, b"") for there, root in zip(files, (one, two), strict=True)]
-    assert files[0] == files[1]
-    assert bool(lmdb[0]) == bool(lmdb[1])
-    if lmdb[0]:
-        assert records(one) == records(two)
 
 
 @FORMATS
@@ -110,11 +67,6 @@ def test_a_merge_leaves_what_was_merged_before_as_it_is(format, tmp_path):
         assert msgpack.unpackb(there[b"__keys__"]) == [str(i).encode() for i in range(9)]
         assert [msgpack.unpackb(there[str(i).encode()])[1] for i in range(9)] == [0] * 3 + [1] * 3 + [2] * 3
         assert (msgpack.unpackb(there[b"__len__"]), msgpack.unpackb(there[b"__classnum__"])) == (9, 3)
-
-
-def records(root):
-    with reading(LmdbStore.path(root)) as transaction:
-        return {bytes(key): bytes(value) for key, value in transaction.cursor()}
 
 
 def test_lmdb_layout_of_fr_training(tmp_path):

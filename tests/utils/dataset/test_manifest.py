@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import PHOTOS
+from paths import PHOTOS
 
 import image_generation
 import image_generation_with_reference

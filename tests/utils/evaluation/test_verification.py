@@ -7,9 +7,9 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import PHOTOS
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import PHOTOS
 
 from models.errors import UserError
 from scripts import test_fr as tester

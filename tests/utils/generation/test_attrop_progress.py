@@ -1,8 +1,8 @@
 """What a user sees while AttrOP works."""
 
 import numpy as np
-from conftest import DEMO
-from test_attrop import grey_attrop, grey_rows
+from grey_generator import grey_attrop, grey_rows
+from paths import DEMO
 from tqdm import tqdm
 
 import image_generation

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import DEMO, files_of
+from paths import DEMO, files_of
 
 import image_generation
 from models import AttrOP, Row, load_face_encoder, load_pose_estimator, load_vec2face, quality_target, yaw_target

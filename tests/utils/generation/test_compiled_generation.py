@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import files_of
+from paths import files_of
 
 import image_generation
 

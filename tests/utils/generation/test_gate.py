@@ -6,8 +6,8 @@ import msgpack
 import numpy as np
 import pytest
 import torch
-from conftest import PHOTOS
-from test_dataset_writer import dataset_files
+from paths import PHOTOS
+from written_datasets import dataset_files
 
 import image_generation
 import image_generation_with_reference

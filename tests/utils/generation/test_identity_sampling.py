@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import files_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paths import files_of
 from processes import Script
 
 from scripts import sample_identities

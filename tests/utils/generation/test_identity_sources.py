@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PHOTOS
+from paths import PHOTOS
 
 from models.errors import UserError
 from utils.data.slices import parse_slice

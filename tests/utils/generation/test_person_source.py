@@ -5,7 +5,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from conftest import PHOTOS
+from paths import PHOTOS
 from processes import run_script
 
 import image_generation_with_reference

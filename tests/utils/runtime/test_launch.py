@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from fake_cuda import fake_cuda
-from processes import ROOT
+from paths import ROOT
 
 from models.errors import UserError
 from utils.runtime.device import compiled, resolve_device

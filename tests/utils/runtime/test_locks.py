@@ -6,19 +6,13 @@ import signal
 import time
 
 import pytest
+from foreign_locks import make_foreign
 from processes import fork
 
 from models.errors import UserError
 from utils.runtime import locks
 from utils.runtime.durable import atomic_write
 from utils.runtime.locks import STALE_SECONDS, LockFile, LockHeld, locked, machine, read_holder
-
-
-def make_foreign(path, age=0.0, **changes):
-    """Let the file of a lock look as if a process on another machine had it and touched it ``age`` seconds ago."""
-    holder = read_holder(path)._replace(host="node7", machine="another boot", **changes)
-    path.write_text(json.dumps(holder._asdict()))
-    os.utime(path, (time.time() - age, time.time() - age))
 
 
 def left_by_a_dead_process(path):

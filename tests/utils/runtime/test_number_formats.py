@@ -4,10 +4,9 @@ import json
 
 import pytest
 import torch
-from conftest import Demo
 from fake_cuda import AMPERE, TURING, fake_cuda
-from test_training import flags, run
-from test_training_data import training_lmdb  # noqa: F401, a fixture
+from generator_training import flags, run
+from paths import Demo
 
 import image_generation
 from models import load_vec2face
@@ -151,7 +150,7 @@ def test_a_generation_script_sets_the_flags_and_settings_json_says_the_formats(t
     }  # fmt: skip
 
 
-def test_a_log_says_the_number_formats_once_each_time_the_run_begins(demo, training_lmdb, tmp_path, capsys):  # noqa: F811
+def test_a_log_says_the_number_formats_once_each_time_the_run_begins(demo, training_lmdb, tmp_path, capsys):
     words = flags(demo, training_lmdb, tmp_path, "--log_every", 1, "--epochs", 2)
     run(*words, "--max_steps", 2)
     assert "computing with float32 weights, no autocast, TF32 off\n" in capsys.readouterr().out

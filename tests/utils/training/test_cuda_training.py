@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from fake_cuda import fake_cuda
-from test_train_fr import flags as fr_flags
+from fr_training import flags as fr_flags
 
 import vec2face
 from models.iresnet import load_face_encoder

@@ -5,8 +5,7 @@ import json
 import pytest
 import torch
 from fake_cuda import fake_cuda
-from test_training import checkpoint, flags, run
-from test_training_data import training_lmdb  # noqa: F401, a fixture
+from generator_training import checkpoint, flags, run
 
 import vec2face
 from models.errors import UserError
@@ -48,7 +47,7 @@ class LateFiniteCheck(FiniteCheck):
 
 @pytest.mark.parametrize("check", [FiniteCheck, LateFiniteCheck])
 @pytest.mark.parametrize("every", [1, 100])
-def test_neither_checkpoint_nor_log_have_the_bad_step(demo, training_lmdb, tmp_path, monkeypatch, capsys, check, every):  # noqa: F811
+def test_neither_checkpoint_nor_log_have_the_bad_step(demo, training_lmdb, tmp_path, monkeypatch, capsys, check, every):
     """Step 0 makes the weights so large that the losses of step 1 overflow."""
     monkeypatch.setattr(vec2face, "FiniteCheck", check)
     words = ["--lr", 1e30, "--clip_grad", 1e30, "--warmup_epochs", 0, "--epochs", 1, "--max_steps", 2]

@@ -5,8 +5,7 @@ import argparse
 import pytest
 import torch
 from filled import filled, manifest
-from test_training import assert_same_training, checkpoint, flags, run
-from test_training_data import training_lmdb  # noqa: F401, a fixture
+from generator_training import assert_same_training, checkpoint, flags, run
 
 from models.discriminator import Discriminator
 from models.released_weights import UNUSED, from_released, released_key, to_released
@@ -60,7 +59,7 @@ def contiguous(state):
 
 
 @pytest.fixture(scope="module")
-def training(demo, training_lmdb, tmp_path_factory):  # noqa: F811
+def training(demo, training_lmdb, tmp_path_factory):
     """Two epochs of four steps with the GAN: the released form of the first one, and what the second one ends with."""
     folder = tmp_path_factory.mktemp("whole")
     words = flags(demo, training_lmdb, folder, "--disc_start", 0, "--resume", folder)
@@ -76,7 +75,7 @@ def first_epoch(training):
 
 
 def test_it_goes_on_as_if_the_whole_training_had_been_ours(
-    demo, training_lmdb, training, tmp_path, capsys  # noqa: F811
+    demo, training_lmdb, training, tmp_path, capsys
 ):  # fmt: skip
     first_epoch, expected = training
     torch.save(first_epoch, tmp_path / "checkpoint-0.pth")
@@ -92,7 +91,7 @@ def test_it_goes_on_as_if_the_whole_training_had_been_ours(
     assert checkpoint(tmp_path / "run")["step"] == 9
 
 
-def test_averaging_begins_with_its_weights(demo, training_lmdb, first_epoch, tmp_path):  # noqa: F811
+def test_averaging_begins_with_its_weights(demo, training_lmdb, first_epoch, tmp_path):
     torch.save(first_epoch, tmp_path / "checkpoint-0.pth")
     run(*flags(demo, training_lmdb, tmp_path / "run", "--disc_start", 0, "--max_steps", 5, "--ema", 0.5),
         "--resume", tmp_path / "checkpoint-0.pth")  # fmt: skip
@@ -102,7 +101,7 @@ def test_averaging_begins_with_its_weights(demo, training_lmdb, first_epoch, tmp
 
 
 def test_an_optimiser_that_cannot_be_told_apart_is_refused_with_what_to_do(
-    demo, training_lmdb, first_epoch, tmp_path, capsys  # noqa: F811
+    demo, training_lmdb, first_epoch, tmp_path, capsys
 ):  # fmt: skip
     path = tmp_path / "checkpoint-0.pth"
     optimizer = first_epoch["optimizer_vec2face"]

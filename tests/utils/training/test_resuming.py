@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from fr_training import flags as fr_flags
+from fr_training import train as train_encoder
+from generator_training import checkpoint, flags, run
 from processes import run_by_hand
-from test_train_fr import flags as fr_flags
-from test_train_fr import train as train_encoder
-from test_training import checkpoint, flags, run
-from test_training_data import training_lmdb  # noqa: F401, a fixture
 
 from models.errors import UserError
 from models.weight_files import load_file
@@ -18,7 +17,7 @@ from utils.training.resuming import check_settings, load_optimizer, run_of
 
 
 @pytest.fixture(scope="module")
-def begun(demo, training_lmdb, tmp_path_factory):  # noqa: F811
+def begun(demo, training_lmdb, tmp_path_factory):
     """A generator's training after one of its eight steps."""
     folder = tmp_path_factory.mktemp("begun")
     run(*flags(demo, training_lmdb, folder, "--max_steps", 1))
@@ -35,7 +34,7 @@ def begun(demo, training_lmdb, tmp_path_factory):  # noqa: F811
     ],
 )
 def test_a_run_that_would_see_other_records_is_refused_by_name(
-    begun, demo, training_lmdb, tmp_path, more, message, capsys,  # noqa: F811
+    begun, demo, training_lmdb, tmp_path, more, message, capsys,
 ):  # fmt: skip
     np.save(tmp_path / "five.npy", np.arange(5))
     np.save(tmp_path / "others.npy", np.arange(1, 5))
@@ -57,7 +56,7 @@ def test_another_number_of_processes_is_refused_and_a_checkpoint_that_does_not_s
     assert check_settings("c.pth", content, content["args"], run_now, ["batch_size"]) == []
 
 
-def test_what_may_change_is_said_and_used(begun, demo, training_lmdb, tmp_path, capsys):  # noqa: F811
+def test_what_may_change_is_said_and_used(begun, demo, training_lmdb, tmp_path, capsys):
     words = flags(demo, training_lmdb, tmp_path, "--resume", begun / "checkpoint-last.pth", "--log_every", 1)
     run(*words, "--weight_decay", 0.5, "--lr", 3e-4, "--warmup_epochs", 0, "--max_steps", 2)
     (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: the run goes on")]
@@ -90,7 +89,7 @@ def test_an_optimiser_of_other_parameters_is_refused():
         load_optimizer(one, two.state_dict(), "c.pth")
 
 
-def test_processes_with_settings_of_their_own_are_refused(demo, training_lmdb, tmp_path):  # noqa: F811
+def test_processes_with_settings_of_their_own_are_refused(demo, training_lmdb, tmp_path):
     """The command of a run on two machines is typed on each."""
     words = flags(demo, training_lmdb, tmp_path)
     results = run_by_hand("vec2face.py", words, [*words, "--seed", 3])

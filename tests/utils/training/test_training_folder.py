@@ -1,11 +1,10 @@
 """An output folder that holds a training run: refused, resumed or overwritten, and only as asked."""
 
 import pytest
-from conftest import files_of
-from test_train_fr import flags as fr_flags
-from test_train_fr import train
-from test_training import checkpoint, flags, run, uninterrupted  # noqa: F401, a fixture
-from test_training_data import training_lmdb  # noqa: F401, a fixture
+from fr_training import flags as fr_flags
+from fr_training import train
+from generator_training import checkpoint, flags, run
+from paths import files_of
 
 from models.errors import UserError
 from scripts import train_fr
@@ -32,7 +31,7 @@ def refused(main, words, capsys):
     return capsys.readouterr().err
 
 
-def test_every_training_refuses_a_folder_that_holds_a_run(demo, training_lmdb, occupied, capsys):  # noqa: F811
+def test_every_training_refuses_a_folder_that_holds_a_run(demo, training_lmdb, occupied, capsys):
     before = files_of(occupied)
     for main, words in (
         (lambda words: run(*words), flags(demo, training_lmdb, occupied)),
@@ -46,14 +45,14 @@ def test_every_training_refuses_a_folder_that_holds_a_run(demo, training_lmdb, o
     assert files_of(occupied) == before
 
 
-def test_a_run_elsewhere_is_not_resumed_over_another(demo, training_lmdb, occupied, capsys):  # noqa: F811
+def test_a_run_elsewhere_is_not_resumed_over_another(demo, training_lmdb, occupied, capsys):
     before = files_of(occupied)
     words = flags(demo, training_lmdb, occupied, "--resume", demo.generator)
     assert "already holds a training run" in refused(lambda words: run(*words), words, capsys)
     assert files_of(occupied) == before
 
 
-def test_overwriting_deletes_the_run_and_nothing_else(demo, training_lmdb, occupied):  # noqa: F811
+def test_overwriting_deletes_the_run_and_nothing_else(demo, training_lmdb, occupied):
     before = files_of(occupied)
     run(*flags(demo, training_lmdb, occupied, "--overwrite", "--max_steps", 1))
     after = files_of(occupied)
@@ -70,7 +69,7 @@ def test_overwriting_an_encoder_deletes_its_model_file_too(occupied):
     assert all((occupied / name).exists() for name in OTHERS)
 
 
-def test_overwriting_deletes_nothing_when_the_new_run_cannot_begin(demo, training_lmdb, occupied, capsys):  # noqa: F811
+def test_overwriting_deletes_nothing_when_the_new_run_cannot_begin(demo, training_lmdb, occupied, capsys):
     before = files_of(occupied)
     for more in (["--id_weights", "nowhere.pth"], ["--batch_size", 5], ["--start_from", demo.encoder], ["--epocs", 3]):
         refused(lambda words: run(*words), flags(demo, training_lmdb, occupied, "--overwrite", *more), capsys)
@@ -79,13 +78,13 @@ def test_overwriting_deletes_nothing_when_the_new_run_cannot_begin(demo, trainin
     assert files_of(occupied) == before
 
 
-def test_resuming_and_overwriting_the_same_run_is_refused(demo, training_lmdb, occupied, capsys):  # noqa: F811
+def test_resuming_and_overwriting_the_same_run_is_refused(demo, training_lmdb, occupied, capsys):
     for path in (occupied, occupied / "checkpoint-25.pth"):
         words = flags(demo, training_lmdb, occupied, "--overwrite", "--resume", path)
         assert "--overwrite deletes the run that --resume" in refused(lambda words: run(*words), words, capsys)
 
 
-def test_resuming_where_nothing_is_yet_says_so(demo, training_lmdb, tmp_path, capsys):  # noqa: F811
+def test_resuming_where_nothing_is_yet_says_so(demo, training_lmdb, tmp_path, capsys):
     for folder in (tmp_path / "missing", tmp_path):
         run(*flags(demo, training_lmdb, folder, "--resume", folder, "--max_steps", 1))
         assert f"{folder}: no checkpoint there yet: starting anew" in capsys.readouterr().out

@@ -5,8 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_training import flags, run
-from test_training_data import training_lmdb  # noqa: F401, a fixture
+from generator_training import flags, run
 
 from utils.runtime.distributed import World
 from utils.training.log import Log
@@ -28,7 +27,7 @@ def test_a_mean_is_over_the_steps_that_have_the_term(tmp_path, capsys):
     assert "total 3.0000 gradient_norm 7.0000 lr" in capsys.readouterr().out
 
 
-def test_gan_terms_are_not_diluted_in_their_first_window(demo, training_lmdb, tmp_path):  # noqa: F811
+def test_gan_terms_are_not_diluted_in_their_first_window(demo, training_lmdb, tmp_path):
     words = ["--disc_start", 0.5, "--epochs", 1]
     run(*flags(demo, training_lmdb, tmp_path / "steps", *words, "--log_every", 1))
     run(*flags(demo, training_lmdb, tmp_path / "window", *words, "--log_every", 4))
@@ -39,7 +38,7 @@ def test_gan_terms_are_not_diluted_in_their_first_window(demo, training_lmdb, tm
         assert window[name] == pytest.approx(sum(values) / 2, abs=2e-6), name
 
 
-def test_every_term_is_on_the_console(demo, training_lmdb, tmp_path, capsys):  # noqa: F811
+def test_every_term_is_on_the_console(demo, training_lmdb, tmp_path, capsys):
     words = ["--lpips_weights", "encoder", "--disc_start", 0, "--max_steps", 1, "--log_every", 1, "--detail_weight", 1]
     run(*flags(demo, training_lmdb, tmp_path, *words))
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("step 1/"))
@@ -55,7 +54,7 @@ def test_every_term_is_on_the_console(demo, training_lmdb, tmp_path, capsys):  #
         (0, None),
     ],
 )
-def test_a_run_within_its_warm_up_is_told(demo, training_lmdb, tmp_path, capsys, warmup, warning):  # noqa: F811
+def test_a_run_within_its_warm_up_is_told(demo, training_lmdb, tmp_path, capsys, warmup, warning):
     run(*flags(demo, training_lmdb, tmp_path, "--warmup_epochs", warmup, "--max_steps", 2))
     output = capsys.readouterr().out
     assert (warning or "step 2/2") in output

@@ -5,9 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from generator_training import checkpoint, flags, run
 from processes import run_script
-from test_training import checkpoint, flags, run
-from test_training_data import training_lmdb  # noqa: F401, a fixture
 
 import vec2face
 from models.vec2face import DROPOUT, PRESETS, Vec2Face
@@ -34,7 +33,7 @@ def run_without_draws(demo, lmdb, folder, *more, ranks=0):
 
 
 @pytest.fixture(scope="module")
-def pairs(demo, training_lmdb, tmp_path_factory):  # noqa: F811
+def pairs(demo, training_lmdb, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
     run_without_draws(demo, training_lmdb, folder, "--batch_size", 2, "--log_every", 1)
     return folder
@@ -52,17 +51,17 @@ def assert_equal_training(folder, pairs):
         assert (one - two).norm() < 1e-2 * two.norm(), name
 
 
-def test_two_accumulated_batches_are_one_of_twice_the_size(demo, training_lmdb, pairs, tmp_path):  # noqa: F811
+def test_two_accumulated_batches_are_one_of_twice_the_size(demo, training_lmdb, pairs, tmp_path):
     run_without_draws(demo, training_lmdb, tmp_path, "--accum_iter", 2, "--log_every", 2)
     assert_equal_training(tmp_path, pairs)
 
 
-def test_two_processes_are_one_batch_of_twice_the_size(demo, training_lmdb, pairs, tmp_path):  # noqa: F811
+def test_two_processes_are_one_batch_of_twice_the_size(demo, training_lmdb, pairs, tmp_path):
     run_without_draws(demo, training_lmdb, tmp_path, "--log_every", 1, ranks=2)
     assert_equal_training(tmp_path, pairs)
 
 
-def test_the_loss_of_the_generator_does_not_move_the_discriminator(demo, training_lmdb, pairs, tmp_path):  # noqa: F811
+def test_the_loss_of_the_generator_does_not_move_the_discriminator(demo, training_lmdb, pairs, tmp_path):
     """However much the discriminator weighs in it; and both networks have the learning rate of the schedule."""
     run_without_draws(demo, training_lmdb, tmp_path, "--batch_size", 2, "--disc_weight", 100, "--max_steps", 1)
     run_without_draws(demo, training_lmdb, tmp_path / "one", "--batch_size", 2, "--max_steps", 1)
@@ -114,7 +113,7 @@ def test_the_learning_rate_rises_linearly_then_falls_as_a_half_cosine():
     assert rates == pytest.approx([0, 0.275, 1.1, 0.1 + (1 + 0.5**0.5) / 2, 0.6, 0.1 + (1 - 0.5**0.5) / 2, 0.1, 0.1])
 
 
-def test_averaged_weights_are_the_running_mean_of_the_weights(demo, training_lmdb, tmp_path):  # noqa: F811
+def test_averaged_weights_are_the_running_mean_of_the_weights(demo, training_lmdb, tmp_path):
     words = flags(demo, training_lmdb, tmp_path, "--ema", 0.75, "--warmup_epochs", 0)
     torch.manual_seed(0)  # --seed
     mean = Vec2Face(PRESETS[TINY], DROPOUT).state_dict()
@@ -127,7 +126,7 @@ def test_averaged_weights_are_the_running_mean_of_the_weights(demo, training_lmd
             assert steps == 1 or not torch.equal(saved["model_ema"][key], value) or not value.any(), key
 
 
-def test_averaging_that_begins_later_begins_with_the_weights(demo, training_lmdb, tmp_path):  # noqa: F811
+def test_averaging_that_begins_later_begins_with_the_weights(demo, training_lmdb, tmp_path):
     words = flags(demo, training_lmdb, tmp_path, "--warmup_epochs", 0, "--resume", tmp_path)
     run(*words, "--max_steps", 1)
     before = checkpoint(tmp_path)["model_vec2face"]

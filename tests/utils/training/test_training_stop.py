@@ -6,12 +6,11 @@ import signal
 import time
 
 import pytest
+from fr_training import assert_same, weights
+from fr_training import flags as fr_flags
+from fr_training import train as train_encoder
+from generator_training import assert_same_training, checkpoint, flags, run
 from processes import Script
-from test_train_fr import assert_same, trained, weights  # noqa: F401, a fixture
-from test_train_fr import flags as fr_flags
-from test_train_fr import train as train_encoder
-from test_training import assert_same_training, checkpoint, flags, run, uninterrupted  # noqa: F401, a fixture
-from test_training_data import training_lmdb  # noqa: F401, a fixture
 
 from utils.runtime.distributed import World
 from utils.training import stop as training_stop
@@ -32,7 +31,7 @@ def printed_command(result):
     return shlex.split(result.stderr.split("To continue:\n")[1].splitlines()[0])
 
 
-def test_ctrl_c_saves_and_prints_the_command_that_goes_on(demo, training_lmdb, uninterrupted, tmp_path):  # noqa: F811
+def test_ctrl_c_saves_and_prints_the_command_that_goes_on(demo, training_lmdb, uninterrupted, tmp_path):
     words = [*flags(demo, training_lmdb, tmp_path, "--ema", 0.9), "--workers", 1, "--resume", tmp_path]
     result = interrupted("vec2face.py", words)
     assert result.returncode == 130
@@ -45,7 +44,7 @@ def test_ctrl_c_saves_and_prints_the_command_that_goes_on(demo, training_lmdb, u
     assert_same_training(checkpoint(tmp_path), checkpoint(uninterrupted))
 
 
-def test_ctrl_c_under_torchrun_saves_and_prints_it_once(demo, training_lmdb, tmp_path):  # noqa: F811
+def test_ctrl_c_under_torchrun_saves_and_prints_it_once(demo, training_lmdb, tmp_path):
     """The terminal sends Ctrl-C to the launcher and to both ranks, and the launcher passes it on to them again."""
     result = interrupted("vec2face.py", flags(demo, training_lmdb, tmp_path, "--epochs", 4), ranks=2)
     assert 2 <= checkpoint(tmp_path)["step"] < 8
@@ -54,7 +53,7 @@ def test_ctrl_c_under_torchrun_saves_and_prints_it_once(demo, training_lmdb, tmp
     assert printed_command(result)[:2] == ["torchrun", "--nproc_per_node=2"]
 
 
-def test_ctrl_c_while_an_encoder_is_trained(trained, tmp_path):  # noqa: F811
+def test_ctrl_c_while_an_encoder_is_trained(trained, tmp_path):
     result = interrupted("scripts/train_fr.py", fr_flags(tmp_path))
     assert result.returncode == 130
     assert 2 <= weights(tmp_path)["step"] < 8
@@ -90,7 +89,7 @@ def test_a_ctrl_c_that_the_launcher_repeats_is_one(signals):
     assert stop.asked()
 
 
-def test_signals_are_given_back_after_a_training(demo, training_lmdb, tmp_path):  # noqa: F811
+def test_signals_are_given_back_after_a_training(demo, training_lmdb, tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     run(*flags(demo, training_lmdb, tmp_path, "--max_steps", 1))
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
