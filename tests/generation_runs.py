@@ -2,6 +2,7 @@
 
 import json
 
+import image_generation
 from utils.dataset.layout import manifest_path, parts_folder
 
 
@@ -19,3 +20,26 @@ def manifest(folder):
 
 def lines_written(folder):
     return sum(path.read_bytes().count(b"\n") for path in parts_folder(folder).glob("*/manifest.jsonl"))
+
+
+def reference_flags(demo, source, tmp_path):
+    return [
+        "--image_file",
+        source,
+        *demo.models,
+        "--example",
+        1,
+        "--batch_size",
+        2,
+        "--name",
+        "r",
+        "--output_dir",
+        tmp_path / "o",
+    ]
+
+
+def make_dataset(demo, folder, *words, name="test", people=3, example=2):
+    flags = [*demo.models, "--quality_weights", demo.encoder, "--center_feature", demo.vectors, "--batch_size", 4]
+    flags += ["--start_end", f"0:{people}", "--example", example, "--output_dir", folder, "--name", name, *words]
+    image_generation.main([str(flag) for flag in flags])
+    return folder / name

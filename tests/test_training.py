@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,14 +12,12 @@ import torch
 from filled import filled, manifest
 from generator_training import assert_same_training, checkpoint, flags, four_of, run
 from paths import ROOT
-from processes import Script, run_by_hand, run_script
-from training_lmdbs import content, write_lmdb
 
 import image_generation
 import vec2face
 from models import PRESETS, Vec2Face, load_vec2face
 from models.weight_files import sha256
-from scripts import convert_weights, plot_training, shrink_weights
+from scripts import convert_weights, plot_training
 from utils.data.images import read_image
 from utils.data.training_data import TrainingData
 
@@ -96,53 +92,6 @@ def test_held_out_photos_are_scored_each_epoch_and_change_nothing(demo, training
     assert "3 of its records are trained on" in capsys.readouterr().err
 
 
-def test_killed_and_resumed_bitwise(demo, training_lmdb, uninterrupted, tmp_path):
-    words = flags(demo, training_lmdb, tmp_path, "--ema", 0.9, "--save_every", 1)
-    process = Script("vec2face.py", *words)
-    while process.alive() and "step 4/" not in process.printed():  # the checkpoint of step 3 is there by then
-        time.sleep(0.01)
-    process.signal(signal.SIGKILL)
-    assert process.wait().returncode == -signal.SIGKILL
-    assert 0 < checkpoint(tmp_path)["step"] < 8
-    run(*words, "--resume", tmp_path)
-    assert_same_training(checkpoint(tmp_path), checkpoint(uninterrupted))
-    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert steps == sorted(set(steps))
-
-
-def test_two_ranks_killed_and_resumed_bitwise(demo, training_lmdb, tmp_path):
-    """Resumed without a launcher, as on two machines of which only that of rank 0 has the checkpoint."""
-    words = flags(demo, training_lmdb, tmp_path / "killed", "--ema", 0.9, "--save_every", 1)
-    job = Script("vec2face.py", *words, ranks=2)
-    while job.alive() and not (tmp_path / "killed" / "checkpoint-last.pth").exists():
-        time.sleep(0.01)  # of the first of four steps
-    job.signal(signal.SIGKILL, group=True)  # the launcher and both ranks
-    job.wait()
-    assert 0 < checkpoint(tmp_path / "killed")["step"] < 4
-    local = [tmp_path / name for name in ("killed", "empty")]
-    resumed = [[*words, "--output_dir", folder, "--resume", folder] for folder in local]
-    assert [result.returncode for result in run_by_hand("vec2face.py", *resumed)] == [0, 0]
-    assert not list(local[1].glob("*"))
-    words = flags(demo, training_lmdb, tmp_path / "whole", "--ema", 0.9)
-    run_script("vec2face.py", *words, ranks=2)
-    assert_same_training(checkpoint(tmp_path / "killed"), checkpoint(tmp_path / "whole"))
-
-
-def test_a_full_disk_leaves_the_last_checkpoint(demo, training_lmdb, uninterrupted, tmp_path):
-    """A limit on the size of files stands for the full disk."""
-    shutil.copy(uninterrupted / "checkpoint-last.pth", tmp_path)
-    before = (tmp_path / "checkpoint-last.pth").read_bytes()
-    words = flags(demo, training_lmdb, tmp_path, "--ema", 0.9, "--epochs", 3, "--resume", tmp_path)
-    result = run_script("vec2face.py", *words, largest_file=50 << 20, check=False)
-    assert result.returncode == 2
-    assert "checkpoint-last.pth: cannot write" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert (tmp_path / "checkpoint-last.pth").read_bytes() == before
-    assert not list(tmp_path.glob("*.next"))
-    run(*words)  # room again: it goes on
-    assert checkpoint(tmp_path)["step"] == 12
-
-
 def test_published_command(demo, training_lmdb, tmp_path):
     """From a folder laid out as the published command expects, with a small preset and one step of 4."""
     folder = tmp_path / "lmdb_dataset" / "WebFace4M"
@@ -193,33 +142,6 @@ def test_one_step_of_the_base_model(training_lmdb, filled_files, tmp_path):
     shutil.rmtree(tmp_path / "run")  # 2.9 GB
 
 
-def test_a_rank_without_data(demo, training_lmdb, tmp_path):
-    words = flags(demo, training_lmdb, tmp_path, "--batch_size", 3)
-    result = run_script("vec2face.py", *words, ranks=2, check=False)
-    assert result.returncode
-    assert "4 records are fewer than --batch_size 3 x 2 processes" in result.stderr
-
-
-def test_sigterm_saves_and_exits_0(demo, training_lmdb, uninterrupted, tmp_path, capsys):
-    """As a cluster sends it: to all processes of the job, those that read data too."""
-    words = [*flags(demo, training_lmdb, tmp_path, "--ema", 0.9), "--workers", 1]
-    process = Script("vec2face.py", *words)
-    while process.alive() and "step 2/" not in process.printed():
-        time.sleep(0.01)
-    process.signal(signal.SIGTERM, group=True)
-    assert process.wait().returncode == 0
-    assert 2 <= checkpoint(tmp_path)["step"] < 8
-    shrink = [str(tmp_path / "checkpoint-last.pth"), str(tmp_path / "small.pth"), "--ema", "--finished"]
-    with pytest.raises(SystemExit):
-        shrink_weights.main(shrink)
-    assert "was stopped at step" in capsys.readouterr().err
-    assert not (tmp_path / "small.pth").exists()
-    run(*words, "--resume", tmp_path / "checkpoint-last.pth")
-    assert_same_training(checkpoint(tmp_path), checkpoint(uninterrupted))
-    shrink_weights.main(shrink)
-    assert (tmp_path / "small.pth").exists()
-
-
 def test_the_gan_begins_within_an_epoch(demo, training_lmdb, tmp_path):
     run(*flags(demo, training_lmdb, tmp_path, "--disc_start", 0.5, "--max_steps", 3, "--log_every", 1,
                "--adversarial", "lsgan", "--detail_weight", 1))  # fmt: skip
@@ -240,15 +162,6 @@ def test_the_image_decoder_alone_can_be_trained_and_then_all(demo, training_lmdb
         assert not torch.equal(value, halfway["model_vec2face"][key]), key
 
 
-def test_a_generator_with_other_groups_is_no_start(demo, training_lmdb, tmp_path, capsys):
-    content = torch.load(demo.generator, weights_only=True)
-    del content["architecture"]
-    torch.save(content, tmp_path / "old.pth")
-    with pytest.raises(SystemExit):
-        run(*flags(demo, training_lmdb, tmp_path / "run", "--start_from", tmp_path / "old.pth"))
-    assert "old.pth: its image decoder normalises in 32 groups" in capsys.readouterr().err
-
-
 def test_it_learns(demo, training_lmdb, tmp_path):
     words = flags(demo, training_lmdb, tmp_path, "--epochs", 8, "--disc_start", 99, "--batch_size", 2,
                   "--augmentation", "randcrop")  # fmt: skip
@@ -265,81 +178,6 @@ def test_accumulation_updates_every_second_batch(demo, training_lmdb, tmp_path):
     saved = checkpoint(tmp_path)
     assert saved["step"] == 4
     assert saved["optimizer_vec2face"]["state"][0]["step"] == 2
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--train_source", "nowhere.lmdb"], "no such LMDB"),
-        (["--batch_size", "5"], "4 records are fewer than --batch_size 5"),
-        (["--rep_dim", "256"], "--rep_dim says 256"),
-        (["--id_weights", "nowhere.pth"], "no such weight file"),
-        (["--lpips_weights", "nowhere.pth"], "fetch https://download.pytorch.org/models/vgg16-397923af.pth"),
-        (["--disc_width", "12"], "must be a multiple of 8"),
-        (["--resume", "nowhere.pth"], "no such file or folder"),
-        (["--mask_ratio_min", "2"], "mask ratios"),
-        (["--output_dir", "README.md"], "cannot write here"),
-    ],
-)
-def test_bad_input(demo, training_lmdb, tmp_path, capsys, more, message):
-    with pytest.raises(SystemExit) as error:
-        run(*flags(demo, training_lmdb, tmp_path, *more))
-    assert error.value.code == 2
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message in line
-
-
-def test_resume_from_the_wrong_file(demo, training_lmdb, uninterrupted, tmp_path, capsys):
-    data = (uninterrupted / "checkpoint-last.pth").read_bytes()
-    (tmp_path / "half.pth").write_bytes(data[: len(data) // 2])
-    for path, more, message in (
-        (demo.generator, [], f"--start_from {demo.generator}"),
-        (tmp_path / "half.pth", [], "truncated"),
-        (uninterrupted, ["--model", "vec2face_vit_base_patch16"], "holds a vec2face_vit_tiny"),
-    ):
-        with pytest.raises(SystemExit):
-            run(*flags(demo, training_lmdb, tmp_path, "--resume", path, *more))
-        assert message in capsys.readouterr().err
-
-
-def test_compiling_without_a_compiler(demo, training_lmdb, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("CXX", "nowhere++")
-    with pytest.raises(SystemExit):
-        run(*flags(demo, training_lmdb, tmp_path, "--compile"))
-    assert "needs a C++ compiler, and there is no nowhere++" in capsys.readouterr().err
-
-
-def test_broken_records_end_the_run_past_the_limit(demo, training_lmdb, tmp_path, capsys):
-    records = content(training_lmdb)
-    records[b"3"] = b"\x00"
-    path = write_lmdb(tmp_path / "x.lmdb", records)
-    np.save(four_of(path), np.arange(4))
-    run(*flags(demo, path, tmp_path / "a", "--epochs", 1, "--batch_size", 4))
-    assert "record 3 skipped" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        run(*flags(demo, path, tmp_path / "b", "--epochs", 1, "--batch_size", 4, "--max_bad_records", 0))
-    assert "more than --max_bad_records 0" in capsys.readouterr().err
-
-
-def test_a_process_with_a_broken_record_ends_all_and_says_why(demo, training_lmdb, tmp_path):
-    records = content(training_lmdb)
-    records[b"3"] = b"\x00"
-    path = write_lmdb(tmp_path / "x.lmdb", records)
-    np.save(four_of(path), np.arange(4))
-    words = flags(demo, path, tmp_path / "run", "--max_bad_records", 0)
-    result = run_script("vec2face.py", *words, ranks=2, check=False)
-    assert result.returncode
-    assert result.stderr.count("more than --max_bad_records 0 broken records") == 1
-    assert "another process" not in result.stderr
-    assert "ended without a message" not in result.stderr
-
-
-def test_a_loss_that_is_not_finite_names_step_term_and_records(demo, training_lmdb, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        run(*flags(demo, training_lmdb, tmp_path, "--lr", 1e30, "--clip_grad", 1e30, "--warmup_epochs", 0))
-    error = capsys.readouterr().err
-    assert "step 1: the" in error
-    assert "records of the batch" in error
 
 
 def test_published_command_parses():

@@ -141,3 +141,14 @@ def test_no_head_makes_more_tensors_of_all_classes_than_it_needs():
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         head(features, torch.arange(4))
     assert list(kept.values()).count((4, 64)) == 1
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_begins_where_the_people_are(head):
+    torch.manual_seed(0)
+    centres = torch.nn.functional.normalize(torch.randn(5, 16))
+    module = make_head(head, 5, 16)
+    labels = torch.arange(5)
+    before = module(20 * centres, labels).mean()
+    module.begin_at(centres)
+    assert module(20 * centres, labels).mean() < 0.5 * before

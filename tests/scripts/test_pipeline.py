@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from commands import run
 from paths import PHOTOS
 from processes import Script
 
@@ -15,10 +16,6 @@ from scripts import test_fr as tester
 from world import run_ablation
 
 SMALL = "--network 18 --width 16 --no-se --batch_size 4 --epochs 1 --workers 0 --device cpu"
-
-
-def run(main, *words):
-    main([str(word) for word in words])
 
 
 def test_from_vectors_to_a_tested_recogniser(demo, tmp_path):

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from fr_training import assert_same, flags, image_of, train, weights
+from fr_training import assert_same, flags, train, weights
 from paths import PHOTOS
 from processes import Script, run_by_hand, run_script
 
@@ -19,7 +19,6 @@ from models.errors import UserError
 from models.iresnet import IResNet, load_face_encoder
 from scripts import train_fr
 from utils.data.face_set import FaceSet
-from utils.data.fr_data import RecognitionData
 from utils.evaluation.verification import features_of
 from utils.evaluation.verification_sets import draw_pairs
 from utils.training.fr_step import begin_at_centres
@@ -125,71 +124,11 @@ def test_se_networks_and_other_heads_train_and_load(tmp_path):
         assert encoder.layer2[1].attn is None
 
 
-def test_the_se_shortcut_is_fused_without_change():
-    torch.manual_seed(0)
-    model = IResNet((1, 1, 1, 1), (16, 16, 32, 32), se=True).eval()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.1)
-    images = torch.rand(2, 3, 112, 112) * 2 - 1
-    with torch.no_grad():
-        before = model(images)
-        assert torch.allclose(model.for_inference()(images), before, atol=1e-4)
-
-
 def test_it_learns_three_people(tmp_path):
     words = flags(tmp_path, "--epochs", 8, "--milestones", 7, "--augmentation", 0, "--random_erasing", 0, "--lr", 0.05)
     train(*words, "--batch_size", 9)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.7 * losses[0]
-
-
-def test_identity_mixup_labels_follow_the_names_of_people(tmp_path):
-    faces = FaceSet(PHOTOS)
-    for row, source in ((0, "person1"), (2, "person4")):
-        shutil.copytree(PHOTOS / source, tmp_path / f"{row:06d}")
-    rows = np.array([[0, 2, 0.7], [1, 2, 0.5], [2, 1, 0.9]])
-    data = RecognitionData(faces, mixed=FaceSet(tmp_path), mixture_labels=rows)
-    assert len(data) == 15
-    assert data[0, 0][2:5] == (0, 0, 1.0)
-    assert data[0, 9][2:5] == (0, 2, 0.7)
-    assert data[0, 14][2:5] == (2, 1, 0.9)
-    with pytest.raises(UserError, match="row in --mixed_labels"):
-        RecognitionData(faces, mixed=FaceSet(tmp_path), mixture_labels=rows[:2])
-    with pytest.raises(UserError, match="people go to 2"):
-        RecognitionData(faces, mixed=FaceSet(tmp_path), mixture_labels=rows + 1)
-
-
-def test_domain_mixup_blends_a_real_photo_in():
-    faces, real = FaceSet(PHOTOS), FaceSet(PHOTOS)
-    data = RecognitionData(faces, seed=1, real=real, domain_range=(0.6, 0.9))
-    assert data.class_count == 6
-    item = data[3, 4]
-    image, first, second, share = image_of(item), item.first, item.second, item.share
-    assert item.pose.isnan().all()
-    assert first == faces.labels[4]
-    assert 3 <= second < 6
-    assert 0.6 <= share <= 0.9
-    assert torch.equal(image, image_of(data[3, 4]))
-
-    def candidates(face_set, labels):
-        for index in np.flatnonzero(face_set.labels == labels):
-            photo = torch.from_numpy(face_set.image(int(index))).permute(2, 0, 1) / 127.5 - 1
-            yield from (photo, photo.flip(2))  # either may be mirrored
-
-    one = torch.from_numpy(faces.image(4)).permute(2, 0, 1) / 127.5 - 1
-    blends = [share * a + (1 - share) * b for a in (one, one.flip(2)) for b in candidates(real, second - 3)]
-    assert min(float((image - blend).abs().max()) for blend in blends) < 1e-5
-
-
-def test_a_mixture_loss_is_the_mixture_of_losses():
-    torch.manual_seed(0)
-    args = train_fr.fr_parser().parse_args(["--data", "x", "--network", "18", "--width", "16", "--no-se"])
-    model = train_fr.make_model(args, 4).eval()
-    images, a, b = torch.rand(2, 3, 112, 112), torch.tensor([0, 1]), torch.tensor([2, 3])
-    one, two = (model(images, x)[0] for x in (a, b))
-    mixed, _ = model(images, a, b, torch.tensor([0.75, 1.0]))
-    assert torch.allclose(mixed, torch.stack([0.75 * one[0] + 0.25 * two[0], one[1]]), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -303,3 +242,18 @@ def test_the_first_step_of_float16_may_be_skipped():
         scaler.update()
     expected = start - args.lr * (1 + args.weight_decay * start)
     assert torch.allclose(model.weight, expected)
+
+
+def test_an_encoder_with_traces_resumes_to_the_same_weights(rendered, tmp_path):
+    words = ["--data", rendered, "--network", 18, "--width", 16, "--no-se", "--head", "magface", "--traces", 6, 3]
+    words += ["--batch_size", 8, "--workers", 0, "--no-use_amp", "--random_erasing", 0]
+    run = lambda folder, *more: train_fr.main([*map(str, words), "--output_dir", str(folder), *map(str, more)])  # noqa: E731
+    run(tmp_path / "whole", "--max_steps", 3)
+    run(tmp_path / "parts", "--max_steps", 2)
+    run(tmp_path / "parts", "--max_steps", 3, "--resume", tmp_path / "parts")
+    whole, parts = (torch.load(tmp_path / name / "model.pth", weights_only=True) for name in ("whole", "parts"))
+    assert all(torch.equal(whole["state_dict"][key], parts["state_dict"][key]) for key in whole["state_dict"])
+    assert whole["feature_norms"]["50%"] <= whole["feature_norms"]["75%"]
+    run(tmp_path / "on", "--max_steps", 1, "--lr", 0, "--backbone", tmp_path / "whole" / "model.pth")
+    on = torch.load(tmp_path / "on" / "model.pth", weights_only=True)["state_dict"]
+    assert torch.equal(on["fc.weight"], whole["state_dict"]["fc.weight"])

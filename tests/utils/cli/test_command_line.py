@@ -5,7 +5,10 @@ import signal
 import subprocess
 import sys
 
+from utils.cli.command import command as as_command
+
 import pytest
+import torch
 from paths import ROOT
 
 import vec2face
@@ -88,3 +91,35 @@ def test_programs_that_import_the_models_keep_their_own_ctrl_c():
     program = "import signal, models; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert told.stdout == "True\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "error: out of memory on the GPU; give a smaller --"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "error: out of memory; give a smaller --"),
+    ],
+)
+def test_out_of_memory_is_one_line(error, told, capsys):
+    def main(argv=None):
+        raise error
+
+    with pytest.raises(SystemExit):
+        as_command(main)([])
+    printed = capsys.readouterr().err
+    assert printed.startswith(told)
+    assert printed.count("\n") == 1
+
+
+def test_a_bug_is_no_user_error():
+    def main(argv=None):
+        raise RuntimeError("size mismatch")
+
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        as_command(main)([])
+
+
+@pytest.mark.parametrize("script", ["compare_fr", "convert_dataset", "inspect_dataset", "small_portion_training_mask"])
+def test_scripts_without_models_start_without_torch(script):
+    words = [sys.executable, "-c", f"import sys, scripts.{script}; sys.exit('torch' in sys.modules)"]
+    assert subprocess.run(words, cwd=ROOT, check=False).returncode == 0

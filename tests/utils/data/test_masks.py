@@ -12,6 +12,7 @@ from training_lmdbs import content, prepare, write_lmdb
 
 from models.errors import UserError
 from scripts import small_portion_training_mask
+from utils.data.face_labels import load_labels
 from utils.data.face_set import FaceSet
 from utils.data.masks import save_mask
 from utils.data.training_data import TrainingData
@@ -171,3 +172,14 @@ def test_a_mask_without_a_count_keeps_working(damaged, tmp_path):
     assert len(TrainingData(damaged / "faces.lmdb", tmp_path / "published.npy")) == 2
     save_mask(tmp_path / "ours.npy", [7, 2], 8)
     assert len(TrainingData(damaged / "faces.lmdb", tmp_path / "ours.npy")) == 2
+
+
+def test_masks_of_good_photos(rendered, tmp_path, capsys):
+    words = ["-im", str(rendered), "-d", str(tmp_path), "--identities", "3", "--min_quality"]
+    small_portion_training_mask.main([*words, "0.5", "--rest"])
+    masks = [np.load(path) for path in tmp_path.glob("*.npy")]
+    good = [i for i, label in enumerate(load_labels(FaceSet(rendered))) if label["quality"] >= 0.5]
+    assert sorted(np.concatenate(masks)) == good
+    with pytest.raises(SystemExit):
+        small_portion_training_mask.main([*words, "2"])
+    assert "no photo of" in capsys.readouterr().err

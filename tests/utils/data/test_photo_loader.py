@@ -13,6 +13,7 @@ import lmdb
 import numpy as np
 import pytest
 import torch
+from commands import run
 from paths import PHOTOS, ROOT, files_of
 
 from models.errors import UserError
@@ -26,10 +27,6 @@ from utils.evaluation.measured_set import MeasuredSet
 from utils.generation.photo_source import CropReader
 
 BROKEN = ("person3/1.jpg", "person1/2.jpg", "person4/0.jpg")
-
-
-def run(main, *words):
-    main([str(word) for word in words])
 
 
 @pytest.fixture
