@@ -41,8 +41,7 @@ def test_interrupted_by_hand(demo, tmp_path):
     """Ctrl-C: no traceback, and what is finished stays."""
     flags = [*command(demo, example=12), "--output_dir", tmp_path]
     process = Script("image_generation.py", *flags)
-    while process.alive() and lines_written(tmp_path / "test") < 2:
-        time.sleep(0.002)
+    process.wait_until(lambda: lines_written(tmp_path / "test") >= 2)
     process.signal(signal.SIGINT)
     result = process.wait()
     assert result.returncode == 130
@@ -89,8 +88,7 @@ def test_more_ranks_than_identities(demo, tmp_path):
 def test_a_dead_rank_ends_the_run(demo, finished_datasets, tmp_path):
     flags = [*command(demo), "--output_dir", tmp_path]
     process = Script("image_generation.py", *flags, ranks=2)
-    while process.alive() and lines_written(tmp_path / "test") < 2:
-        time.sleep(0.002)
+    process.wait_until(lambda: lines_written(tmp_path / "test") >= 2)
     children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
     victim = max(map(int, children.stdout.split()))
     os.kill(victim, signal.SIGKILL)

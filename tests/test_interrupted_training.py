@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -16,12 +15,9 @@ from scripts import shrink_weights
 
 def test_killed_and_resumed_bitwise(demo, training_lmdb, uninterrupted, tmp_path):
     words = flags(demo, training_lmdb, tmp_path, "--ema", 0.9, "--save_every", 1)
-    process = Script("vec2face.py", *words)
-    while process.alive() and "step 4/" not in process.printed():  # the checkpoint of step 3 is there by then
-        time.sleep(0.01)
-    process.signal(signal.SIGKILL)
-    assert process.wait().returncode == -signal.SIGKILL
-    assert 0 < checkpoint(tmp_path)["step"] < 8
+    killed = run_script("vec2face.py", *words, killed_at="step 4/", check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert checkpoint(tmp_path)["step"] == 3
     run(*words, "--resume", tmp_path)
     assert_same_training(checkpoint(tmp_path), checkpoint(uninterrupted))
     steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -32,8 +28,7 @@ def test_two_ranks_killed_and_resumed_bitwise(demo, training_lmdb, tmp_path):
     """Resumed without a launcher, as on two machines of which only that of rank 0 has the checkpoint."""
     words = flags(demo, training_lmdb, tmp_path / "killed", "--ema", 0.9, "--save_every", 1)
     job = Script("vec2face.py", *words, ranks=2)
-    while job.alive() and not (tmp_path / "killed" / "checkpoint-last.pth").exists():
-        time.sleep(0.01)  # of the first of four steps
+    job.wait_until((tmp_path / "killed" / "checkpoint-last.pth").exists)  # of the first of four steps
     job.signal(signal.SIGKILL, group=True)  # the launcher and both ranks
     job.wait()
     assert 0 < checkpoint(tmp_path / "killed")["step"] < 4
@@ -65,8 +60,7 @@ def test_sigterm_saves_and_exits_0(demo, training_lmdb, uninterrupted, tmp_path,
     """As a cluster sends it: to all processes of the job, those that read data too."""
     words = [*flags(demo, training_lmdb, tmp_path, "--ema", 0.9), "--workers", 1]
     process = Script("vec2face.py", *words)
-    while process.alive() and "step 2/" not in process.printed():
-        time.sleep(0.01)
+    process.wait_until(lambda: "step 2/" in process.printed())
     process.signal(signal.SIGTERM, group=True)
     assert process.wait().returncode == 0
     assert 2 <= checkpoint(tmp_path)["step"] < 8

@@ -82,7 +82,7 @@ def test_saving_weights_leaves_the_old_file_when_it_fails(tmp_path):
     path = tmp_path / "w.pth"
     save_file({"a": torch.ones(3)}, path)
     before = path.read_bytes()
-    with pytest.raises(Exception, match=r".*"):
-        save_file({"a": lambda: None}, path)  # cannot be pickled
+    with pytest.raises((AttributeError, pickle.PicklingError), match=r"[Cc]an't (get|pickle) local object"):
+        save_file({"a": torch.zeros(1 << 20), "b": lambda: None}, path)  # the function cannot be pickled
     assert path.read_bytes() == before
     assert load_file(path)["a"].tolist() == [1, 1, 1]

@@ -111,8 +111,7 @@ def test_tables_of_an_earlier_run_stay_unless_asked(tmp_path, capsys):
 def test_ctrl_c_leaves_the_table_of_what_is_done(tmp_path):
     words = ["--device", "cpu", "--quick", "--checks", "memory", "speed", "--output_dir", tmp_path]
     process = Script("scripts/gpu_check.py", *words)
-    while process.alive() and "[2/2]" not in process.printed():
-        time.sleep(0.01)
+    process.wait_until(lambda: "[2/2]" in process.printed())
     process.signal(signal.SIGINT, group=True)
     result = process.wait()
     assert result.returncode == 130

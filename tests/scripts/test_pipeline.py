@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -54,8 +53,7 @@ def test_a_stopped_training_stops_the_table(tmp_path):
         "world/run_ablation.py", "real", "--photos", PHOTOS, "--unseen", PHOTOS, "--people", 2, "--images", 2,
         "--pairs", 12, "--recogniser", f"{SMALL} --batch_size 2 --epochs 9999 --log_every 1", "--output", tmp_path,
     )  # fmt: skip
-    while process.alive() and not (tmp_path / "fr" / "real_0" / "log.jsonl").exists():
-        time.sleep(0.01)
+    process.wait_until((tmp_path / "fr" / "real_0" / "log.jsonl").exists)
     process.signal(signal.SIGTERM)
     result = process.wait()
     assert result.returncode == 2

@@ -10,11 +10,13 @@ from paths import PHOTOS
 import image_generation
 import image_generation_with_reference
 import pose_image_generation
-from models import load_face_encoder
+from models import MaskRates, TokenMask, load_face_encoder
+from models.pixels import to_pixels
 from utils.data.images import read_image
 from utils.dataset.image_record import MEASURES, AttrOPVerdict, ImageRecord
 from utils.dataset.layout import manifest_path, settings_path
 from utils.generation.image_measures import ImageMeasures
+from utils.generation.streams import image_stream, perturb
 
 BEST_JPEG = ["--jpeg_quality", 100]  # so that what is read back is nearly what was measured
 
@@ -46,6 +48,44 @@ def test_measured_values_are_those_of_the_image_the_line_names(demo, encoder, ve
     checked = [line["attrop"]["quality"] for line in lines if "attrop" in line]
     assert len(checked) == 3
     assert not set(checked) & {line["quality"] for line in lines}
+
+
+def test_a_line_says_from_which_vector_and_noise_its_image_was_decoded(demo, generator, vectors, tmp_path):
+    """Identity, index, sigma and the seed in the settings give the image again; those of the next line do not."""
+    words = ["--center_feature", demo.vectors, "--start_end", "3:5", "--example", 3, "--seed", 7, "--skip_attrop"]
+    root, lines, settings = make(image_generation, demo, tmp_path, *words, *BEST_JPEG)
+
+    def image_of(line):
+        stream = image_stream(settings["seed"], line["identity"], line["index"])
+        vector = torch.from_numpy(perturb(vectors[line["identity"]], line["sigma"], stream))[None]  # (1, 512)
+        noise, rate = MaskRates().draw(stream)
+        mask = TokenMask.from_noise(torch.from_numpy(noise).float()[None], 0.1, rate)
+        with torch.inference_mode():
+            return to_pixels(generator(vector, mask).images)[0].numpy().astype(float)
+
+    for line, following in zip(lines, [*lines[1:], lines[0]], strict=True):
+        assert (
+            line["file"]
+            == f"{line['name']}/{line['index']:03d}.jpg"
+            == f"{line['identity']:06d}/{line['index']:03d}.jpg"
+        )
+        written = read_image(root / line["file"])
+        assert np.abs(written - image_of(line)).mean() < 1.5
+        assert np.abs(written - image_of(following)).mean() > 3
+
+
+def test_accepted_means_that_no_target_was_missed_on_the_check_image(demo, tmp_path):
+    """The quality that is asked for is about the median of what the generator gives."""
+    words = ["--center_feature", demo.vectors, "--start_end", "0:8", "--example", 1, "--image_quality", 24]
+    _, lines, _ = make(image_generation, demo, tmp_path, *words, "--max_iters", 2)
+    verdicts = [line["attrop"] for line in lines]
+    for verdict in verdicts:
+        missed = ["quality"] if verdict["quality"] < 24 - 1 else []
+        missed += ["id_similarity"] if verdict["id_similarity"] < 0.7 else []
+        assert (verdict["accepted"], sorted(verdict["missed"])) == (not missed, sorted(missed))
+        assert (verdict["measured_on"], verdict["reason"] == "") == ("check image", verdict["accepted"])
+        assert 1 <= verdict["iterations"] <= 2
+    assert {verdict["accepted"] for verdict in verdicts} == {True, False}
 
 
 def test_what_was_not_measured_is_absent(demo, tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -107,8 +106,7 @@ def test_killed_and_run_again(tmp_path):
     sample(*words, "--output", tmp_path / "whole.npy")
     again = [*words, "--output", str(tmp_path / "parts.npy"), "--device", "cpu"]
     process = Script("scripts/sample_identities.py", *again)
-    while process.alive() and not (tmp_path / "parts.npy.partial.json").exists():
-        time.sleep(0.001)
+    process.wait_until((tmp_path / "parts.npy.partial.json").exists)
     process.signal(signal.SIGKILL)
     assert process.wait().returncode == -signal.SIGKILL
     with open(tmp_path / "parts.npy.partial", "ab") as file:

@@ -61,6 +61,12 @@ def test_two_processes_are_one_batch_of_twice_the_size(demo, training_lmdb, pair
     assert_equal_training(tmp_path, pairs)
 
 
+def test_two_processes_that_accumulate_two_batches_are_one_batch_of_four_times_the_size(demo, training_lmdb, tmp_path):
+    run_without_draws(demo, training_lmdb, tmp_path / "whole", "--batch_size", 4, "--log_every", 1)
+    run_without_draws(demo, training_lmdb, tmp_path / "parts", "--accum_iter", 2, "--log_every", 2, ranks=2)
+    assert_equal_training(tmp_path / "parts", tmp_path / "whole")
+
+
 def test_the_loss_of_the_generator_does_not_move_the_discriminator(demo, training_lmdb, pairs, tmp_path):
     """However much the discriminator weighs in it; and both networks have the learning rate of the schedule."""
     run_without_draws(demo, training_lmdb, tmp_path, "--batch_size", 2, "--disc_weight", 100, "--max_steps", 1)

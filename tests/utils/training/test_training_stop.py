@@ -3,7 +3,6 @@
 import os
 import shlex
 import signal
-import time
 
 import pytest
 from fr_training import assert_same, weights
@@ -20,8 +19,7 @@ from utils.training.stop import StopSignal, resume_command
 def interrupted(script, words, ranks=0):
     """The result of a script that gets Ctrl-C, in all its processes, as it prints its first line."""
     process = Script(script, *words, ranks=ranks)
-    while process.alive() and "step 2/" not in process.printed():
-        time.sleep(0.01)
+    process.wait_until(lambda: "step 2/" in process.printed())
     process.signal(signal.SIGINT, group=True)
     return process.wait()
 
