@@ -38,19 +38,19 @@ import pose_image_generation
         (["--mask_ratio_std", "inf"], "must be a number"),
     ],
 )
-def test_flags(demo, flags, message, tmp_path, capsys):
+def test_bad_flags_are_refused_before_anything_is_written(demo, flags, message, tmp_path, capsys):
     line = refused(image_generation.main, [*command(demo), "--output_dir", tmp_path / "out", *flags], capsys)
     assert message in line
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("pose", [["--pose", "95"], ["--pose", "-30"], ["--pose", "-91", "--signed_pose"]])
-def test_pose_out_of_range(demo, pose, tmp_path, capsys):
+def test_a_pose_out_of_range_is_refused(demo, pose, tmp_path, capsys):
     line = refused(pose_image_generation.main, [*command(demo), "--output_dir", tmp_path, *pose], capsys)
     assert "a yaw lies between" in line
 
 
-def test_vectors_with_a_bad_row(demo, tmp_path, capsys):
+def test_a_vector_that_is_not_finite_is_named_by_its_row(demo, tmp_path, capsys):
     vectors = np.load(demo.vectors)
     vectors[17, 3] = np.nan
     np.save(tmp_path / "v.npy", vectors)
@@ -59,7 +59,7 @@ def test_vectors_with_a_bad_row(demo, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_of_another_kind(demo, tmp_path, capsys):
+def test_weights_of_another_kind_are_refused(demo, tmp_path, capsys):
     line = refused(image_generation.main, [*command(demo), "--model_weights", demo.encoder], capsys)
     assert str(demo.encoder) in line
     assert "not a Vec2Face generator" in line
@@ -73,7 +73,7 @@ def test_weights_of_another_kind(demo, tmp_path, capsys):
     assert "missing layer0.rbr_reparam.weight" in line
 
 
-def test_nothing_among_the_photos(demo, tmp_path, capsys):
+def test_a_folder_without_a_usable_photo_is_refused(demo, tmp_path, capsys):
     folder = tmp_path / "photos"
     folder.mkdir()
     main = image_generation_with_reference.main
@@ -85,21 +85,21 @@ def test_nothing_among_the_photos(demo, tmp_path, capsys):
     assert "none of the 1 images could be used" in refused(main, reference_flags(demo, folder, tmp_path), capsys)
 
 
-def test_list_with_a_missing_photo(demo, tmp_path, capsys):
+def test_a_missing_photo_of_a_list_is_named(demo, tmp_path, capsys):
     (tmp_path / "list.txt").write_text(f"{PHOTOS / 'person1' / '0.jpg'}\n{tmp_path / 'gone.jpg'}\n")
     flags = reference_flags(demo, tmp_path / "list.txt", tmp_path)
     image_generation_with_reference.main([str(flag) for flag in flags])
     assert "gone.jpg" in capsys.readouterr().out
 
 
-def test_output_folder_that_cannot_be_made(demo, tmp_path, capsys):
+def test_an_output_folder_that_cannot_be_made_is_refused(demo, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     line = refused(image_generation.main, [*command(demo), "--output_dir", tmp_path / "file"], capsys)
     assert "cannot write" in line
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_someone_elses_folder(demo, tmp_path, capsys):
+def test_a_folder_of_other_files_is_left_alone(demo, tmp_path, capsys):
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "mine.txt").write_text("mine")
     for more in ([], ["--overwrite"]):

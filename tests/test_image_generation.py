@@ -15,7 +15,7 @@ from utils.dataset.layout import contact_sheet_path, settings_path
 from utils.dataset.writer import compact_dataset
 
 
-def test_dataset(finished_datasets, vectors):
+def test_a_dataset_has_its_images_its_manifest_and_its_settings(finished_datasets, vectors):
     folder = finished_datasets["folder"]
     lines = manifest(folder)
     assert [(line["identity"], line["index"]) for line in lines] == [(i, j) for i in range(6) for j in range(2)]
@@ -36,7 +36,7 @@ def test_dataset(finished_datasets, vectors):
     assert read_image(contact_sheet_path(folder)).shape == (6 * 112, 2 * 112, 3)
 
 
-def test_summary(demo, tmp_path, capsys):
+def test_the_summary_counts_images_and_accepted_rows(demo, tmp_path, capsys):
     run(image_generation.main, *command(demo, start_end="0:2"), "--output_dir", tmp_path)
     out = capsys.readouterr().out
     assert "4 images made" in out
@@ -47,7 +47,7 @@ def test_summary(demo, tmp_path, capsys):
     assert "2 of 2 identities are there already" in capsys.readouterr().out
 
 
-def test_slices_keep_their_numbers(demo, finished_datasets, tmp_path):
+def test_slices_in_any_order_keep_their_identity_numbers(demo, finished_datasets, tmp_path):
     for start_end in ("4:6", "0:1", "1:4"):
         run(image_generation.main, *command(demo, start_end=start_end), "--output_dir", tmp_path)
     compact_dataset(tmp_path / "test")  # slices are added in the order in which they arrive
@@ -66,7 +66,7 @@ def test_slices_keep_their_numbers(demo, finished_datasets, tmp_path):
         ("--precision", "bf16", "precision"),
     ],
 )
-def test_other_settings_are_refused(demo, finished_datasets, flag, value, name, capsys):
+def test_a_run_with_other_settings_is_refused_and_changes_nothing(demo, finished_datasets, flag, value, name, capsys):
     before = dataset_files(finished_datasets["folder"])
     flags = [*command(demo), "--output_dir", finished_datasets["folder"].parent, flag, value]
     with pytest.raises(SystemExit) as error:
@@ -76,7 +76,7 @@ def test_other_settings_are_refused(demo, finished_datasets, flag, value, name, 
     assert dataset_files(finished_datasets["folder"]) == before
 
 
-def test_overwrite_and_skip_attrop(demo, tmp_path):
+def test_overwrite_replaces_a_dataset_and_skip_attrop_leaves_no_verdicts(demo, tmp_path):
     flags = [*command(demo, start_end="0:2"), "--output_dir", tmp_path]
     run(image_generation.main, *flags)
     run(image_generation.main, *flags, "--overwrite", "--skip_attrop", "--example", 3)
@@ -85,7 +85,7 @@ def test_overwrite_and_skip_attrop(demo, tmp_path):
     assert all("attrop" not in line for line in lines)
 
 
-def test_start_class_id_and_ignored_flags(demo, tmp_path, capsys):
+def test_start_class_id_is_added_to_the_number_and_ignored_flags_are_named(demo, tmp_path, capsys):
     flags = [*command(demo, start_end="3:4"), "--output_dir", tmp_path, "--start_class_id", 1000]
     run(image_generation.main, *flags, "--use_rep", "--rep_drop_prob", 0.1, "--skip_attrop")
     assert manifest(tmp_path / "test")[0]["name"] == "001003"
@@ -93,7 +93,7 @@ def test_start_class_id_and_ignored_flags(demo, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("script", ["image_generation", "image_generation_with_reference", "pose_image_generation"])
-def test_help_says_defaults(script, capsys):
+def test_the_help_states_the_defaults(script, capsys):
     with pytest.raises(SystemExit) as done:
         {"image_generation": image_generation, "pose_image_generation": pose_image_generation}.get(
             script, image_generation_with_reference

@@ -9,7 +9,7 @@ from written_datasets import dataset_files
 import image_generation_with_reference
 
 
-def test_reference_photos(demo, tmp_path, encoder, capsys):
+def test_every_readable_photo_becomes_an_identity_named_after_it(demo, tmp_path, encoder, capsys):
     photos = tmp_path / "photos"
     for person in ("person1", "person3"):
         (photos / person).mkdir(parents=True)
@@ -29,7 +29,7 @@ def test_reference_photos(demo, tmp_path, encoder, capsys):
     assert dataset_files(folder) == before
 
 
-def test_align_finds_the_face(demo, tmp_path, capsys):
+def test_align_finds_the_face_and_names_photos_without_one(demo, tmp_path, capsys):
     import cv2
 
     photo = cv2.imread(str(PHOTOS / "person1" / "0.jpg"))

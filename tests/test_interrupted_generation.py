@@ -17,7 +17,7 @@ import image_generation
 
 
 @pytest.mark.parametrize("format", ["folder", "lmdb"])
-def test_killed_and_resumed(demo, format, tmp_path):
+def test_a_dataset_whose_run_was_killed_twice_equals_an_uninterrupted_one(demo, format, tmp_path):
     """SIGKILL in the middle, twice; the finished dataset equals an finished_datasets one.
 
     Twice as many people as AttrOP works on at a time, so that some are written while others are not begun.
@@ -37,7 +37,7 @@ def test_killed_and_resumed(demo, format, tmp_path):
     assert_same_dataset(tmp_path / "test", tmp_path / "whole" / "test")
 
 
-def test_interrupted_by_hand(demo, tmp_path):
+def test_ctrl_c_ends_without_a_traceback_and_the_next_run_finishes_the_dataset(demo, tmp_path):
     """Ctrl-C: no traceback, and what is finished stays."""
     flags = [*command(demo, example=12), "--output_dir", tmp_path]
     process = Script("image_generation.py", *flags)
@@ -53,7 +53,7 @@ def test_interrupted_by_hand(demo, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["folder", "lmdb"])
-def test_no_room_on_the_disk(demo, finished_datasets, format, tmp_path):
+def test_a_full_disk_is_one_line_and_the_next_run_finishes_the_dataset(demo, finished_datasets, format, tmp_path):
     """The system refuses to let files grow: the run stops with a line, and goes on when there is room."""
     flags = [*command(demo), "--output_dir", tmp_path, "--format", format]
     limit = 1800 if format == "folder" else 9000  # bytes: settings fit, a picture or an LMDB does not
@@ -73,7 +73,7 @@ def test_two_ranks_make_the_same_dataset(demo, finished_datasets, format, tmp_pa
     assert_same_dataset(tmp_path / "test", finished_datasets[format])
 
 
-def test_more_ranks_than_identities(demo, tmp_path):
+def test_more_ranks_than_identities_work(demo, tmp_path):
     """By torchrun itself."""
     flags = [*command(demo, start_end="0:1"), "--output_dir", tmp_path]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -85,7 +85,7 @@ def test_more_ranks_than_identities(demo, tmp_path):
     assert len(manifest(tmp_path / "test")) == 2
 
 
-def test_a_dead_rank_ends_the_run(demo, finished_datasets, tmp_path):
+def test_a_dead_rank_ends_the_run_and_the_next_one_finishes_the_dataset(demo, finished_datasets, tmp_path):
     flags = [*command(demo), "--output_dir", tmp_path]
     process = Script("image_generation.py", *flags, ranks=2)
     process.wait_until(lambda: lines_written(tmp_path / "test") >= 2)

@@ -13,7 +13,7 @@ from training_lmdbs import content, write_lmdb
 from scripts import shrink_weights
 
 
-def test_killed_and_resumed_bitwise(demo, training_lmdb, uninterrupted, tmp_path):
+def test_a_killed_training_resumes_to_the_same_weights(demo, training_lmdb, uninterrupted, tmp_path):
     words = flags(demo, training_lmdb, tmp_path, "--ema", 0.9, "--save_every", 1)
     killed = run_script("vec2face.py", *words, killed_at="step 4/", check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -24,7 +24,7 @@ def test_killed_and_resumed_bitwise(demo, training_lmdb, uninterrupted, tmp_path
     assert steps == sorted(set(steps))
 
 
-def test_two_ranks_killed_and_resumed_bitwise(demo, training_lmdb, tmp_path):
+def test_a_training_killed_on_two_ranks_resumes_to_the_same_weights(demo, training_lmdb, tmp_path):
     """Resumed without a launcher, as on two machines of which only that of rank 0 has the checkpoint."""
     words = flags(demo, training_lmdb, tmp_path / "killed", "--ema", 0.9, "--save_every", 1)
     job = Script("vec2face.py", *words, ranks=2)
@@ -56,7 +56,9 @@ def test_a_full_disk_leaves_the_last_checkpoint(demo, training_lmdb, uninterrupt
     assert checkpoint(tmp_path)["step"] == 12
 
 
-def test_sigterm_saves_and_exits_0(demo, training_lmdb, uninterrupted, tmp_path, capsys):
+def test_sigterm_saves_exits_0_and_the_training_resumes_to_the_same_weights(
+    demo, training_lmdb, uninterrupted, tmp_path, capsys
+):
     """As a cluster sends it: to all processes of the job, those that read data too."""
     words = [*flags(demo, training_lmdb, tmp_path, "--ema", 0.9), "--workers", 1]
     process = Script("vec2face.py", *words)
@@ -75,7 +77,7 @@ def test_sigterm_saves_and_exits_0(demo, training_lmdb, uninterrupted, tmp_path,
     assert (tmp_path / "small.pth").exists()
 
 
-def test_a_rank_without_data(demo, training_lmdb, tmp_path):
+def test_too_few_records_for_every_rank_are_refused(demo, training_lmdb, tmp_path):
     words = flags(demo, training_lmdb, tmp_path, "--batch_size", 3)
     result = run_script("vec2face.py", *words, ranks=2, check=False)
     assert result.returncode

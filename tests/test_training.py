@@ -22,7 +22,7 @@ from utils.data.images import read_image
 from utils.data.training_data import TrainingData
 
 
-def test_log_and_checkpoint(uninterrupted, demo, training_lmdb):
+def test_a_training_writes_its_log_and_a_checkpoint_that_loads(uninterrupted, demo, training_lmdb):
     lines = [json.loads(line) for line in (uninterrupted / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
     assert {"pixel", "ssim", "token", "identity", "total", "gradient_norm", "images_per_second"} <= lines[0].keys()
@@ -65,7 +65,9 @@ def test_curves_are_drawn(uninterrupted, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_vectors_of_another_encoder_are_told(uninterrupted, demo, filled_files, tmp_path, capsys):
+def test_generation_warns_when_its_face_encoder_is_not_that_of_the_training(
+    uninterrupted, demo, filled_files, tmp_path, capsys
+):
     """Generation knows from the checkpoint which face encoder the generator was trained with."""
     for encoder, told in ((demo.encoder, False), (filled_files["arcface_r50"], True)):
         words = ["--center_feature", demo.vectors, "--model_weights", uninterrupted / "checkpoint-last.pth"]
@@ -92,7 +94,7 @@ def test_held_out_photos_are_scored_each_epoch_and_change_nothing(demo, training
     assert "3 of its records are trained on" in capsys.readouterr().err
 
 
-def test_published_command(demo, training_lmdb, tmp_path):
+def test_the_published_command_runs(demo, training_lmdb, tmp_path):
     """From a folder laid out as the published command expects, with a small preset and one step of 4."""
     folder = tmp_path / "lmdb_dataset" / "WebFace4M"
     folder.mkdir(parents=True)
@@ -121,7 +123,7 @@ def test_published_command(demo, training_lmdb, tmp_path):
     assert checkpoint(folder)["args"]["epochs"] == 100
 
 
-def test_one_step_of_the_base_model(training_lmdb, filled_files, tmp_path):
+def test_one_step_of_the_base_model_moves_every_parameter(training_lmdb, filled_files, tmp_path):
     """Full size: the published preset, IResNet-100, LPIPS and the discriminator. Every parameter moves."""
     torch.save(filled(manifest("vgg16_features")), tmp_path / "vgg16.pth")
     run(
@@ -162,7 +164,7 @@ def test_the_image_decoder_alone_can_be_trained_and_then_all(demo, training_lmdb
         assert not torch.equal(value, halfway["model_vec2face"][key]), key
 
 
-def test_it_learns(demo, training_lmdb, tmp_path):
+def test_training_lowers_the_loss(demo, training_lmdb, tmp_path):
     words = flags(demo, training_lmdb, tmp_path, "--epochs", 8, "--disc_start", 99, "--batch_size", 2,
                   "--augmentation", "randcrop")  # fmt: skip
     run(*words, "--use_amp")
@@ -171,7 +173,7 @@ def test_it_learns(demo, training_lmdb, tmp_path):
     assert lines[-1]["total"] < lines[0]["total"]
 
 
-def test_accumulation_updates_every_second_batch(demo, training_lmdb, tmp_path):
+def test_with_two_accumulated_batches_the_weights_move_every_second_step(demo, training_lmdb, tmp_path):
     run(*flags(demo, training_lmdb, tmp_path, "--accum_iter", 2, "--epochs", 1, "--max_steps", 3))  # one update fits
     assert checkpoint(tmp_path)["step"] == 2
     run(*flags(demo, training_lmdb, tmp_path, "--accum_iter", 2, "--epochs", 1, "--resume", tmp_path))
@@ -180,7 +182,7 @@ def test_accumulation_updates_every_second_batch(demo, training_lmdb, tmp_path):
     assert saved["optimizer_vec2face"]["state"][0]["step"] == 2
 
 
-def test_published_command_parses():
+def test_the_published_command_has_the_published_defaults():
     words = (
         "--rep_drop_prob 0.1 --use_rep --batch_size 32 --model vec2face_vit_base_patch16 --epochs 100 --disc_start 80 "
         "--warmup_epochs 5 --blr 4e-5 --output_dir workspace/pixel_generator/ --accum_iter 1 "

@@ -7,7 +7,7 @@ from generator_training import flags, four_of, run
 from training_lmdbs import content, write_lmdb
 
 
-def test_a_generator_with_other_groups_is_no_start(demo, training_lmdb, tmp_path, capsys):
+def test_starting_from_a_generator_with_other_group_norms_is_refused(demo, training_lmdb, tmp_path, capsys):
     content = torch.load(demo.generator, weights_only=True)
     del content["architecture"]
     torch.save(content, tmp_path / "old.pth")
@@ -30,7 +30,7 @@ def test_a_generator_with_other_groups_is_no_start(demo, training_lmdb, tmp_path
         (["--output_dir", "README.md"], "cannot write here"),
     ],
 )
-def test_bad_input(demo, training_lmdb, tmp_path, capsys, more, message):
+def test_bad_input_is_one_clear_line(demo, training_lmdb, tmp_path, capsys, more, message):
     with pytest.raises(SystemExit) as error:
         run(*flags(demo, training_lmdb, tmp_path, *more))
     assert error.value.code == 2
@@ -38,7 +38,9 @@ def test_bad_input(demo, training_lmdb, tmp_path, capsys, more, message):
     assert message in line
 
 
-def test_resume_from_the_wrong_file(demo, training_lmdb, uninterrupted, tmp_path, capsys):
+def test_resuming_from_a_file_that_is_no_matching_checkpoint_is_refused(
+    demo, training_lmdb, uninterrupted, tmp_path, capsys
+):
     data = (uninterrupted / "checkpoint-last.pth").read_bytes()
     (tmp_path / "half.pth").write_bytes(data[: len(data) // 2])
     for path, more, message in (
@@ -51,7 +53,7 @@ def test_resume_from_the_wrong_file(demo, training_lmdb, uninterrupted, tmp_path
         assert message in capsys.readouterr().err
 
 
-def test_compiling_without_a_compiler(demo, training_lmdb, tmp_path, monkeypatch, capsys):
+def test_compiling_without_a_compiler_is_refused(demo, training_lmdb, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CXX", "nowhere++")
     with pytest.raises(SystemExit):
         run(*flags(demo, training_lmdb, tmp_path, "--compile"))

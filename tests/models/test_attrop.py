@@ -39,7 +39,7 @@ def test_rows_retire_alone_and_are_replaced_at_once():
     assert len(attrop.generator.batches) == found[1].iterations
 
 
-def test_released_optimiser_step():
+def test_one_row_moves_as_adam_of_torch_moves_it():
     """One row alone moves as torch's Adam moves it."""
     attrop = grey_attrop(0.9, batch_size=1, max_iters=6)
     list(attrop.run(grey_rows([0.0])))
@@ -52,7 +52,7 @@ def test_released_optimiser_step():
         adam.step()
 
 
-def test_hard_cap_gives_the_best_image_and_says_why():
+def test_a_row_that_never_passes_ends_at_max_iters_with_its_best_image_and_the_reason():
     attrop = grey_attrop(5.0, batch_size=2, max_iters=4)  # images are clipped at 1: out of reach
     results = by_key(attrop.run(grey_rows([0.0, 0.3])))
     for result in results.values():
@@ -65,7 +65,7 @@ def test_hard_cap_gives_the_best_image_and_says_why():
     assert results[1].values["grey"] == pytest.approx(0.6, abs=1e-4)  # the last of four was the best
 
 
-def test_best_so_far_is_not_the_last():
+def test_the_best_image_is_returned_also_when_it_is_not_the_last():
     """Overshooting: with a target that only looks at the first iterations, the lowest loss is kept."""
     losses = iter([3.0, 1.0, 2.0, 4.0])
     target = Target("walk", lambda images: images[:, 0, 0, 0] * 0 + next(losses), penalty=lambda x: x, tolerance=0.5)
@@ -169,7 +169,7 @@ def test_the_graph_is_freed_before_results_are_handed_out():
         assert not any(graph() for graph in GRAPHS)
 
 
-def test_image_is_the_one_that_was_checked(generator, encoder, vectors):
+def test_the_image_returned_is_the_one_that_was_checked(generator, encoder, vectors):
     targets = [at_least("brightness", brightness, -0.1, tolerance=0.02, weight=50)]
     attrop = AttrOP(generator, encoder, targets, batch_size=3, max_iters=25)
     results = list(attrop.run(rows_for(vectors, range(4))))
@@ -208,7 +208,7 @@ def test_targets_with_one_model_share_its_forward_pass(generator, encoder, vecto
     assert calls == [2]
 
 
-def test_yaw_signed_and_unsigned():
+def test_the_yaw_target_ignores_the_side_unless_it_is_signed():
     angles = torch.tensor([[0.0, -40.0, 0.0], [10.0, 40.0, 0.0], [0.0, 100.0, 0.0]])
     unsigned, signed = yaw_target(None, 45), yaw_target(None, 45, signed=True)
     assert unsigned.read(angles).tolist() == [-40, 40, 90]
@@ -218,7 +218,7 @@ def test_yaw_signed_and_unsigned():
     assert pitch.penalty(pitch.read(angles)).tolist() == [10, 20, 10]
 
 
-def test_pose_on_the_full_size_networks(base_models):
+def test_pose_gradients_pass_through_the_full_size_networks(base_models):
     """Descent towards a yaw with 6DRepNet and filled weights ends nearer to it, and the record is what was measured."""
     vector = np.random.default_rng(0).standard_normal(512).astype(np.float32)
     row = Row(0, vector, vector, lambda: (np.linspace(0, 1, 49), 0.2))  # one mask for all iterations
@@ -238,10 +238,10 @@ def test_pose_on_the_full_size_networks(base_models):
 
 
 @pytest.mark.parametrize("sizes", [{"batch_size": 0}, {"batch_size": 1, "max_iters": 0}])
-def test_refuses_empty_batches(sizes):
+def test_a_batch_size_or_iteration_limit_of_zero_is_refused(sizes):
     with pytest.raises(ValueError, match="at least 1"):
         AttrOP(Drawing(), constant_features, **sizes)
 
 
-def test_no_rows():
+def test_no_rows_give_no_results():
     assert list(grey_attrop(0.5, batch_size=2).run([])) == []

@@ -16,7 +16,7 @@ from models.iresnet import IResNet
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("shape", [(2, 64, 7, 7), (1, 32, 5, 3)])
-def test_group_norm_silu(layout, shape):
+def test_group_norm_silu_has_the_values_and_gradients_of_the_two_layers(layout, shape):
     x = torch.randn(shape, dtype=torch.float64).to(memory_format=layout).requires_grad_()
     ours, theirs = GroupNormSiLU(32, shape[1], eps=1e-6).double(), nn.GroupNorm(32, shape[1], eps=1e-6).double()
     nn.init.normal_(ours.weight)
@@ -99,7 +99,7 @@ def results_of(function, module, x):
     return [result, *torch.autograd.grad(result.square().sum(), [x, *module.parameters()])]
 
 
-def test_frozen_prelu():
+def test_a_frozen_prelu_has_the_values_and_the_input_gradient_of_a_prelu():
     x = torch.randn(2, 8, 5, 5, requires_grad=True)
     ours, theirs = FrozenPReLU(8), nn.PReLU(8)
     theirs.weight.data = torch.randn(8)  # negative slopes too
@@ -119,13 +119,13 @@ def test_upsample_is_nearest_then_convolution(width):
     assert torch.allclose(layer(x), expected)
 
 
-def test_shortcut_is_applied_to_the_result():
+def test_the_shortcut_of_a_residual_block_is_applied_to_its_result():
     block, x = ResidualBlock(64, 32).double(), torch.randn(1, 64, 4, 4, dtype=torch.float64)
     h = block.conv2(F.silu(F.group_norm(block.conv1(F.silu(F.group_norm(x, 32, eps=1e-6))), 32, eps=1e-6)))
     assert torch.allclose(block(x), h + F.conv2d(h, block.shortcut.weight))
 
 
-def test_image_decoder_size():
+def test_the_image_decoder_gives_images_of_112_by_112():
     assert ImageDecoder(32)(torch.randn(1, 256, 7, 7)).shape == (1, 3, 112, 112)
 
 

@@ -22,7 +22,7 @@ def test_arcface_and_cosface_are_their_formulas():
         assert torch.allclose(head(features, labels), expected, atol=1e-3), name
 
 
-def test_magface_margin_and_regulariser():
+def test_magface_has_its_margin_and_regulariser():
     torch.manual_seed(0)
     head, labels = make_head("magface", 4), torch.tensor([0, 1, 2])
     features = F.normalize(torch.randn(3, 512)) * torch.tensor([[5.0], [60.0], [200.0]])  # below, within, above bounds
@@ -144,7 +144,7 @@ def test_no_head_makes_more_tensors_of_all_classes_than_it_needs():
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_head_begins_where_the_people_are(head):
+def test_a_head_that_begins_at_the_centroids_has_less_than_half_the_loss(head):
     torch.manual_seed(0)
     centres = torch.nn.functional.normalize(torch.randn(5, 16))
     module = make_head(head, 5, 16)

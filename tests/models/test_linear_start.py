@@ -71,7 +71,7 @@ def test_the_map_knows_the_image_before_any_training(world, fitted):
     assert explained(Vec2Face(TINY).eval(), world) < 0.2  # the same weights without the linear start
 
 
-def test_noise_is_expected(world):
+def test_the_fitted_map_allows_for_noise_on_the_vectors(world):
     """Where vectors hardly vary, a generator that expects noise does not answer to it; elsewhere it does."""
     spread = torch.cat([torch.ones(256), torch.full((256,), 0.1)])
     vectors = 3 + torch.randn(4000, 512, generator=world.random) * spread
@@ -102,7 +102,7 @@ def test_every_weight_can_still_be_trained(world, fitted):
     generator.zero_grad()
 
 
-def test_training_begins_with_it(demo, training_lmdb, tmp_path, capsys):
+def test_a_training_starts_from_the_file(demo, training_lmdb, tmp_path, capsys):
     start = tmp_path / "start.pth"
     script.main(["--train_source", str(training_lmdb), "--id_weights", str(demo.encoder), "--output", str(start)])
     assert "photos are few" in capsys.readouterr().out
@@ -118,7 +118,7 @@ def test_training_begins_with_it(demo, training_lmdb, tmp_path, capsys):
     assert np.isfinite(after.numpy()).all()
 
 
-def test_what_it_refuses(tmp_path, capsys):
+def test_data_that_cannot_give_a_linear_start_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         script.main(["--train_source", str(tmp_path / "none.lmdb"), "--output", str(tmp_path / "x.pth"),
                      "--id_weights", str(ROOT / "weights" / "demo" / "face_encoder.pth")])  # fmt: skip

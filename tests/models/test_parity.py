@@ -32,13 +32,13 @@ def output(base_models, case):
         return base_models["generator"](case["vectors"], mask)
 
 
-def test_images_and_both_maps(output, case):
+def test_images_and_both_feature_maps_are_those_of_the_released_code(output, case):
     assert error(output.images, case["images"]) < 1e-4
     assert error(output.predicted_map[..., :8], case["decoder_tokens"]) < 1e-4
     assert error(output.target_map[..., :8], case["target_tokens"]) < 1e-4
 
 
-def test_encoder_output(base_models, case):
+def test_encoder_outputs_are_those_of_the_released_code(base_models, case):
     generator = base_models["generator"]
     mask = TokenMask.from_noise(case["mask_noise"], 0.1, float(case["mask_rate"]))
     with torch.inference_mode():
@@ -46,7 +46,7 @@ def test_encoder_output(base_models, case):
     assert error(encoded.mean((1, 2)), case["encoder_tokens_mean"]) < 1e-4
 
 
-def test_features_and_angles(base_models, output, case):
+def test_features_and_angles_are_those_of_the_released_code(base_models, output, case):
     images = output.images.clip(-1, 1)
     with torch.inference_mode():
         assert error(base_models["encoder"](images), case["fr_features"]) < 1e-4
@@ -54,7 +54,7 @@ def test_features_and_angles(base_models, output, case):
         assert error(torch.deg2rad(base_models["pose"](images)), case["euler_radians"]) < 1e-4
 
 
-def test_attrop_loss_and_gradient(base_models):
+def test_the_attrop_loss_and_its_gradient_are_those_of_the_released_code(base_models):
     """Values and loss to 1e-3; the gradient to 3e-2 only.
 
     Images clip at +-1 and the networks have kinks, so this case amplifies rounding: a relative noise of 1e-5 on the

@@ -5,7 +5,7 @@ import torch
 from models.traces import Traces
 
 
-def test_traces_learn_under_sgd_from_features_that_are_alike():
+def test_the_readout_learns_under_sgd_from_features_that_are_alike():
     torch.manual_seed(0)
     traces = Traces()
     optimizer = torch.optim.SGD(traces.parameters(), lr=0.1, momentum=0.9)
@@ -20,7 +20,7 @@ def test_traces_learn_under_sgd_from_features_that_are_alike():
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_traces_ask_for_thumbnail_and_pose():
+def test_the_loss_grows_with_the_pose_error_and_ignores_unknown_poses():
     torch.manual_seed(0)
     traces, features = Traces(8), torch.randn(4, 8)
     images, poses = torch.rand(4, 3, 112, 112), torch.tensor([[10.0, 5.0], [-10.0, 5.0], [0.0, torch.nan], [60.0, 0.0]])

@@ -19,7 +19,7 @@ noises = arrays(np.float64, (3, 49), elements=st.floats(0, 1, exclude_max=True))
 
 
 @given(noises, rates, arrays(np.float64, 3, elements=rates))
-def test_mask_counts_and_nesting(noise, drop_ratio, mask_rate):
+def test_dropped_rows_are_masked_rows_and_both_counts_are_as_defined(noise, drop_ratio, mask_rate):
     mask = TokenMask.from_noise(torch.from_numpy(noise), drop_ratio, torch.from_numpy(mask_rate))
     dropped = math.ceil(49 * drop_ratio)
     assert mask.kept.shape == (3, 49 - dropped)
@@ -30,7 +30,7 @@ def test_mask_counts_and_nesting(noise, drop_ratio, mask_rate):
         assert len(masked) == max(dropped, math.ceil(49 * mask_rate[row]))
 
 
-def test_mask_takes_the_smallest_noises():
+def test_the_rows_with_the_smallest_noises_are_masked():
     noise = torch.arange(49.0).flip(0)[None]  # the smallest stand last
     mask = TokenMask.from_noise(noise, 0.1, 0.3)
     assert mask.kept.tolist() == [list(range(44))]
@@ -40,7 +40,7 @@ def test_mask_takes_the_smallest_noises():
 @pytest.mark.parametrize(
     ("shape", "drop", "rate"), [((2, 48), 0.1, 0.3), ((49,), 0.1, 0.3), ((2, 49), 1.1, 0.3), ((2, 49), 0.1, -0.1)]
 )
-def test_mask_refuses_wrong_input(shape, drop, rate):
+def test_a_mask_of_wrong_shapes_or_ratios_is_refused(shape, drop, rate):
     with pytest.raises(ValueError, match=r"mask noise|drop ratio"):
         TokenMask.from_noise(torch.rand(shape), drop, rate)
 
@@ -63,7 +63,7 @@ def test_rows_are_masked_dropped_and_restored_as_defined():
             assert torch.allclose(tokens[n, 1 + row], embedded[n, source], atol=1e-6)
 
 
-def test_take_rows():
+def test_take_rows_picks_the_rows_of_each_sample():
     tokens = torch.randn(2, 5, 3)
     index = torch.tensor([[4, 0], [1, 1]])
     assert torch.equal(take_rows(tokens, index), torch.stack([tokens[0, [4, 0]], tokens[1, [1, 1]]]))
@@ -112,7 +112,7 @@ def test_gradient_reaches_the_vectors_and_no_weight(generator):
     assert all(parameter.grad is None for parameter in generator.parameters())
 
 
-def test_bfloat16_stays_close(generator, vectors, demo):
+def test_bfloat16_images_stay_close_to_float32(generator, vectors, demo):
     low = load_vec2face(demo.generator, dtype=torch.bfloat16)
     mask = TokenMask.from_noise(torch.rand(4, 49), 0.1, 0.15)
     x = torch.from_numpy(vectors[:4])
@@ -131,12 +131,12 @@ def test_weights_from_a_file_are_not_drawn_first(demo):
     assert not torch.equal(torch.get_rng_state(), before)
 
 
-def test_another_preset_than_asked_for(demo):
+def test_a_file_of_another_preset_than_asked_for_is_refused(demo):
     with pytest.raises(UserError, match="vec2face_vit_tiny, not a vec2face_vit_base_patch16"):
         load_vec2face(demo.generator, model="vec2face_vit_base_patch16")
 
 
-def test_sizes_of_no_preset(tmp_path):
+def test_a_file_whose_sizes_match_no_preset_is_refused(tmp_path):
     state = Vec2Face(TINY).state_dict()
     state = {key: value for key, value in state.items() if not key.startswith("encoder.blocks.5.")}
     torch.save({"model_vec2face": state}, tmp_path / "odd.pth")

@@ -26,7 +26,7 @@ class Hostile:
         return os.system, (f"touch {self.target}",)
 
 
-def test_weights_with_other_keys_or_shapes(demo, tmp_path):
+def test_weights_with_other_keys_shapes_or_nan_are_refused_by_name(demo, tmp_path):
     state = torch.load(demo.generator, weights_only=True)["model_vec2face"]
     removed = {key: value for key, value in state.items() if key != "blocks.2.attn.qkv.weight"}
     reshaped = state | {"norm.weight": torch.ones(7)}
@@ -43,7 +43,7 @@ def test_weights_with_other_keys_or_shapes(demo, tmp_path):
             load_vec2face(tmp_path / "w.pth")
 
 
-def test_damaged_weights(demo, tmp_path):
+def test_damaged_weight_files_are_refused_by_name(demo, tmp_path):
     data = Path(demo.encoder).read_bytes()
     path = tmp_path / "w.pth"
     for content in (b"", b"hello", data[: len(data) // 2], data[:-3000]):
@@ -53,7 +53,7 @@ def test_damaged_weights(demo, tmp_path):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_hostile_weights_do_not_run(legacy, tmp_path, capsys, demo):
+def test_a_hostile_pickle_is_refused_and_does_not_run(legacy, tmp_path, capsys, demo):
     proof, path = tmp_path / "proof", tmp_path / "w.pth"
     torch.save({"model_vec2face": Hostile(proof)}, path, _use_new_zipfile_serialization=not legacy)
     line = refused(image_generation.main, [*command(demo), "--model_weights", path], capsys)
@@ -71,14 +71,14 @@ def test_released_checkpoints_with_arguments_load(demo, tmp_path):
     load_vec2face(tmp_path / "checkpoint.pth")
 
 
-def test_parallel_prefix_is_dropped(demo, tmp_path):
+def test_the_prefix_of_data_parallel_training_is_dropped(demo, tmp_path):
     state = torch.load(demo.encoder, weights_only=True)["state_dict"]
     torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "w.pth")
     images = torch.rand(1, 3, 112, 112)
     assert torch.equal(load_face_encoder(tmp_path / "w.pth")(images), load_face_encoder(demo.encoder)(images))
 
 
-def test_saving_weights_leaves_the_old_file_when_it_fails(tmp_path):
+def test_a_save_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "w.pth"
     save_file({"a": torch.ones(3)}, path)
     before = path.read_bytes()

@@ -5,7 +5,7 @@ import json
 from scripts import attribute_sheet
 
 
-def test_attribute_sheet(demo, tmp_path, capsys):
+def test_the_sheet_and_its_figures_are_written_and_what_accepted_means_is_printed(demo, tmp_path, capsys):
     attribute_sheet.main(
         ["--attribute", "quality", "--values", "15", "1000", "--count", "2", "--max_iters", "2", *demo.models,
          "--quality_weights", str(demo.encoder), "--center_feature", str(demo.vectors), "--output", str(tmp_path / "s")]

@@ -87,7 +87,7 @@ def test_compiled_models_are_timed_beside_eager_ones():
     assert "| decode, compiled | fp32 |" in benchmark.format_table([compiled | {"share_of_floor": 1}])
 
 
-def test_flop_counts_of_the_base_models():
+def test_the_operations_of_the_base_models_are_those_that_the_paper_goes_by():
     """The figures design and paper go by: an image of the base generator, IResNet-100, 6DRepNet."""
     from models.iresnet import IResNet
     from models.sixdrepnet import SixDRepNet

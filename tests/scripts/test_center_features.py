@@ -11,7 +11,7 @@ from scripts import (
 )
 
 
-def test_features_then_centres_ordered_by_name(demo, tmp_path):
+def test_features_are_in_the_order_of_the_photos_and_centres_are_their_means(demo, tmp_path):
     extract = ["--images", PHOTOS, "--encoder", demo.encoder, "--precision", "fp32", "-d"]
     run(extract_features.main, *extract, tmp_path / "each")
     run(extract_features.main, *extract, tmp_path / "one", "--one_file")
@@ -27,7 +27,7 @@ def test_features_then_centres_ordered_by_name(demo, tmp_path):
     assert (tmp_path / "demo_center_feature.txt").read_text().split() == ["person1", "person3", "person4"]
 
 
-def test_centres_of_bad_features(tmp_path, capsys):
+def test_features_with_nan_are_refused_by_file_and_no_centre_is_written(tmp_path, capsys):
     (tmp_path / "a").mkdir()
     np.save(tmp_path / "a" / "0.npy", np.full(512, np.nan))
     with pytest.raises(SystemExit):

@@ -40,7 +40,7 @@ def test_a_generator_reads_the_vectors_of_another_encoder(demo, rendered, tmp_pa
     assert load_vec2face(tmp_path / "mine.pth").trained_on["encoder_sha256"] == sha256(tmp_path / "other.pth")
 
 
-def test_what_change_encoder_refuses(demo, tmp_path, capsys):
+def test_too_few_photos_are_refused(demo, tmp_path, capsys):
     words = [demo.generator, tmp_path / "mine.pth", "--old_encoder", demo.encoder, "--new_encoder", demo.encoder]
     with pytest.raises(SystemExit):
         change_encoder.main([*map(str, words), "--photos", str(ROOT / "tests" / "photos")])

@@ -10,7 +10,7 @@ from scripts import compare_datasets, compare_fr
 from utils.evaluation import metrics as metrics
 
 
-def test_the_table_of_the_paper(tmp_path, capsys):
+def test_the_fr_table_has_means_deviations_and_the_gap_to_real_photos(tmp_path, capsys):
     for name, values in (("real", (0.9, 0.8)), ("a", (0.8, 0.6)), ("b", (0.9, 0.7))):
         figures = dict(zip(("lfw", "cfp_fp"), ({"accuracy": v} for v in values), strict=True))
         (tmp_path / f"{name}.json").write_text(json.dumps(figures))
@@ -28,7 +28,7 @@ def test_the_table_of_the_paper(tmp_path, capsys):
     assert "NAME=FILE" in capsys.readouterr().err
 
 
-def test_datasets_side_by_side(tmp_path, capsys):
+def test_datasets_are_compared_side_by_side(tmp_path, capsys):
     def report(name, separate, judge="judge", leak=None):
         values = {
             "overview": {"judge": judge},

@@ -12,7 +12,7 @@ def convert(*words):
     convert_dataset.main([str(word) for word in words])
 
 
-def test_convert_there_and_back_merge_and_split(tmp_path):
+def test_a_dataset_survives_conversion_there_and_back_merging_and_splitting(tmp_path):
     convert(PHOTOS, tmp_path / "a.lmdb")
     convert(tmp_path / "a.lmdb", tmp_path / "a")
     assert [data for _, data in sorted(files_of(tmp_path / "a").items())] == [
@@ -29,7 +29,7 @@ def test_convert_there_and_back_merge_and_split(tmp_path):
     assert part.read(0) == (PHOTOS / "person4" / "0.jpg").read_bytes()
 
 
-def test_convert_refuses_and_leaves_nothing_half_done(tmp_path, capsys):
+def test_a_refused_conversion_leaves_nothing_half_done(tmp_path, capsys):
     (tmp_path / "there").mkdir()
     for words, message in (
         ([PHOTOS, tmp_path / "there"], "exists already"),

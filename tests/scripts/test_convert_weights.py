@@ -8,7 +8,7 @@ from models.weight_files import load_file
 from scripts import convert_weights, shrink_weights
 
 
-def test_convert_there_and_back(demo, tmp_path, generator):
+def test_weights_survive_conversion_there_and_back(demo, tmp_path, generator):
     own, released = tmp_path / "own.pth", tmp_path / "released.pth"
     convert_weights.main([str(demo.generator), str(own), "--to", "own"])
     convert_weights.main([str(own), str(released), "--to", "released"])
@@ -25,7 +25,7 @@ def test_convert_there_and_back(demo, tmp_path, generator):
         assert torch.equal(load_vec2face(path)(vectors, mask).images, generator(vectors, mask).images)
 
 
-def test_small_files_are_read_like_the_large_ones(demo, tmp_path, capsys):
+def test_a_file_without_weights_is_not_made_smaller(demo, tmp_path, capsys):
     shrink_weights.main([str(demo.encoder), str(tmp_path / "small.pth")])
     assert "MB" in capsys.readouterr().out
     with pytest.raises(SystemExit):
@@ -33,7 +33,7 @@ def test_small_files_are_read_like_the_large_ones(demo, tmp_path, capsys):
     assert not (tmp_path / "x.pth").exists()
 
 
-def test_between_two_generators(demo, tmp_path, capsys):
+def test_interpolated_weights_lie_between_the_two_generators(demo, tmp_path, capsys):
     torch.manual_seed(0)
     before = load_file(demo.generator)
     weights = {key: value for key, value in before["model_vec2face"].items() if value.is_floating_point()}

@@ -9,7 +9,7 @@ from scripts import (
 )
 
 
-def test_evaluate(demo, training_lmdb, tmp_path):
+def test_the_scores_of_a_generator_and_a_sheet_are_written(demo, training_lmdb, tmp_path):
     words = ["--model_weights", demo.generator, "--id_weights", demo.encoder, "--output", tmp_path / "e"]
     run(evaluate_generator.main, "--data", training_lmdb, *words, "--precision", "fp32")
     scores = json.loads((tmp_path / "e.json").read_text())

@@ -22,7 +22,7 @@ def measure(demo, output, *words):
     return json.loads((output / "report.json").read_text()), (output / "report.html").read_text()
 
 
-def test_a_whole_report(demo, filled_files, tmp_path, capsys):
+def test_a_report_has_every_section_and_the_same_figures_when_it_is_made_again(demo, filled_files, tmp_path, capsys):
     import torch
 
     shutil.copytree(PHOTOS, tmp_path / "photos")
@@ -57,7 +57,7 @@ def test_single_people_and_single_images(demo, tmp_path):
     assert report["identity"] is None
 
 
-def test_fidelity_needs_enough_images(demo, tmp_path):
+def test_a_dataset_measured_against_itself_has_precision_and_recall_1(demo, tmp_path):
     for copy in range(2):
         for person in PHOTOS.iterdir():
             shutil.copytree(person, tmp_path / "more" / f"{person.name}-{copy}")

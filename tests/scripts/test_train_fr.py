@@ -23,7 +23,7 @@ from utils.evaluation.verification_sets import draw_pairs
 from utils.training.fr_step import begin_at_centres
 
 
-def test_what_training_writes(trained):
+def test_a_training_writes_its_log_its_checkpoint_and_a_model_that_loads(trained):
     lines = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
     assert [round(line["lr"], 6) for line in lines] == [0.01, 0.01, 0.001, 0.001]  # a tenth from epoch 2 on
@@ -43,7 +43,7 @@ def test_generation_tells_a_quality_the_model_never_gives(trained, demo, tmp_pat
         assert ("more than 95 % of the photos" in capsys.readouterr().out) == told
 
 
-def test_no_weight_decay_on_batch_norm():
+def test_batch_norm_has_no_weight_decay():
     args = train_fr.fr_parser().parse_args(["--data", "x", "--network", "18", "--width", "16"])
     model = train_fr.make_model(args, 3)
     decayed, free = train_fr.make_optimizer(model, args).param_groups
@@ -61,7 +61,7 @@ def test_the_published_recipe_is_the_default():
     assert rates == [0.1, 0.1, 0.01, 0.01, 0.001, 0.0001]
 
 
-def test_killed_and_resumed_bitwise(trained, tmp_path):
+def test_a_killed_training_resumes_to_the_same_weights(trained, tmp_path):
     words = flags(tmp_path, "--save_every", 1)
     killed = run_script("scripts/train_fr.py", *words, killed_at="step 4/", check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -71,7 +71,7 @@ def test_killed_and_resumed_bitwise(trained, tmp_path):
 
 
 @pytest.mark.parametrize("to_float16", [True, False])
-def test_a_run_goes_on_in_float16_and_back(to_float16, tmp_path):
+def test_a_run_resumes_in_float16_and_back(to_float16, tmp_path):
     """A float16 run on a GPU has a loss scale; one on a CPU or in bfloat16 has none, and leaves an empty state."""
     args = train_fr.fr_parser().parse_args(list(map(str, flags(tmp_path, "--resume", tmp_path / "c.pth"))))
 
@@ -87,7 +87,7 @@ def test_a_run_goes_on_in_float16_and_back(to_float16, tmp_path):
     assert scaler.get_scale() == (1024 if to_float16 else 1)
 
 
-def test_two_ranks_resume_bitwise(tmp_path):
+def test_a_training_on_two_ranks_resumes_to_the_same_weights(tmp_path):
     """Resumed without a launcher. The labels are read once, by rank 0: rank 1 does not look at its --data."""
     run_script("scripts/train_fr.py", *flags(tmp_path / "whole"), ranks=2)
     run_script("scripts/train_fr.py", *flags(tmp_path / "parts", "--max_steps", 3), ranks=2)
@@ -120,7 +120,7 @@ def test_se_networks_and_other_heads_train_and_load(tmp_path):
         assert encoder.layer2[1].attn is None
 
 
-def test_it_learns_three_people(tmp_path):
+def test_training_on_three_identities_lowers_the_loss(tmp_path):
     words = flags(tmp_path, "--epochs", 8, "--milestones", 7, "--augmentation", 0, "--random_erasing", 0, "--lr", 0.05)
     train(*words, "--batch_size", 9)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -145,14 +145,14 @@ def test_it_learns_three_people(tmp_path):
         (["--head", "magface", "--margin", 0.4], "--margin has no effect on --head magface"),
     ],
 )
-def test_bad_training_input(more, message, tmp_path, capsys):
+def test_bad_input_is_one_clear_line(more, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         train(*flags(tmp_path, *more))
     assert error.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_one_person_and_single_images(tmp_path, capsys):
+def test_one_identity_alone_is_refused_and_identities_of_one_photo_are_not(tmp_path, capsys):
     shutil.copytree(PHOTOS / "person1", tmp_path / "one" / "person1")
     with pytest.raises(SystemExit):
         train(*flags(tmp_path / "run", "--data", tmp_path / "one"))

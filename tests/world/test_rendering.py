@@ -67,7 +67,7 @@ def test_positive_yaw_turns_the_nose_to_the_right(photographer):
     assert up[figure.landmarks["nose"], 2] > figure.rest[figure.landmarks["nose"], 2]
 
 
-def test_the_face_is_on_the_template(photographer):
+def test_the_pupils_are_where_the_face_template_expects_them(photographer):
     """Dark pupils where ArcFace expects the eyes, at any distance."""
     for distance in (0.6, 1.6):
         picture = shoot(photographer, distance=distance).astype(float).mean(2)

@@ -50,7 +50,7 @@ def test_a_pose_estimator_learns_resumes_and_is_read(rendered, tmp_path, capsys)
     assert json.loads((tmp_path / "whole" / "scores.json").read_text()) == scores
 
 
-def test_fusing_changes_nothing():
+def test_fusing_changes_no_angle():
     torch.manual_seed(0)
     model = SixDRepNet(**SMALL).for_training()
     model(torch.rand(8, 3, 112, 112))  # moves the running statistics

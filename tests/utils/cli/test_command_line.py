@@ -111,7 +111,7 @@ def test_out_of_memory_is_one_line(error, told, capsys):
     assert printed.count("\n") == 1
 
 
-def test_a_bug_is_no_user_error():
+def test_an_unexpected_error_keeps_its_traceback():
     def main(argv=None):
         raise RuntimeError("size mismatch")
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from utils.cli import demo_weights
 
 
-def test_demo_weights_stand_in_for_all_or_none(tmp_path, monkeypatch, capsys):
+def test_demo_weights_are_used_only_if_no_released_file_is_there(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     released = {"model_weights": "weights/vec2face_generator.pth", "id_weights": "weights/arcface-r100-glint360k.pth"}
     flags = SimpleNamespace(**released, quality_weights="mine.pth")

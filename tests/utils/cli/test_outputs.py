@@ -63,5 +63,5 @@ def test_results_are_replaced_when_asked(demo, training_lmdb, tmp_path):
         ("sets/sigma.3", "sets/sigma.3.report"),
     ],
 )
-def test_where_reports_lie(data, expected):
+def test_reports_lie_beside_the_dataset(data, expected):
     assert report_folder(data) == Path(expected)

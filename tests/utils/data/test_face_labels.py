@@ -22,7 +22,7 @@ def test_labels_belong_to_their_photos(rendered, tmp_path):
         load_labels(FaceSet(ROOT / "tests" / "photos"))
 
 
-def test_poses_turn_with_mirrored_photos(rendered):
+def test_a_mirrored_photo_has_the_opposite_yaw(rendered):
     faces = FaceSet(rendered)
     poses = [(label["yaw"], label["pitch"]) for label in load_labels(faces)]
     data = RecognitionData(faces, poses=poses)

@@ -97,7 +97,7 @@ def test_several_lmdbs_and_a_dataset_beside_an_lmdb_are_refused(tmp_path):
         FaceSet(tmp_path)
 
 
-def test_what_lies_beside_a_dataset_is_nobody(tmp_path):
+def test_files_beside_a_dataset_are_no_identities(tmp_path):
     dataset = copy(tmp_path / "x")
     for folder in ("old.about", "old.report", ".parts"):
         files(dataset / folder, "picture.jpg")
@@ -105,7 +105,7 @@ def test_what_lies_beside_a_dataset_is_nobody(tmp_path):
     assert FaceSet(dataset).people == ["person1", "person3", "person4"]
 
 
-def test_bad_face_sets(tmp_path):
+def test_bad_face_sets_are_refused(tmp_path):
     np.save(tmp_path / "far.npy", np.array([0, 99]))
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.lmdb").write_text("nothing")

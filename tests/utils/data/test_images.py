@@ -27,14 +27,14 @@ def photo():
     return read_image(PHOTO)
 
 
-def test_reads_rgb(photo):
+def test_images_are_read_as_rgb(photo):
     assert photo.shape == (112, 112, 3)
     assert photo.dtype == np.uint8
     assert np.array_equal(photo, cv2.imread(str(PHOTO))[:, :, ::-1])
 
 
 @pytest.mark.parametrize("kind", ["grey", "rgba", "16-bit", "16-bit grey"])
-def test_other_kinds_of_image(photo, kind, tmp_path):
+def test_grey_transparent_and_16_bit_images_are_read(photo, kind, tmp_path):
     bgr = photo[:, :, ::-1]
     image = {
         "grey": bgr[:, :, 1],
@@ -47,7 +47,7 @@ def test_other_kinds_of_image(photo, kind, tmp_path):
     assert np.abs(read_image(tmp_path / "x.png").astype(int) - expected).max() <= 1
 
 
-def test_cmyk(photo, tmp_path):
+def test_cmyk_photos_are_read_as_rgb(photo, tmp_path):
     from PIL import Image
 
     Image.fromarray(photo).convert("CMYK").save(tmp_path / "x.jpg", quality=95)
@@ -94,7 +94,7 @@ def test_heic_photos_are_named_where_they_cannot_be_read(photo, tmp_path, monkey
     ]
 
 
-def test_list_images(tmp_path):
+def test_images_are_listed_in_order_and_other_files_are_not(tmp_path):
     for name in ("b/2.jpg", "a/1.PNG", "c.jpeg", "notes.txt"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -115,7 +115,7 @@ def test_linked_folders_are_listed(tmp_path):
     assert list_images(tmp_path / "some") == [tmp_path / "some" / "linked" / "0.png"]
 
 
-def test_nothing_to_list(tmp_path):
+def test_a_folder_or_list_without_images_is_refused(tmp_path):
     (tmp_path / "notes.md").write_text("x")
     with pytest.raises(UserError, match="no images in it"):
         list_images(tmp_path)
@@ -123,19 +123,19 @@ def test_nothing_to_list(tmp_path):
         list_images(tmp_path / "missing")
 
 
-def test_resize(photo):
+def test_resizing_gives_112_by_112(photo):
     assert resize(photo) is photo
     assert resize(cv2.resize(photo, (300, 260))).shape == (112, 112, 3)
     assert resize(photo[:50, :60]).shape == (112, 112, 3)
 
 
-def test_contact_sheet(photo):
+def test_a_contact_sheet_has_a_row_for_each_identity(photo):
     sheet = contact_sheet([[photo, photo], [photo]])
     assert sheet.shape == (224, 224, 3)
     assert (sheet[112:, 112:] == 255).all()
 
 
-def test_jpeg_round_trip(photo):
+def test_a_jpeg_round_trip_stays_close(photo):
     assert np.abs(decode_image(encode_jpeg(photo, 95)).astype(int) - photo).mean() < 3
 
 
@@ -156,6 +156,6 @@ def test_aligner_undoes_a_turn_and_a_shift():
 
 
 @pytest.mark.parametrize("shape", [(200, 200, 3), (5, 5, 3)])
-def test_aligner_without_a_face(shape):
+def test_aligning_a_photo_without_a_face_is_an_error(shape):
     with pytest.raises(ValueError, match="no face found"):
         FaceAligner()(np.full(shape, 127, np.uint8))

@@ -46,7 +46,7 @@ def people_at(mask, folder):
     return {names[position].split("/")[0] for position in np.load(mask)}
 
 
-def test_the_published_form_is_the_legacy_choice(tmp_path, capsys):
+def test_the_published_form_is_the_choice_of_the_legacy_random_generator(tmp_path, capsys):
     make("-im", PHOTOS, "-d", tmp_path, "--identities", 2)
     np.random.seed(0)
     chosen = np.random.choice(["person1", "person3", "person4"], 2, replace=False)
@@ -174,7 +174,7 @@ def test_a_mask_without_a_count_keeps_working(damaged, tmp_path):
     assert len(TrainingData(damaged / "faces.lmdb", tmp_path / "ours.npy")) == 2
 
 
-def test_masks_of_good_photos(rendered, tmp_path, capsys):
+def test_a_mask_can_be_limited_to_photos_of_good_quality(rendered, tmp_path, capsys):
     words = ["-im", str(rendered), "-d", str(tmp_path), "--identities", "3", "--min_quality"]
     small_portion_training_mask.main([*words, "0.5", "--rest"])
     masks = [np.load(path) for path in tmp_path.glob("*.npy")]

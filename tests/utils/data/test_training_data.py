@@ -20,7 +20,7 @@ from utils.data.training_data import AUGMENTATIONS, EpochBatches, TrainingData, 
 from utils.data.training_lmdb import NAME, TrainingLmdbWriter, photo_names
 
 
-def test_released_layout(training_lmdb, encoder):
+def test_the_lmdb_has_the_released_layout(training_lmdb, encoder):
     records = content(training_lmdb)
     assert msgpack.unpackb(records[b"__len__"]) == 9
     assert msgpack.unpackb(records[b"__classnum__"]) == 3
@@ -36,7 +36,7 @@ def test_every_record_keeps_the_name_of_its_photo(training_lmdb):
     assert photo_names(training_lmdb) == [f"{photo.parent.name}/{photo.name}" for photo in photos]
 
 
-def test_items(training_lmdb, encoder):
+def test_an_item_has_the_photo_and_its_feature(training_lmdb, encoder):
     with closing(TrainingData(training_lmdb)) as data:
         pixels, feature, position, error = data[0, 4]
     assert (feature.shape, position, error) == ((512,), 4, "")
@@ -45,7 +45,7 @@ def test_items(training_lmdb, encoder):
         assert torch.allclose(encoder(to_images(pixels[None]))[0], feature, atol=1e-2)
 
 
-def test_lists_as_released(demo, training_lmdb, tmp_path):
+def test_the_published_lists_give_the_same_records_as_a_folder(demo, training_lmdb, tmp_path):
     """The published form, from lists in any order, gives the same records as the folder form."""
     data = TrainingData(training_lmdb)
     photos = sorted(PHOTOS.rglob("*.jpg"))
@@ -65,7 +65,7 @@ def without_names(records):
     return {key: value for key, value in records.items() if not key.startswith(NAME)}
 
 
-def test_goes_on_after_a_kill(demo, training_lmdb, tmp_path):
+def test_a_killed_preparation_goes_on_to_the_same_lmdb(demo, training_lmdb, tmp_path):
     data = content(training_lmdb)
     writer = TrainingLmdbWriter(tmp_path / "faces.lmdb", data[b"__source__"])
     for number in range(4):
@@ -163,7 +163,7 @@ def test_augment_keeps_the_size():
             assert augment(image, kind, np.random.default_rng(seed)).shape == (112, 112, 3)
 
 
-def test_broken_records_are_told(training_lmdb, tmp_path):
+def test_broken_records_come_with_the_reason(training_lmdb, tmp_path):
     records = content(training_lmdb)
     image, feature, label = msgpack.unpackb(records[b"2"])
     records[b"2"] = msgpack.packb((image[:700], feature, label))
@@ -175,7 +175,7 @@ def test_broken_records_are_told(training_lmdb, tmp_path):
     assert data[0, 3][3] == ""
 
 
-def test_lmdbs_of_another_kind(training_lmdb, tmp_path):
+def test_lmdbs_of_another_kind_are_refused(training_lmdb, tmp_path):
     records = content(training_lmdb)
     image, _, label = msgpack.unpackb(records[b"0"])
     lying = records | {b"__len__": msgpack.packb(12)}
@@ -207,13 +207,13 @@ def test_lmdbs_of_another_kind(training_lmdb, tmp_path):
         (np.array([], int), "shape"),
     ],
 )
-def test_bad_masks(training_lmdb, tmp_path, mask, message):
+def test_bad_masks_are_refused(training_lmdb, tmp_path, mask, message):
     np.save(tmp_path / "mask.npy", mask)
     with pytest.raises(UserError, match=message):
         TrainingData(training_lmdb, tmp_path / "mask.npy")
 
 
-def test_mask(training_lmdb, tmp_path):
+def test_a_mask_picks_its_records(training_lmdb, tmp_path):
     np.save(tmp_path / "mask.npy", np.array([7, 2]))
     with closing(TrainingData(training_lmdb, tmp_path / "mask.npy")) as data:
         assert len(data) == 2

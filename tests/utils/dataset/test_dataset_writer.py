@@ -69,7 +69,7 @@ def test_a_merge_leaves_what_was_merged_before_as_it_is(format, tmp_path):
         assert (msgpack.unpackb(there[b"__len__"]), msgpack.unpackb(there[b"__classnum__"])) == (9, 3)
 
 
-def test_lmdb_layout_of_fr_training(tmp_path):
+def test_an_lmdb_has_the_layout_of_fr_training(tmp_path):
     write(tmp_path / "data", "lmdb", [7, 3])
     content = records(tmp_path / "data")
     assert msgpack.unpackb(content[b"__len__"]) == 6
@@ -84,7 +84,7 @@ def test_lmdb_layout_of_fr_training(tmp_path):
     assert [(line["key"], line["identity"]) for line in lines] == [(str(i), 3 if i < 3 else 7) for i in range(6)]
 
 
-def test_folder_layout(tmp_path):
+def test_a_folder_holds_its_images_and_the_folder_beside_it_the_records(tmp_path):
     write(tmp_path / "data", "folder", [12])
     pictures = [f"000012/00{i}.jpg" for i in range(3)]
     assert sorted(files_of(tmp_path / "data")) == pictures
@@ -134,7 +134,7 @@ def test_half_written_folder_is_written_anew(tmp_path):
 
 
 @pytest.mark.parametrize("renamed", [False, True])
-def test_killed_while_merging_an_lmdb(renamed, tmp_path):
+def test_a_kill_while_an_lmdb_is_merged_loses_nothing(renamed, tmp_path):
     """Before or after the new LMDB got its name: the next run ends in the same dataset."""
     root = tmp_path / "data"
     write(root, "lmdb", [0, 1])
@@ -183,7 +183,7 @@ def test_foreign_folders_are_left_alone(tmp_path):
     assert (tmp_path / "data" / "thesis.tex").read_text() == "years of work"
 
 
-def test_damaged_settings(tmp_path):
+def test_damaged_settings_are_refused(tmp_path):
     write(tmp_path / "data", "folder", [0])
     settings_path(tmp_path / "data").write_text("{")
     with pytest.raises(UserError, match="damaged"):
@@ -221,7 +221,7 @@ def test_a_torn_line_does_not_spoil_the_next(tmp_path):
     assert [key[0] for key, _, _ in part_blocks(part.folder / MANIFEST)] == [0, 2]
 
 
-def test_lmdb_grows(tmp_path):
+def test_an_lmdb_grows_beyond_its_first_size(tmp_path):
     lmdb = GrowingLmdb(tmp_path / "x.lmdb")
     size = lmdb.env.info()["map_size"]
     value = bytes(1 << 20)
@@ -233,7 +233,7 @@ def test_lmdb_grows(tmp_path):
         assert transaction.stat()["entries"] == 70
 
 
-def test_error_of_the_background_reaches_the_caller(tmp_path):
+def test_an_error_of_the_writing_thread_reaches_the_caller(tmp_path):
     root = tmp_path / "data"
     prepare_dataset(root, {"format": "folder"}, {})
 

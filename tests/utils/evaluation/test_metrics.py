@@ -77,7 +77,7 @@ def test_leakage_finds_the_planted_image():
     assert summary["images"] == len(features)
 
 
-def test_precision_recall_and_frechet_distance():
+def test_precision_recall_and_frechet_distance_of_known_distributions():
     rng = np.random.default_rng(0)
     real, near, far = rng.standard_normal((300, 4)), rng.standard_normal((300, 4)), rng.standard_normal((300, 4)) + 50
     narrow = 0.2 * near

@@ -10,7 +10,7 @@ from utils.data.face_set import FaceSet
 from utils.evaluation.verification_sets import STYLES, draw_pairs
 
 
-def test_styles_of_pairs(rendered):
+def test_both_photos_of_a_pair_have_the_style_that_was_asked_for(rendered):
     faces = FaceSet(rendered)
     labels = load_labels(faces)
     is_first, is_second = STYLES["light"]

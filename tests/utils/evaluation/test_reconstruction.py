@@ -5,7 +5,7 @@ import torch
 from utils.evaluation.reconstruction import high_frequency_share
 
 
-def test_high_frequencies():
+def test_the_fraction_of_high_frequencies_tells_coarse_from_fine_images():
     x = torch.arange(112) / 112 * 2 * torch.pi
     coarse, fine = (torch.sin(x * cycles).expand(1, 3, 112, 112) for cycles in (3, 40))
     assert high_frequency_share(coarse).item() < 0.01

@@ -38,7 +38,7 @@ def test_the_threshold_of_a_fold_comes_from_the_others():
     assert verify(np.tile([0.9, 0.1], 100), same)["tpr"] == {"0.0001": None, "0.001": None, "0.01": 1.0, "0.1": 1.0}
 
 
-def test_equal_error_rate():
+def test_the_equal_error_rate_is_that_of_a_known_case():
     assert equal_error_rate(np.array([0.9, 0.8]), np.array([0.1, 0.2])) == 0
     assert equal_error_rate(np.array([0.9, 0.1]), np.array([0.8, 0.2])) == 0.5
 
@@ -74,7 +74,7 @@ def test_all_forms_of_a_set_give_the_same_figures(demo, tmp_path, capsys):
     assert "average" in capsys.readouterr().out
 
 
-def test_an_old_pickle_with_byte_strings(tmp_path):
+def test_an_old_pickle_with_byte_strings_is_read(tmp_path):
     """InsightFace's .bin were written by Python 2: the images are its strings."""
     data = (PHOTOS / "person1" / "0.jpg").read_bytes()
     string = b"T" + len(data).to_bytes(4, "little") + data  # BINSTRING, protocol 1
@@ -117,14 +117,14 @@ def test_sets_are_found_by_name_by_file_name_and_in_a_folder_of_their_own(demo, 
         find_set("calfw", tmp_path)
 
 
-def test_labels_of_pairs_as_numpy_writes_them(tmp_path):
+def test_labels_of_pairs_are_read_as_numpy_writes_them(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((4, 112, 112, 3), np.uint8))
     np.savetxt(tmp_path / "issame.txt", [1, 0])  # 1.000000000000000000e+00
     assert load_pairs(tmp_path / "a.npy").same.tolist() == [True, False]
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_encoded_images_of_any_kind(tmp_path, protocol):
+def test_encoded_images_of_any_kind_are_read(tmp_path, protocol):
     """Bytes, bytearrays, and the arrays that OpenCV's imencode gives today, (N,), and gave before, (N, 1)."""
     data = (PHOTOS / "person1" / "0.jpg").read_bytes()
     array = np.frombuffer(data, np.uint8)
@@ -147,7 +147,7 @@ class Hostile:
         return os.system, ("touch hostile_code_ran",)
 
 
-def test_bad_verification_sets(tmp_path, monkeypatch):
+def test_bad_verification_sets_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = (PHOTOS / "person1" / "0.jpg").read_bytes()
     cases = {

@@ -100,7 +100,7 @@ def test_images_look_like_their_identity(generator, encoder, vectors):
         assert (features @ centres.T).argmax(1).tolist() == [number] * 2
 
 
-def test_consumer_may_stop_early(generator, vectors):
+def test_a_consumer_may_stop_early(generator, vectors):
     iterator = generate(generator, people(vectors, range(50)), Recipe(1, (0.3,)), 4)
     identity, images = next(iterator)
     assert identity.number == 0
@@ -108,7 +108,7 @@ def test_consumer_may_stop_early(generator, vectors):
     iterator.close()
 
 
-def test_not_finite_is_never_an_image(generator, vectors):
+def test_an_image_that_is_not_finite_is_an_error(generator, vectors):
     bad = vectors.copy()
     bad[1] = np.nan
     iterator = generate(generator, people(bad, range(3)), Recipe(1, (0.3,)), 1)

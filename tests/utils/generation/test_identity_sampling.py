@@ -57,7 +57,7 @@ def test_a_longer_file_begins_with_the_shorter_one(tmp_path):
     assert np.array_equal(np.load(tmp_path / "80.npy")[:50], np.load(tmp_path / "50.npy"))
 
 
-def test_people_to_avoid_and_the_report(demo, tmp_path):
+def test_vectors_keep_away_from_identities_to_avoid_and_the_report_has_the_similarities(demo, tmp_path):
     words = ["--features", demo.vectors, "--count", 20, "--max_similarity", 0.35, "--avoid", demo.vectors]
     sample(*words, "--output", tmp_path / "v.npy")
     vectors = np.load(tmp_path / "v.npy")
@@ -101,7 +101,7 @@ def test_a_full_space_says_how_many_fit(demo, tmp_path, capsys):
     assert len(np.load(tmp_path / "v.npy")) == fit
 
 
-def test_killed_and_run_again(tmp_path):
+def test_a_killed_run_goes_on_to_the_same_file(tmp_path):
     words = ["--method", "gaussian", "--max_similarity", "0.1", "--count", "500"]
     sample(*words, "--output", tmp_path / "whole.npy")
     again = [*words, "--output", str(tmp_path / "parts.npy"), "--device", "cpu"]
@@ -127,7 +127,7 @@ def test_other_settings_do_not_go_on_with_a_begun_file(tmp_path, capsys):
 
 @given(st.floats(0.05, 0.95), st.integers(0, 100))
 @settings(max_examples=20, deadline=None)
-def test_a_chosen_mean_similarity(wanted, seed):
+def test_the_mean_similarity_can_be_chosen(wanted, seed):
     vectors = np.random.default_rng(seed).standard_normal((60, 32)).astype(np.float32) * 4
     pulled = with_mean_similarity(vectors, wanted)
     assert off_diagonal(cosines(pulled)).mean() == pytest.approx(wanted, abs=1e-3)
@@ -180,7 +180,7 @@ def spoilt(value):
         (None, [], "needs --features"),
     ],
 )
-def test_bad_input(features, more, message, tmp_path, capsys):
+def test_bad_input_is_refused(features, more, message, tmp_path, capsys):
     words = ["--count", 3, "--output", tmp_path / "v.npy", "--max_similarity", 0.9]
     if features is not None:
         np.save(tmp_path / "features.npy", features)

@@ -13,12 +13,12 @@ from utils.generation.vector_source import VectorSource, load_vectors
 @pytest.mark.parametrize(
     ("text", "expected"), [("0:10", range(10)), ("3:4", range(3, 4)), (":2", range(2)), (None, range(20))]
 )
-def test_slices(text, expected):
+def test_slices_are_parsed(text, expected):
     assert parse_slice(text, 20) == expected
 
 
 @pytest.mark.parametrize("text", ["", "5", "a:b", "1:2:3", "4:2", "3:3", "-2:3", "0:21", "1.5:2"])
-def test_malformed_slices(text):
+def test_malformed_slices_are_refused(text):
     with pytest.raises(UserError, match="--start_end"):
         parse_slice(text, 20)
 
@@ -31,7 +31,7 @@ def test_names_and_numbers_are_global(demo):
     assert np.array_equal(identities[0].vector, np.load(demo.vectors)[7])
 
 
-def test_normalised_vectors_are_told(tmp_path):
+def test_normalised_vectors_are_warned_about(tmp_path):
     vectors = np.random.default_rng(0).standard_normal((4, 512)).astype(np.float32)
     np.save(tmp_path / "v.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     assert "norm 1.00" in VectorSource(tmp_path / "v.npy").warnings[0]
@@ -61,7 +61,7 @@ def spoilt(row_value):
         (spoilt(0), "row 3 is all zero"),
     ],
 )
-def test_bad_vectors(array, message, tmp_path):
+def test_bad_vectors_are_refused_by_row(array, message, tmp_path):
     path = tmp_path / "v.npy"
     np.save(path, array, allow_pickle=True)
     with pytest.raises(UserError, match=message) as error:
@@ -70,7 +70,7 @@ def test_bad_vectors(array, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_damaged_vector_files(tmp_path, demo):
+def test_damaged_vector_files_are_refused(tmp_path, demo):
     path = tmp_path / "v.npy"
     with pytest.raises(UserError, match="no such file"):
         load_vectors(path, 512)
@@ -98,7 +98,7 @@ def test_half_precision_vectors_are_fine(tmp_path):
         (["a/x.jpg", "a/x.png"], ["a_x", "a_x_"]),
     ],
 )
-def test_photo_names(paths, names):
+def test_identities_are_named_after_their_photos(paths, names):
     assert photo_names([Path(path) for path in paths]) == names
 
 

@@ -67,6 +67,6 @@ def test_rates_follow_the_truncated_normal():
 
 
 @pytest.mark.parametrize("ratios", [(-0.1, 1, 0, 1), (0.5, 0.4, 0, 1), (0, 1.1, 0, 1), (0, 1, 0, -1)])
-def test_refuses_impossible_ratios(ratios):
+def test_impossible_ratios_are_refused(ratios):
     with pytest.raises(ValueError, match="mask ratios"):
         MaskRates(*ratios)

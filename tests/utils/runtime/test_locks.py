@@ -123,7 +123,7 @@ def test_a_holder_keeps_its_file_fresh_and_no_other_one(tmp_path, monkeypatch):
     lock.release()
 
 
-def test_who_was_suspended_while_another_process_took_over_is_told_and_takes_nothing_back(tmp_path):
+def test_a_process_that_was_suspended_while_another_took_over_gets_an_error_and_takes_nothing_back(tmp_path):
     suspended, other = LockFile(tmp_path / "lock"), LockFile(tmp_path / "lock")
     suspended.acquire()
     make_foreign(suspended.path, age=2 * STALE_SECONDS)

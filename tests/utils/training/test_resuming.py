@@ -56,7 +56,7 @@ def test_another_number_of_processes_is_refused_and_a_checkpoint_that_does_not_s
     assert check_settings("c.pth", content, content["args"], run_now, ["batch_size"]) == []
 
 
-def test_what_may_change_is_said_and_used(begun, demo, training_lmdb, tmp_path, capsys):
+def test_settings_that_may_change_are_named_and_used(begun, demo, training_lmdb, tmp_path, capsys):
     words = flags(demo, training_lmdb, tmp_path, "--resume", begun / "checkpoint-last.pth", "--log_every", 1)
     run(*words, "--weight_decay", 0.5, "--lr", 3e-4, "--warmup_epochs", 0, "--max_steps", 2)
     (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: the run goes on")]
