@@ -9,7 +9,7 @@ def run(main, *words):
 
 
 def refused(main, words, capsys):
-    """Run a script that must refuse, without a traceback: the last line that it prints."""
+    """Run a script that must refuse its input without a traceback, and return the last line that it prints."""
     with pytest.raises(SystemExit) as error:
         run(main, *words)
     assert error.value.code not in (0, None)

@@ -20,13 +20,15 @@ from paths import PHOTOS, Demo
 from models import load_face_encoder, load_pose_estimator, load_vec2face
 
 SLOWEST = [
-    "training", "scripts", "world", "other_scripts", "pipeline", "gate", "attrop", "generation", "measure",
+    "interrupted_generation", "training", "dataset_parts", "image_generation", "interrupted_training", "gpu_check",
+    "pipeline", "gate", "command_line", "cuda_training", "manifest", "released_training", "training_stop",
+    "training_state", "train_fr", "attrop", "more_images", "generation", "migration", "measure_dataset",
     "image_features",
 ]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
-    """The files that take longest first: with a file a worker at a time, both workers end together."""
+    """Put the slowest files first: each worker takes a whole file at a time, and so both end at about the same time."""
     place = {f"test_{name}.py": number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
 

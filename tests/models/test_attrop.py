@@ -1,3 +1,5 @@
+"""AttrOP: rows that retire alone, the image that is returned, and values that are not finite."""
+
 import weakref
 
 import numpy as np

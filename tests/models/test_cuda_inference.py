@@ -1,4 +1,4 @@
-"""Generator, judges, losses, AttrOP and decoding on CUDA tensors: one device, channels_last, and no waiting."""
+"""Generator, estimators, losses, AttrOP and decoding on CUDA tensors: one device, channels_last, and no waiting."""
 
 from collections import Counter
 

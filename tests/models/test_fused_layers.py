@@ -1,4 +1,4 @@
-"""The layers we compute in another way give what PyTorch's own give."""
+"""The project's own implementations of layers give the values and gradients of PyTorch's."""
 
 from functools import partial
 

@@ -1,3 +1,5 @@
+"""The generator: its masks, its gradients and its weight files."""
+
 import math
 from dataclasses import asdict
 

@@ -43,7 +43,7 @@ class SimulatedGpu:
 
     def __init__(self, work, launch, wait=50e-6):
         self.work, self.launch, self.wait = work, launch, wait
-        self.host = self.gpu = 0.0  # clock of the host; when the GPU has done all it was told
+        self.host = self.gpu = 0.0  # clock of the host; when the GPU will have done all its work
 
     def call(self):
         self.host += self.launch

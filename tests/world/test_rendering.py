@@ -10,7 +10,7 @@ from utils.data.face_set import FaceSet
 from utils.evaluation.verification import features_of
 from world import render_faces
 from world.renderer.hair import CUTS, Hairdresser
-from world.renderer.person import make_person, stream
+from world.renderer.person import make_person, rotation, stream
 from world.renderer.photo import Photographer, draw_setting, quality_of
 
 PLAIN = {
@@ -55,12 +55,9 @@ def test_other_settings_are_refused(tmp_path, capsys):
     assert "was begun with" in capsys.readouterr().err
 
 
-def test_positive_yaw_turns_the_nose_to_the_right(photographer):
-    """The picture of a turned head is mirrored by the opposite turn, nearly, and has more face on the far side."""
+def test_positive_yaw_turns_the_nose_to_the_right_and_positive_pitch_turns_it_up(photographer):
     figure = photographer.figure
     for yaw, side in ((40, 1), (-40, -1)):
-        from world.renderer.person import rotation
-
         turned = figure.rest @ rotation(np.deg2rad(yaw), 0, 0).T
         assert np.sign(turned[figure.landmarks["nose"], 0]) == side
     up = figure.rest @ rotation(0, np.deg2rad(20), 0).T

@@ -82,7 +82,7 @@ def test_a_cut_photo_before_a_video_is_refused(kind):
 
 
 def test_a_png_of_many_chunks_and_text_after_it_is_read():
-    """Chunks are told by their lengths: IEND among the pixels or in a comment is not the end."""
+    """Chunks are found by their lengths: the letters IEND among the pixels or in a comment are not the end."""
     data = ENCODED["png"]
     content = b"tEXt" + b"Comment\x00IEND is not here"
     chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))

@@ -1,3 +1,5 @@
+"""Reading, listing, resizing, aligning and encoding photos."""
+
 import sys
 
 import cv2

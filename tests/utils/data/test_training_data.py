@@ -1,3 +1,5 @@
+"""Training LMDBs: their layout, preparation, order of records, augmentation and errors."""
+
 import io
 import shutil
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""A generated dataset as its users' tools see it, datasets of earlier versions, and more images for a dataset."""
+"""A generated dataset as the readers of Hugging Face, timm, torchvision and this project see it."""
 
 import os
 import shutil

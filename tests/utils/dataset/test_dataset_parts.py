@@ -86,7 +86,7 @@ def killed_before_step(step, work):
 
 
 def assert_readable(root, format):
-    """By those who know nothing of manifests: what an LMDB promises is there, and each image has its end."""
+    """By readers without the manifest: every record that an LMDB lists is there, and every image is complete."""
     if format == "lmdb":
         there = records(root)
         count, people = (msgpack.unpackb(there[key]) for key in (b"__len__", b"__classnum__"))

@@ -1,3 +1,5 @@
+"""The dataset writer: layouts of folders and LMDBs, slices, merging, and what kills and full disks leave."""
+
 import json
 import resource
 

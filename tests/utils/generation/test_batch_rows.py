@@ -1,4 +1,4 @@
-"""What a CPU makes of a row does not depend on who shares its batch, on its place, or on --batch_size."""
+"""On a CPU the result of a row depends neither on the rest of its batch, nor on its position, nor on --batch_size."""
 
 import numpy as np
 import pytest

@@ -1,3 +1,5 @@
+"""Identity vectors from files and from photos: names, slices and errors."""
+
 from pathlib import Path
 
 import numpy as np

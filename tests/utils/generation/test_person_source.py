@@ -1,4 +1,4 @@
-"""Photos as identities: one for each photo, or with --per_person one for each folder; what cannot be used is said."""
+"""Photos as identities: one for each photo, or with --per_person one for each folder. Unusable photos are named."""
 
 import shutil
 

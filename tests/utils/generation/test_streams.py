@@ -1,3 +1,5 @@
+"""The random streams of generation: noise levels, noise and mask rates."""
+
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Lock files between real processes, and with holders on machines that only their files tell of."""
+"""Lock files between real processes, and locks held on other machines, of which only the file is visible."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def test_the_lock_of_another_machine_is_respected_while_it_is_touched(text, tmp_
 
 
 def test_a_lock_that_went_stale_elsewhere_is_taken_by_exactly_one_of_those_who_race(tmp_path):
-    """Even where one who was about to take it was killed. All are alive until the last one has tried."""
+    """Also when a process was killed while taking it. All processes live until the last one has tried."""
     for number in range(6):
         folder = tmp_path / str(number)
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Which number formats a device computes in, and that nothing overflows or is rounded unasked."""
+"""The number formats that a device computes in; nothing overflows or is rounded without being asked."""
 
 import json
 
