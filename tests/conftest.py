@@ -1,7 +1,9 @@
-"""Shared inputs: the demo models, photos of rendered people, and the released architecture with filled weights."""
+"""Shared inputs: the demo models, the released architecture with filled weights, and results of finished runs.
+
+The fixtures of runs import the scripts themselves, so that a single quick test need not wait for all of them.
+"""
 
 import os
-from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is loaded: one thread a worker, and in what it starts
@@ -13,30 +15,22 @@ import pytest
 import torch
 from filelock import FileLock
 from filled import filled, manifest
-from processes import ROOT
+from paths import PHOTOS, Demo
 
 from models import load_face_encoder, load_pose_estimator, load_vec2face
 
-DEMO = ROOT / "weights" / "demo"
 SLOWEST = [
-    "training", "scripts", "world", "other_scripts", "pipeline", "gate", "attrop", "generation", "measure", "agreement",
+    "interrupted_generation", "training", "dataset_parts", "image_generation", "interrupted_training", "gpu_check",
+    "pipeline", "gate", "command_line", "cuda_training", "manifest", "released_training", "training_stop",
+    "training_state", "train_fr", "attrop", "more_images", "generation", "migration", "measure_dataset",
+    "image_features",
 ]  # fmt: skip
-PHOTOS = ROOT / "tests" / "photos"
 
 
 def pytest_collection_modifyitems(items):
-    """The files that take longest first: with a file a worker at a time, both workers end together."""
+    """Put the slowest files first: each worker takes a whole file at a time, and so both end at about the same time."""
     place = {f"test_{name}.py": number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
-
-
-class Demo:
-    """Paths of the demo weights, and flags that point the scripts at them."""
-
-    generator = DEMO / "vec2face_generator.pth"
-    encoder = DEMO / "face_encoder.pth"
-    vectors = DEMO / "identity_vectors.npy"
-    models = ("--model_weights", str(generator), "--id_weights", str(encoder), "--device", "cpu", "--precision", "fp32")
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +81,56 @@ def base_models(filled_files):
     }
 
 
-def files_of(folder):
-    """{relative path: bytes} of everything in a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+@pytest.fixture(scope="session")
+def finished_datasets(demo, tmp_path_factory):
+    """{format: folder} of datasets of an uninterrupted run."""
+    from generation_runs import command
+
+    import image_generation
+
+    folder = tmp_path_factory.mktemp("finished")
+    for format in ("folder", "lmdb"):
+        words = [*command(demo), "--output_dir", folder / format, "--format", format]
+        image_generation.main([str(word) for word in words])
+    return {format: folder / format / "test" for format in ("folder", "lmdb")}
+
+
+@pytest.fixture(scope="session")
+def training_lmdb(demo, tmp_path_factory):
+    """A training LMDB of the nine photos in tests/photos; beside it four.npy, a mask of the first four."""
+    from training_lmdbs import prepare
+
+    folder = tmp_path_factory.mktemp("training")
+    prepare(demo, PHOTOS, folder)
+    np.save(folder / "four.npy", np.arange(4))
+    return folder / "faces.lmdb"
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(demo, training_lmdb, tmp_path_factory):
+    """The folder of a generator training that has run to its end."""
+    import generator_training
+
+    folder = tmp_path_factory.mktemp("run")
+    generator_training.run(*generator_training.flags(demo, training_lmdb, folder, "--ema", 0.9))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The folder of a face recognition training that has run to its end."""
+    import fr_training
+
+    folder = tmp_path_factory.mktemp("fr")
+    fr_training.train(*fr_training.flags(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory):
+    """A folder of rendered photos with their labels: five identities with twelve photos each."""
+    from world import render_faces
+
+    folder = tmp_path_factory.mktemp("rendered") / "people"
+    render_faces.main(["--identities", "5", "--images", "12", "--output", str(folder)])
+    return folder

@@ -235,7 +235,7 @@ def fake_cuda(capability=AMPERE, answer=1):
         "Event": Event,
     }
     with ExitStack() as stack:
-        stack.enter_context(FakeMode(allow_non_fake_inputs=True))  # before torch is told that there is a GPU
+        stack.enter_context(FakeMode(allow_non_fake_inputs=True))  # before torch is made to report a GPU
         for name, hook in hooks.items():
             stack.enter_context(patch.object(torch.cuda, name, hook))
         stack.enter_context(patch.object(fake_tensor, "init_gpu_context", lambda device: None))

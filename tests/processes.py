@@ -4,6 +4,7 @@ Each is forked from a process that has imported the libraries and done nothing e
 the work of most tests. Ranks are started by what torchrun itself calls.
 """
 
+import io
 import multiprocessing
 import os
 import resource
@@ -17,9 +18,9 @@ import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
+from paths import ROOT
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = (
     "timm.models.vision_transformer", "torchvision.transforms.v2", "torch.optim.swa_utils",
     "torch.distributed.launcher.api", "sklearn.decomposition", "sklearn.metrics",
@@ -32,16 +33,16 @@ FORKS.set_forkserver_preload(LIBRARIES)
 class Script:
     """``python SCRIPT WORDS``, with ``ranks`` ``torchrun --nproc_per_node=RANKS``; leader of its process group.
 
-    ``largest_file``: bytes after which the system refuses to let a file grow, as on a full disk. ``environment``:
-    variables of its own.
+    ``largest_file``: bytes after which the system refuses to let a file grow, as on a full disk. ``killed_at``: a text;
+    the process that prints it is killed as it does so. ``environment``: variables of its own.
     """
 
-    def __init__(self, script, *words, ranks=0, largest_file=None, environment=None):
+    def __init__(self, script, *words, ranks=0, largest_file=None, killed_at=None, environment=None):
         with tempfile.TemporaryDirectory() as folder:
             self.streams = [open(Path(folder, name), "w+") for name in ("stdout", "stderr")]  # noqa: SIM115, for wait()
             self.process = FORKS.Process(
                 target=become,
-                args=(ROOT / script, list(map(str, words)), ranks, largest_file, environment or {}, folder),
+                args=(ROOT / script, list(map(str, words)), ranks, largest_file, killed_at, environment or {}, folder),
             )
             self.process.start()
             self.pid = self.process.pid
@@ -55,6 +56,12 @@ class Script:
         """What is in its standard output by now."""
         self.streams[0].seek(0)
         return self.streams[0].read()
+
+    def wait_until(self, condition):
+        """Wait for ``condition()`` to hold, which must be before the script ends."""
+        while not condition():
+            assert self.alive() or condition(), f"the script ended too early:\n{self.printed()}"
+            time.sleep(0.002)
 
     def signal(self, number, group=False):
         (os.killpg if group else os.kill)(self.pid, number)
@@ -70,8 +77,23 @@ class Script:
         return SimpleNamespace(returncode=self.process.exitcode, stdout=printed[0], stderr=printed[1])
 
 
-def become(script, words, ranks, largest_file, environment, folder):
-    """What the new process does."""
+class KilledAt(io.TextIOWrapper):
+    """Standard output of a process that is killed as soon as it prints ``text``."""
+
+    def __init__(self, text):
+        super().__init__(open(1, "wb", closefd=False), line_buffering=True)  # noqa: SIM115
+        self.text = text
+
+    def write(self, text):
+        written = super().write(text)
+        if self.text in text:
+            self.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return written
+
+
+def become(script, words, ranks, largest_file, killed_at, environment, folder):
+    """Run the script: what the new process does."""
     os.setsid()
     os.chdir(ROOT)
     os.environ |= environment
@@ -81,6 +103,8 @@ def become(script, words, ranks, largest_file, environment, folder):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     if largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    if killed_at:
+        sys.stdout = KilledAt(killed_at)
     sys.argv = [str(script), *words]
     sys.path[0] = str(script.parent)
     if ranks:
@@ -121,7 +145,7 @@ def by_hand(script, *words, **more):
 
 
 def run_by_hand(script, *words, **more):
-    """Their results."""
+    """The results of these Scripts, once all have ended."""
     return [process.wait() for process in by_hand(script, *words, **more)]
 
 

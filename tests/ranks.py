@@ -1,4 +1,4 @@
-"""A program of several processes, for tests/test_ending.py: they join, and one of them ends in the way named."""
+"""A program of several processes, for test_ending.py: they join, and one of them ends in the way named."""
 
 import os
 import signal

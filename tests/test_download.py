@@ -8,7 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from conftest import ROOT
+from paths import ROOT
 
 import download_vec2face_weights as download
 
@@ -85,7 +85,7 @@ def test_fetches_what_generation_needs_and_nothing_twice(hub, tmp_path):
     assert len(hub.fetched) == len(download.GROUPS["generation"].files)
 
 
-def test_dataset_repository_and_a_damaged_file(hub, tmp_path):
+def test_a_damaged_file_of_a_dataset_repository_is_fetched_again(hub, tmp_path):
     target = tmp_path / "files" / "HSFaces" / "hsface10k.lmdb"
     target.parent.mkdir(parents=True)
     target.write_bytes(b"half")
@@ -107,7 +107,7 @@ def test_one_missing_file_does_not_keep_the_others(hub, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_no_hub(tmp_path):
+def test_without_a_hub_every_missing_file_is_named_with_where_to_fetch_it_by_hand(tmp_path):
     there = tmp_path / "files" / "weights" / "vec2face_generator.pth"
     there.parent.mkdir(parents=True)
     there.write_bytes(b"put there by hand")
@@ -120,7 +120,7 @@ def test_no_hub(tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_list_names_every_group(capsys):
+def test_the_list_names_every_group_of_files(capsys):
     download.main(["--list"])
     out = capsys.readouterr().out
     for name, group in download.GROUPS.items():

@@ -1,142 +1,101 @@
-"""The layers we compute in another way give what PyTorch's own give."""
+"""The code lies in layers: imports point to the same layer or to a lower one, and never in a circle."""
 
-from functools import partial
+import ast
+from graphlib import CycleError, TopologicalSorter
 
 import pytest
-import torch
-import torch.nn as nn
-import torch.nn.functional as F
-from fake_cuda import backward, fake_cuda
+from paths import ROOT
 
-from models import fused_layers
-from models.fused_layers import FrozenPReLU, GroupNormSiLU, group_norm_silu
-from models.image_decoder import ImageDecoder, Level, ResidualBlock, Upsample
-from models.iresnet import IResNet
-
-
-@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize("shape", [(2, 64, 7, 7), (1, 32, 5, 3)])
-def test_group_norm_silu(layout, shape):
-    x = torch.randn(shape, dtype=torch.float64).to(memory_format=layout).requires_grad_()
-    ours, theirs = GroupNormSiLU(32, shape[1], eps=1e-6).double(), nn.GroupNorm(32, shape[1], eps=1e-6).double()
-    nn.init.normal_(ours.weight)
-    nn.init.normal_(ours.bias)
-    theirs.load_state_dict(ours.state_dict())
-    gradient = torch.randn(shape, dtype=torch.float64)
-    a, b = ours(x), F.silu(theirs(x))
-    assert torch.allclose(a, b)
-    wanted = torch.autograd.grad(b, [x, *theirs.parameters()], gradient)
-    for got, want in zip(torch.autograd.grad(a, [x, *ours.parameters()], gradient), wanted, strict=True):
-        assert torch.allclose(got, want)
+PACKAGES = ("models", "utils", "scripts", "world")
+LAYERS = (  # from the lowest to the highest; a file belongs to the longest name that it begins with
+    ("models",),
+    ("utils.runtime",),
+    ("utils.data", "utils.dataset"),
+    ("utils.generation", "utils.training", "utils.evaluation"),
+    ("utils.cli",),
+    ("",),  # the root scripts
+    ("scripts", "world"),
+)
+LONGEST_FILE = 400
+STILL_UPWARDS = {
+    ("utils.data.face_set", "utils.cli.outputs"),
+    ("utils.generation.make_dataset", "utils.cli.demo_weights"),
+    ("utils.generation.make_dataset", "utils.cli.flags"),
+}
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize(("mean", "std"), [(0, 300), (300, 30), (1000, 1)])
-@pytest.mark.parametrize("autocast", [False, True])
-def test_the_norm_of_a_gpu_computes_in_float32_where_squares_overflow_and_variances_cancel(dtype, mean, std, autocast):
-    """Against float64. The gradients' products with the map overflow float16, too."""
-    torch.manual_seed(0)
-    x = (torch.randn(2, 64, 14, 14) * std + mean).to(dtype).to(memory_format=torch.channels_last)
-    gradient = (100 * torch.randn(x.shape)).to(dtype).to(memory_format=torch.channels_last)
-    weight, bias = torch.randn(2, 64)
-    ours = [value.clone().requires_grad_() for value in (x, weight, bias)]
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        result = group_norm_silu(*ours, 32, 1e-6, exact=True)
-    assert result.dtype == dtype
-    assert result.is_contiguous(memory_format=torch.channels_last)
-    theirs = [value.double().requires_grad_() for value in (x, weight, bias)]
-    expected = F.silu(F.group_norm(theirs[0], 32, *theirs[1:], 1e-6))
-    pairs = [(result, expected)]
-    pairs += zip(
-        torch.autograd.grad(result, ours, gradient), torch.autograd.grad(expected, theirs, gradient.double()),
-        strict=True,
-    )  # fmt: skip
-    for got, want in pairs:
-        assert (got - want).norm() < max(torch.finfo(dtype).eps, 2e-4) * want.norm()
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_norm_stays_channels_last_on_cuda_without_waiting(dtype):
-    with fake_cuda() as waits:
-        layer = GroupNormSiLU(32, 64).to("cuda")
-        x = torch.zeros(2, 64, 14, 14, dtype=dtype, device="cuda").to(memory_format=torch.channels_last)
-        x.requires_grad_()
-        waits.counts.clear()
-        with torch.autocast("cuda", dtype):
-            result = layer(x)
-        backward(result.sum())
-        for value in (result, x.grad):
-            assert value.dtype == dtype
-            assert value.is_contiguous(memory_format=torch.channels_last)
-        assert layer.weight.grad.dtype == torch.float32
-        assert waits.counts == {}
+FILES = [*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
+MODULES = {module_name(path): path for path in FILES}
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("exact", [False, True])
-def test_a_compiled_level_of_the_decoder_is_one_graph_and_has_the_same_values(backend, exact, monkeypatch):
-    """As on a CPU, and, ``exact``, as on a GPU."""
-    if exact:
-        monkeypatch.setattr(fused_layers, "group_norm_silu", partial(as_on_a_gpu, group_norm_silu))
-    torch.manual_seed(0)
-    level = Level(64, 32, 4, upsample=True).to(memory_format=torch.channels_last)
-    x = torch.randn(1, 64, 28, 28).to(memory_format=torch.channels_last).requires_grad_()
-    torch._dynamo.reset()
-    for got, want in zip(
-        results_of(torch.compile(level, fullgraph=True, backend=backend, dynamic=False), level, x),
-        results_of(level, level, x), strict=True,
-    ):  # fmt: skip
-        assert (got - want).norm() < 1e-4 * want.norm()
+def layer(module):
+    numbered = [(number, name) for number, names in enumerate(LAYERS) for name in names]
+    return max((len(name), number) for number, name in numbered if f"{module}.".startswith(f"{name}.") or not name)[1]
 
 
-def as_on_a_gpu(norm, *args, exact):
-    return norm(*args, exact=True)
+def imports(module, inside_functions=True):
+    """The project's modules that a module imports; ``inside_functions``: also those imported later, by a call."""
+    path, todo, names = MODULES[module], [], set()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    todo.append(ast.parse(path.read_text()))
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            names |= {
+                f"{source}.{alias.name}" if f"{source}.{alias.name}" in MODULES else source for alias in node.names
+            }
+        if inside_functions or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            todo += ast.iter_child_nodes(node)
+    return names & MODULES.keys()
 
 
-def results_of(function, module, x):
-    """What it returns of x, and the gradients to x and the module's parameters."""
-    result = function(x)
-    return [result, *torch.autograd.grad(result.square().sum(), [x, *module.parameters()])]
+def test_the_modules_of_the_project_their_imports_and_their_layers_are_found():
+    assert {"vec2face", "models", "models.vec2face", "utils.cli.command", "world.renderer.head"} <= MODULES.keys()
+    assert {"utils.dataset.layout", "utils.data.masks"} <= imports("utils.data.face_set")
+    assert "utils.cli.command" in imports("vec2face")
+    assert [layer(module) for module in ("models.vec2face", "utils.dataset.parts", "vec2face", "scripts")] == [
+        0,
+        2,
+        5,
+        6,
+    ]
 
 
-def test_frozen_prelu():
-    x = torch.randn(2, 8, 5, 5, requires_grad=True)
-    ours, theirs = FrozenPReLU(8), nn.PReLU(8)
-    theirs.weight.data = torch.randn(8)  # negative slopes too
-    ours.load_state_dict(theirs.state_dict())
-    gradient = torch.randn(2, 8, 5, 5)
-    assert torch.equal(ours(x), theirs(x))
-    got, want = (torch.autograd.grad(layer(x), x, gradient)[0] for layer in (ours, theirs))
-    assert torch.allclose(got, want)
+def test_the_models_import_nothing_of_the_rest_of_the_project():
+    upwards = {(module, name) for module in MODULES if layer(module) == 0 for name in imports(module) if layer(name)}
+    assert not upwards
 
 
-@pytest.mark.parametrize("width", [16, 128])
-def test_upsample_is_nearest_then_convolution(width):
-    layer, x = Upsample(width).double(), torch.randn(2, width, 5, 6, dtype=torch.float64)
-    expected = F.conv2d(F.interpolate(x, scale_factor=2), layer.weight, layer.bias, padding=1)
-    assert torch.allclose(layer(x), expected)
-    layer.fuse()
-    assert torch.allclose(layer(x), expected)
+def test_imports_point_to_the_same_layer_or_to_a_lower_one():
+    upwards = {(module, name) for module in MODULES for name in imports(module) if layer(name) > layer(module)}
+    assert not upwards - STILL_UPWARDS
 
 
-def test_shortcut_is_applied_to_the_result():
-    block, x = ResidualBlock(64, 32).double(), torch.randn(1, 64, 4, 4, dtype=torch.float64)
-    h = block.conv2(F.silu(F.group_norm(block.conv1(F.silu(F.group_norm(x, 32, eps=1e-6))), 32, eps=1e-6)))
-    assert torch.allclose(block(x), h + F.conv2d(h, block.shortcut.weight))
+def test_no_import_circle():
+    try:
+        TopologicalSorter({module: imports(module, inside_functions=False) for module in MODULES}).prepare()
+    except CycleError as error:
+        pytest.fail(f"{' -> '.join(reversed(error.args[1]))}")
 
 
-def test_image_decoder_size():
-    assert ImageDecoder(32)(torch.randn(1, 256, 7, 7)).shape == (1, 3, 112, 112)
+def test_no_file_has_more_than_400_lines():
+    paths = [*FILES, *(ROOT / "tests").rglob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in paths}
+    assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
 
 
-def test_fusing_a_face_encoder_changes_nothing():
-    torch.manual_seed(0)
-    encoder = IResNet((1, 2, 1, 1), (8, 16, 16, 32)).eval()
-    for module in encoder.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-    images = torch.rand(2, 3, 112, 112) * 2 - 1
-    with torch.no_grad():
-        expected = encoder(images)
-        assert torch.allclose(encoder.for_inference()(images), expected, rtol=1e-3, atol=1e-3)
+def test_no_test_file_imports_another_one():
+    """What they share lies in conftest and in the modules beside it."""
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert not node.module.startswith(("test_", "conftest")), path

