@@ -14,7 +14,7 @@ DRAWS = 2000
 
 def image_of(item):
     """What the network gets of one Item, (3, 112, 112)."""
-    return assemble(item.pixels[None], item.holes[None], torch.tensor([item.share], dtype=torch.float64))[0]
+    return assemble(item.pixels[None], item.holes[None], torch.tensor([item.weight], dtype=torch.float64))[0]
 
 
 def test_the_erased_rectangle_is_mid_grey_in_what_the_network_gets():

@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import time
+from functools import partial
 
 import cv2
 import numpy as np
@@ -17,12 +18,18 @@ from test_augmentation import image_of
 import image_generation
 from models.errors import UserError
 from models.iresnet import IResNet, load_face_encoder
+from models.recogniser import make_recogniser
+from models.weight_files import load_file
 from scripts import train_fr
 from utils.data.face_set import FaceSet
 from utils.data.fr_data import RecognitionData
 from utils.evaluation.verification import features_of
 from utils.evaluation.verification_sets import draw_pairs
-from utils.training.fr_step import begin_at_centres
+from utils.runtime.distributed import World
+from utils.training.fr_backbone import init_head_from_centroids
+from utils.training.fr_state import RecogniserState, make_optimizer
+from utils.training.resuming import run_description
+from utils.training.schedules import warmup_then_milestones
 
 
 def flags(folder, *more):
@@ -76,9 +83,8 @@ def test_generation_tells_a_quality_the_model_never_gives(trained, demo, tmp_pat
 
 
 def test_no_weight_decay_on_batch_norm():
-    args = train_fr.fr_parser().parse_args(["--data", "x", "--network", "18", "--width", "16"])
-    model = train_fr.make_model(args, 3)
-    decayed, free = train_fr.make_optimizer(model, args).param_groups
+    model = make_recogniser(3, 18, 16)
+    decayed, free = make_optimizer(model, 0.1, 0.9, 5e-4).param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (5e-4, 0)
     norms = sum(isinstance(m, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)) for m in model.modules())
     assert len(free["params"]) == 2 * norms - 1  # the weight of the last one is fixed
@@ -89,7 +95,10 @@ def test_the_published_recipe_is_the_default():
     args = train_fr.fr_parser().parse_args(["--data", "x"])
     assert (args.network, args.se, args.batch_size, args.lr, args.momentum) == (50, True, 128, 0.1, 0.9)
     assert (args.weight_decay, args.clip_grad, args.epochs, args.milestones) == (5e-4, 5, 26, [12, 20, 24])
-    rates = [round(train_fr.learning_rate(epoch, args), 6) for epoch in (0, 10.9, 11, 18.9, 19, 23)]
+    schedule = partial(
+        warmup_then_milestones, highest=args.lr, warmup_epochs=args.warmup_epochs, milestones=args.milestones
+    )
+    rates = [round(schedule(epoch), 6) for epoch in (0, 10.9, 11, 18.9, 19, 23)]
     assert rates == [0.1, 0.1, 0.01, 0.01, 0.001, 0.0001]
 
 
@@ -108,18 +117,20 @@ def test_killed_and_resumed_bitwise(trained, tmp_path):
 @pytest.mark.parametrize("to_float16", [True, False])
 def test_a_run_goes_on_in_float16_and_back(to_float16, tmp_path):
     """A float16 run on a GPU has a loss scale; one on a CPU or in bfloat16 has none, and leaves an empty state."""
-    args = train_fr.fr_parser().parse_args(list(map(str, flags(tmp_path, "--resume", tmp_path / "c.pth"))))
 
-    def parts(enabled):
-        model = train_fr.make_model(args, 3)
-        return model, train_fr.make_optimizer(model, args), torch.amp.GradScaler("cpu", 1024.0, enabled=enabled)
+    def new_state(enabled):
+        model = make_recogniser(3, 18, 16)
+        scaler = torch.amp.GradScaler("cpu", 1024.0, enabled=enabled)
+        optimizer = make_optimizer(model, 0.1, 0.9, 5e-4)
+        return RecogniserState(model, optimizer, scaler, {}, run_description(World(), [[0]]))
 
-    model, optimizer, scaler = parts(not to_float16)
-    content = {"backbone": model.backbone.state_dict(), "head": model.head.state_dict(), "step": 5}
-    content |= {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-    model, optimizer, scaler = parts(to_float16)
-    assert train_fr.resume(content, "c.pth", args, model, optimizer, scaler) == 5
-    assert scaler.get_scale() == (1024 if to_float16 else 1)
+    state = new_state(not to_float16)
+    state.step = 5
+    state.save(tmp_path / "c.pth")
+    state = new_state(to_float16)
+    assert state.resume(load_file(tmp_path / "c.pth"), "c.pth") == []
+    assert state.step == 5
+    assert state.scaler.get_scale() == (1024 if to_float16 else 1)
 
 
 def test_two_ranks_resume_bitwise(tmp_path):
@@ -186,7 +197,7 @@ def test_identity_mixup_labels_follow_the_names_of_people(tmp_path):
     assert data[0, 14][2:5] == (2, 1, 0.9)
     with pytest.raises(UserError, match="row in --mixed_labels"):
         RecognitionData(faces, mixed=FaceSet(tmp_path), mixture_labels=rows[:2])
-    with pytest.raises(UserError, match="people go to 2"):
+    with pytest.raises(UserError, match="labels from 0 to 2"):
         RecognitionData(faces, mixed=FaceSet(tmp_path), mixture_labels=rows + 1)
 
 
@@ -195,11 +206,11 @@ def test_domain_mixup_blends_a_real_photo_in():
     data = RecognitionData(faces, seed=1, real=real, domain_range=(0.6, 0.9))
     assert data.class_count == 6
     item = data[3, 4]
-    image, first, second, share = image_of(item), item.first, item.second, item.share
+    image, first, second, weight = image_of(item), item.first, item.second, item.weight
     assert item.pose.isnan().all()
     assert first == faces.labels[4]
     assert 3 <= second < 6
-    assert 0.6 <= share <= 0.9
+    assert 0.6 <= weight <= 0.9
     assert torch.equal(image, image_of(data[3, 4]))
 
     def candidates(face_set, labels):
@@ -208,14 +219,13 @@ def test_domain_mixup_blends_a_real_photo_in():
             yield from (photo, photo.flip(2))  # either may be mirrored
 
     one = torch.from_numpy(faces.image(4)).permute(2, 0, 1) / 127.5 - 1
-    blends = [share * a + (1 - share) * b for a in (one, one.flip(2)) for b in candidates(real, second - 3)]
+    blends = [weight * a + (1 - weight) * b for a in (one, one.flip(2)) for b in candidates(real, second - 3)]
     assert min(float((image - blend).abs().max()) for blend in blends) < 1e-5
 
 
 def test_a_mixture_loss_is_the_mixture_of_losses():
     torch.manual_seed(0)
-    args = train_fr.fr_parser().parse_args(["--data", "x", "--network", "18", "--width", "16", "--no-se"])
-    model = train_fr.make_model(args, 4).eval()
+    model = make_recogniser(4, 18, 16, se=False).eval()
     images, a, b = torch.rand(2, 3, 112, 112), torch.tensor([0, 1]), torch.tensor([2, 3])
     one, two = (model(images, x)[0] for x in (a, b))
     mixed, _ = model(images, a, b, torch.tensor([0.75, 1.0]))
@@ -295,11 +305,10 @@ def test_a_head_begins_at_the_mean_features_of_its_people(trained, tmp_path):
     """In batches of many people; a broken photo does not count."""
     shutil.copytree(PHOTOS, tmp_path / "photos")
     (tmp_path / "photos" / "person1" / "1.jpg").write_bytes(b"broken")
-    args = train_fr.fr_parser().parse_args(list(map(str, flags(tmp_path))))
-    model, faces = train_fr.make_model(args, 4), FaceSet(tmp_path / "photos")
+    model, faces = make_recogniser(4, 18, 16, se=False), FaceSet(tmp_path / "photos")
     faces.people.append("no photos")
     begun = model.head.directions.detach().clone()
-    begin_at_centres(model, faces, contextlib.nullcontext, 0)
+    init_head_from_centroids(model, faces, contextlib.nullcontext, 0)
     for label in range(3):
         photos = []
         for index in np.flatnonzero(faces.labels == label)[:4]:
@@ -321,9 +330,8 @@ def test_a_known_backbone_is_asked_for_the_centres_of_many_people_at_once(traine
 
 def test_the_first_step_of_float16_may_be_skipped():
     """Gradients that overflow are the rule there; the momentum must not begin with what lay in memory before."""
-    args = train_fr.fr_parser().parse_args(["--data", "x", "--network", "18", "--width", "16"])
-    model = torch.nn.Linear(3, 2)
-    optimizer, scaler = train_fr.make_optimizer(model, args), torch.amp.GradScaler("cpu", 4.0)
+    model, lr, weight_decay = torch.nn.Linear(3, 2), 0.1, 5e-4
+    optimizer, scaler = make_optimizer(model, lr, 0.9, weight_decay), torch.amp.GradScaler("cpu", 4.0)
     start, gradient = model.weight.detach().clone(), torch.ones(2, 3)
     for value in (torch.inf, 1.0):
         model.weight.grad, model.bias.grad = gradient * value * scaler.get_scale(), torch.zeros(2)
@@ -331,5 +339,5 @@ def test_the_first_step_of_float16_may_be_skipped():
         scaler.unscale_(optimizer)
         scaler.step(optimizer)
         scaler.update()
-    expected = start - args.lr * (1 + args.weight_decay * start)
+    expected = start - lr * (1 + weight_decay * start)
     assert torch.allclose(model.weight, expected)

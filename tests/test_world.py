@@ -13,10 +13,10 @@ import torch
 from conftest import ROOT
 
 from models import TokenMask, load_face_encoder, load_vec2face
+from models.auxiliary_readout import AuxiliaryReadout
 from models.errors import UserError
 from models.heads import HEADS, make_head
 from models.sixdrepnet import SMALL, SixDRepNet, euler_angles, load_pose_estimator
-from models.traces import Traces
 from models.weight_files import load_file, sha256, state_dict_of
 from scripts import attribute_sheet, change_encoder, shrink_weights, small_portion_training_mask, train_fr
 from scripts import test_fr as tester
@@ -96,13 +96,14 @@ def test_styles_of_pairs(rendered):
         draw_pairs(faces, 6000, 0, "frontal_profile")
 
 
-def test_an_encoder_with_traces_resumes_to_the_same_weights(rendered, tmp_path):
-    words = ["--data", rendered, "--network", 18, "--width", 16, "--no-se", "--head", "magface", "--traces", 6, 3]
-    words += ["--batch_size", 8, "--workers", 0, "--no-use_amp", "--random_erasing", 0]
+def test_an_encoder_with_a_readout_resumes_to_the_same_weights(rendered, tmp_path):
+    """Also by the flag's former name."""
+    words = ["--data", rendered, "--network", 18, "--width", 16, "--no-se", "--head", "magface"]
+    words += ["--readout_weights", 6, 3, "--batch_size", 8, "--workers", 0, "--no-use_amp", "--random_erasing", 0]
     run = lambda folder, *more: train_fr.main([*map(str, words), "--output_dir", str(folder), *map(str, more)])  # noqa: E731
     run(tmp_path / "whole", "--max_steps", 3)
     run(tmp_path / "parts", "--max_steps", 2)
-    run(tmp_path / "parts", "--max_steps", 3, "--resume", tmp_path / "parts")
+    run(tmp_path / "parts", "--max_steps", 3, "--resume", tmp_path / "parts", "--traces", 6, 3)
     whole, parts = (torch.load(tmp_path / name / "model.pth", weights_only=True) for name in ("whole", "parts"))
     assert all(torch.equal(whole["state_dict"][key], parts["state_dict"][key]) for key in whole["state_dict"])
     assert whole["feature_norms"]["50%"] <= whole["feature_norms"]["75%"]
@@ -111,15 +112,15 @@ def test_an_encoder_with_traces_resumes_to_the_same_weights(rendered, tmp_path):
     assert torch.equal(on["fc.weight"], whole["state_dict"]["fc.weight"])
 
 
-def test_traces_learn_under_sgd_from_features_that_are_alike():
+def test_the_readout_learns_under_sgd_from_features_that_are_alike():
     torch.manual_seed(0)
-    traces = Traces()
-    optimizer = torch.optim.SGD(traces.parameters(), lr=0.1, momentum=0.9)
+    readout = AuxiliaryReadout()
+    optimizer = torch.optim.SGD(readout.parameters(), lr=0.1, momentum=0.9)
     features = 0.8 * torch.randn(512) + 0.6 * torch.randn(32, 512)  # (32, 512), of unit variance
     images, poses = 0.1 * torch.rand(32, 3, 112, 112), torch.randn(32, 2) * 30
     losses = []
     for _ in range(60):
-        losses.append(traces(features, images, poses).mean())
+        losses.append(readout(features, images, poses).mean())
         losses[-1].backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -174,17 +175,17 @@ def test_masks_of_good_photos(rendered, tmp_path, capsys):
     assert "no photo of" in capsys.readouterr().err
 
 
-def test_traces_ask_for_thumbnail_and_pose():
+def test_the_readout_asks_for_thumbnail_and_pose():
     torch.manual_seed(0)
-    traces, features = Traces(8), torch.randn(4, 8)
+    readout, features = AuxiliaryReadout(8), torch.randn(4, 8)
     images, poses = torch.rand(4, 3, 112, 112), torch.tensor([[10.0, 5.0], [-10.0, 5.0], [0.0, torch.nan], [60.0, 0.0]])
-    losses = traces(features, images, poses)
+    losses = readout(features, images, poses)
     assert losses.shape == (4,)
     assert losses.isfinite().all()
-    far = traces(features, images, poses * 10)
+    far = readout(features, images, poses * 10)
     assert (far[[0, 1, 3]] > losses[[0, 1, 3]]).all()
     losses.sum().backward()
-    assert all(parameter.grad.isfinite().all() for parameter in traces.parameters())
+    assert all(parameter.grad.isfinite().all() for parameter in readout.parameters())
 
 
 def test_poses_turn_with_mirrored_photos(rendered):
@@ -208,7 +209,7 @@ def test_a_head_begins_where_the_people_are(head):
     module = make_head(head, 5, 16)
     labels = torch.arange(5)
     before = module(20 * centres, labels).mean()
-    module.begin_at(centres)
+    module.init_from_centroids(centres)
     assert module(20 * centres, labels).mean() < 0.5 * before
 
 
