@@ -261,7 +261,7 @@ def test_one_person_and_single_images(tmp_path, capsys):
     shutil.copytree(PHOTOS / "person1", tmp_path / "one" / "person1")
     with pytest.raises(SystemExit):
         train(*flags(tmp_path / "run", "--data", tmp_path / "one"))
-    assert "one person only" in capsys.readouterr().err
+    assert "one identity only" in capsys.readouterr().err
     for person in ("person1", "person3"):
         (tmp_path / "single" / person).mkdir(parents=True)
         shutil.copy(PHOTOS / person / "0.jpg", tmp_path / "single" / person)
