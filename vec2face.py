@@ -13,7 +13,7 @@ the same command. --resume also accepts a training checkpoint of the released co
 import contextlib
 import math
 from argparse import BooleanOptionalAction as Boolean
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -36,6 +36,7 @@ from models.vec2face import DROPOUT, PRESETS, Vec2Face
 from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import (
     WITHOUT_EFFECT,
+    Parser,
     add_amp_flags,
     add_compile_flag,
     add_flags_without_effect,
@@ -79,7 +80,7 @@ TRAINING_WITHOUT_EFFECT = [
 ]
 
 
-def training_parser():
+def training_parser() -> Parser:
     parser = make_parser(__doc__)
     data = parser.add_argument_group("data")
     data.add_argument("--train_source", required=True, help="training LMDB, made by scripts/prepare_training_set.py")
@@ -166,7 +167,7 @@ def training_parser():
 
 
 @command
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = training_parser().parse_args(argv)
     world = join_training(args.device)
     if world.is_main:
@@ -360,7 +361,7 @@ def train(
             break
 
 
-def score_held_out(state: TrainingState, encoder: nn.Module, data: TrainingData, batch_size: int):
+def score_held_out(state: TrainingState, encoder: nn.Module, data: TrainingData, batch_size: int) -> tuple[dict, list]:
     """({name: score}, pictures) of held-out photos, with the averaged weights if there are any, as these are exported.
 
     See utils/evaluation/reconstruction.py for the scores.

@@ -1,16 +1,23 @@
 """What a weight file of a generator holds beside its weights, for all that write one."""
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from models.errors import UserError
 from models.released_weights import released_key
-from models.vec2face import PRESETS, Vec2Face, generator_state, preset_of
+from models.vec2face import PRESETS, Architecture, Vec2Face, generator_state, preset_of
 from models.weight_files import check_fit, load_file, sha256
 
 
-def native_checkpoint(state, preset, architecture=None, trained_on=None):
+def native_checkpoint(
+    state: dict[str, torch.Tensor],
+    preset: str,
+    architecture: Architecture | None = None,
+    trained_on: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """The content of a generator file in this project's format, from a state dict in this project's names.
 
     ``architecture``: that of the preset by default. ``trained_on``: the result of ``training_vectors``, or None.
@@ -19,7 +26,7 @@ def native_checkpoint(state, preset, architecture=None, trained_on=None):
     return {"model_vec2face": state} | about | ({"trained_on": trained_on} if trained_on else {})
 
 
-def training_vectors(encoder_path, norms):
+def training_vectors(encoder_path: Path | str, norms: tuple[float, float]) -> dict[str, Any]:
     """What a generator file says of the training vectors: the encoder file's SHA-256, mean and deviation of the norms.
 
     ``norms``: mean and standard deviation. Raises OSError when the encoder file cannot be read.

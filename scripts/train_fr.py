@@ -29,7 +29,15 @@ from models.heads import HEADS
 from models.iresnet import DEPTHS
 from models.recogniser import Recogniser, make_recogniser
 from models.weight_files import save_file
-from utils.cli.flags import add_amp_flags, add_compile_flag, add_training_run_flags, make_parser, multiple_of, positive
+from utils.cli.flags import (
+    Parser,
+    add_amp_flags,
+    add_compile_flag,
+    add_training_run_flags,
+    make_parser,
+    multiple_of,
+    positive,
+)
 from utils.data.face_set import FaceSet
 from utils.data.fr_data import RecognitionItem, to_device
 from utils.data.fr_sources import load_recognition_data
@@ -54,7 +62,7 @@ RESULTS = (MODEL,)
 NORMS_FROM = 1024  # number of photos whose feature norms model.pth describes
 
 
-def fr_parser():
+def fr_parser() -> Parser:
     parser = make_parser(__doc__)
     data = parser.add_argument_group("data")
     data.add_argument("--data", required=True, help="training photos: folder of identity/photo, or LMDB")
@@ -71,9 +79,7 @@ def fr_parser():
     model = parser.add_argument_group("model")
     model.add_argument("--network", type=int, choices=list(DEPTHS), default=50, help="depth of the IResNet")
     model.add_argument("--se", action=Boolean, default=True, help="squeeze-excitation in the IResNet")
-    model.add_argument(
-        "--width", type=multiple_of(16), default=64, help="channels of the IResNet's first stage (usual: 64)"
-    )
+    model.add_argument("--width", type=multiple_of(16), default=64, help="channels of the IResNet's first stage")
     model.add_argument("--head", choices=HEADS, default="arcface", help="margin head, which defines the loss")
     model.add_argument("--margin", type=float, help="margin of the head, ArcFace's in radians (default: its paper's)")
     model.add_argument(
@@ -109,7 +115,7 @@ def fr_parser():
     recipe.add_argument(
         "--augmentation", type=float, default=0.3, help="probability of each of crop, low resolution and colour change"
     )
-    recipe.add_argument("--random_erasing", type=float, default=0.5, help="probability of erasing a rectangle")
+    recipe.add_argument("--random_erasing", type=float, default=0.5, help="probability of a mid-grey rectangle")
     recipe.add_argument("--seed", type=int, default=0, help="random seed of weights, order, dropout and augmentation")
     add_amp_flags(recipe, "bfloat16")
     add_compile_flag(recipe, "network")
@@ -121,7 +127,7 @@ def fr_parser():
 
 
 @command
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = fr_parser().parse_args(argv)
     check_head_flags(
         args.head, margin=args.margin, easy_margin=args.easy_margin, straight_through=args.straight_through
@@ -237,8 +243,7 @@ def train(
             scaler.update()
 
             norms = {"norm": feature_norms.mean(), "gradient_norm": gradient_norm}
-            remark = "try a lower --lr, or a warm-up."
-            finite.add(values_to_check({"loss": loss}, norms, scaler), state.step, remark)
+            finite.add(values_to_check({"loss": loss}, norms, scaler), state.step, "try a lower --lr, or a warm-up.")
             state.step += 1
             log.add({"loss": loss} | norms, len(inputs.images))
             if state.step % run.log_every == 0 or state.step == recipe.last_step:
@@ -261,11 +266,8 @@ def train(
 
 def check_head_flags(head: str, **flags: float | bool | None) -> None:
     """Raise UserError when one of the flags was given but has no effect on the head."""
-    heads_of = {
-        "easy_margin": ("magface",),
-        "straight_through": ("arcface",),
-        "margin": ("arcface", "cosface", "adaface"),
-    }
+    with_margin = ("arcface", "cosface", "adaface")
+    heads_of = {"easy_margin": ("magface",), "straight_through": ("arcface",), "margin": with_margin}
     for flag, value in flags.items():
         if value not in (None, False) and head not in heads_of[flag]:
             raise UserError(f"--{flag} has no effect on --head {head}, only on {', '.join(heads_of[flag])}.")

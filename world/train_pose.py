@@ -10,7 +10,7 @@ Ctrl-C, which saves a checkpoint first, add --resume OUTPUT_DIR to the same comm
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from models.pixels import to_images
 from models.sixdrepnet import SMALL, SixDRepNet, euler_angles, load_pose_estimator
 from models.transfer import upload
 from models.weight_files import fit, save_file
-from utils.cli.flags import add_training_run_flags, make_parser, positive
+from utils.cli.flags import Parser, add_training_run_flags, make_parser, positive
 from utils.data.augmentation import augment_face
 from utils.data.face_labels import load_labels
 from utils.data.face_set import FaceSet
@@ -51,7 +51,7 @@ MIRRORED = torch.tensor([1.0, -1.0, -1.0])  # factors of the angles when a photo
 COSINE_LIMIT = 1 - 1e-6  # largest cosine whose acos is taken, so that its gradient stays finite
 
 
-def pose_parser():
+def pose_parser() -> Parser:
     parser = make_parser(__doc__)
     parser.add_argument("--data", required=True, help="labelled training photos: folder or LMDB of render_faces.py")
     parser.add_argument("--test", help="labelled photos of other identities, to score the result on")
@@ -123,7 +123,7 @@ def geodesic_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 @command
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = pose_parser().parse_args(argv)
     check_output_folder(args.output_dir, args.resume, args.overwrite, RESULTS)
     world = World()

@@ -83,7 +83,7 @@ def positive(text):
     return value
 
 
-def fraction(text):
+def fraction(text: str) -> float:
     """argparse type: a number from 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:
@@ -138,7 +138,7 @@ def folder_name(text):
     return text
 
 
-def add_amp_flags(parser, amp_dtype):
+def add_amp_flags(parser: argparse._ActionsContainer, amp_dtype: str) -> None:
     """Flags of a training's number formats. ``amp_dtype``: the default of --amp_dtype."""
     parser.add_argument(
         "--use_amp",
@@ -151,14 +151,14 @@ def add_amp_flags(parser, amp_dtype):
     )
 
 
-def add_compile_flag(parser, compiled):
+def add_compile_flag(parser: argparse._ActionsContainer, compiled: str) -> None:
     """--compile. ``compiled``: what is compiled, for the help text."""
     parser.add_argument(
         "--compile", action="store_true", help=f"torch.compile of the {compiled}; needs a C++ compiler (on a GPU: C)"
     )
 
 
-def add_training_run_flags(parser, output_dir):
+def add_training_run_flags(parser: argparse.ArgumentParser, output_dir: str) -> argparse._ArgumentGroup:
     """Flags of where a training writes, how often, and what it continues; returns their group."""
     run = parser.add_argument_group("output and resuming")
     run.add_argument("--output_dir", default=output_dir, help="folder of the checkpoints and log.jsonl")
