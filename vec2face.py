@@ -6,56 +6,67 @@
         --mask lmdb_dataset/WebFace4M/50000_ids_1022444_ims.npy --accum_iter 1
 
 On one CPU: `python vec2face.py --model vec2face_vit_tiny --lpips_weights none --train_source faces.lmdb ...`.
-Stopped (Ctrl-C saves a checkpoint first) or killed: the same command with `--resume OUTPUT_DIR`, which also takes a
-training checkpoint of the released code.
+To resume a run that was killed, or stopped with Ctrl-C, which saves a checkpoint first, add `--resume OUTPUT_DIR` to
+the same command. --resume also accepts a training checkpoint of the released code.
 """
 
 import contextlib
 import math
 from argparse import BooleanOptionalAction as Boolean
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from utils.cli.command import command
 
 import numpy as np
 import torch
-from torch.nn.parallel import DistributedDataParallel
+import torch.nn as nn
 
+from models.discriminator import Discriminator
 from models.errors import UserError
+from models.generator_file import training_vectors
 from models.iresnet import load_face_encoder
 from models.losses import ADVERSARIAL, WEIGHTS, GeneratorLoss, discriminator_loss
 from models.masking import ROWS, MaskRates, TokenMask
 from models.perceptual import load_perceptual
 from models.pixels import to_images
 from models.transfer import upload
-from models.vec2face import DROPOUT, PRESETS
+from models.vec2face import DROPOUT, PRESETS, Vec2Face
 from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import (
     WITHOUT_EFFECT,
+    Parser,
+    add_amp_flags,
+    add_compile_flag,
     add_flags_without_effect,
     add_training_run_flags,
+    fraction,
     make_parser,
     multiple_of,
     note_flags_without_effect,
     positive,
-    share,
 )
-from utils.data.training_data import AUGMENTATIONS, EpochBatches, TrainingData, make_loader, without_broken
-from utils.runtime.device import compiled, keep_freed_memory, resolve_device
-from utils.runtime.distributed import join_world
-from utils.runtime.precision import Precision
-from utils.training.finite_check import FiniteCheck
-from utils.training.folder import LAST, check_output_folder, start_anew
-from utils.training.log import Log
-from utils.training.resuming import check_agreement, load_checkpoint, run_of
+from utils.data.loader import EpochBatches, drop_broken, make_loader
+from utils.data.training_data import AUGMENTATIONS, TrainingData, TrainingItem, held_out_data
+from utils.evaluation.reconstruction import reconstruct
+from utils.training.broken_items import BrokenItems
+from utils.training.finite_check import FiniteCheck, values_to_check
+from utils.training.folder import LAST, check_output_folder
+from utils.training.optimizers import clip_and_step, set_learning_rates
+from utils.training.parallel import no_sync_if, parallel
+from utils.training.resuming import check_agreement, load_checkpoint, run_description
+from utils.training.schedules import warmup_then_cosine
+from utils.training.setup import Run, begin_run, join_training, prepare_device, seed_step
 from utils.training.state import TrainingState
-from utils.training.stop import StopSignal, resume_command
+from utils.training.stop import resume_command
 
-RELEASED_DIVISOR = 112  # of the learning-rate rule
-KEEP_EVERY = 25  # epochs between checkpoints that stay
-# Terms in the console line, where there are such.
+RELEASED_DIVISOR = 112  # of the released learning-rate rule
+KEEP_EVERY = 25  # epochs between the checkpoints that are never overwritten
+SCORED = 256  # largest number of held-out photos that are scored, spread evenly over all
+# Terms that the console line shows where they exist.
 SHOWN = ("total", "pixel", "ssim", "lpips", "token", "identity", "detail", "adversarial", "discriminator")
-WEIGHT_FLAGS = {
+WEIGHT_FLAGS = {  # term of the loss: flag of its weight
     "pixel": "pixel_weight",
     "token": "token_weight",
     "identity": "identity_weight",
@@ -69,291 +80,313 @@ TRAINING_WITHOUT_EFFECT = [
 ]
 
 
-def training_parser():
+def training_parser() -> Parser:
     parser = make_parser(__doc__)
     data = parser.add_argument_group("data")
-    data.add_argument("--train_source", required=True, help="training LMDB, see scripts/prepare_training_set.py")
-    data.add_argument("--mask", help=".npy of record positions to use (default: all)")
-    data.add_argument("--held_out", help=".npy of record positions to redraw (256 at most) and score, not to train on")
+    data.add_argument("--train_source", required=True, help="training LMDB, made by scripts/prepare_training_set.py")
+    data.add_argument("--mask", help=".npy file of the positions of the records to train on (default: all)")
+    data.add_argument("--held_out", help=f".npy file of positions of other records; up to {SCORED} of them are scored")
     data.add_argument("--score_every", type=positive, help="steps between scores of --held_out (default: an epoch)")
-    data.add_argument("--augmentation", choices=AUGMENTATIONS, default="noaug", help="random crops come with flips")
-    data.add_argument("--rep_dim", type=positive, default=512, help="length of a feature")
-    data.add_argument("--workers", type=int, default=4, help="processes that read and decode")
-    data.add_argument("--pin_memory", action=Boolean, default=True, help="copy to the GPU from pinned memory")
-    data.add_argument("--max_bad_records", type=int, default=100, help="broken records are skipped, up to this many")
+    data.add_argument("--augmentation", choices=AUGMENTATIONS, default="noaug", help="random crop, with a random flip")
+    data.add_argument("--rep_dim", type=positive, default=512, help="length of the FR features")
+    data.add_argument("--workers", type=int, default=4, help="number of processes that read and decode records")
+    data.add_argument("--pin_memory", action=Boolean, default=True, help="pinned memory for copies to the GPU")
+    data.add_argument("--max_bad_records", type=int, default=100, help="largest number of broken records to skip")
 
-    model = parser.add_argument_group("model")
-    model.add_argument("--model", choices=list(PRESETS), default="vec2face_vit_base_patch16", help="preset")
+    model = parser.add_argument_group("models")
+    model.add_argument("--model", choices=list(PRESETS), default="vec2face_vit_base_patch16", help="generator preset")
     model.add_argument(
-        "--id_weights", default="weights/arcface-r100-glint360k.pth", help="face encoder that made the features"
+        "--id_weights", default="weights/arcface-r100-glint360k.pth", help="face encoder that computed the FR features"
     )
     model.add_argument(
         "--lpips_weights",
         default="weights/vgg16.pth",
-        help="torchvision's VGG16; or in its place `efficientnet_lite0` (ImageNet weights from a package, see "
-        "the extra train-demo) or `encoder` (maps of --id_weights); or `none`",
+        help="network of the perceptual loss: the file of torchvision's VGG16 for LPIPS, `efficientnet_lite0` (with "
+        "ImageNet weights, from the extra train-demo), `encoder` (the first maps of --id_weights) or `none`",
     )
-    model.add_argument("--start_from", help="generator to begin with (default: from nothing)")
-    for name, default in (("min", 0.5), ("max", 1.0), ("mu", 0.75), ("std", 0.25)):
-        model.add_argument(
-            f"--mask_ratio_{name}", type=float, default=default, help="of the mask rate's truncated normal"
-        )
-    model.add_argument("--dropout", type=float, default=DROPOUT, help="in the transformer blocks")
-    model.add_argument("--ema", type=float, default=0.0, metavar="DECAY", help="also keep averaged weights (0: do not)")
+    model.add_argument("--start_from", help="weight file of a generator to start from (default: random weights)")
+    for name, default, meaning in (
+        ("min", 0.5, "smallest mask rate, and fraction of dropped rows"),
+        ("max", 1.0, "largest mask rate"),
+        ("mu", 0.75, "mean of the mask rate's normal distribution before truncation"),
+        ("std", 0.25, "standard deviation of the mask rate's normal distribution before truncation"),
+    ):
+        model.add_argument(f"--mask_ratio_{name}", type=float, default=default, help=meaning)
+    model.add_argument("--dropout", type=float, default=DROPOUT, help="dropout probability of the transformer blocks")
     model.add_argument(
-        "--compile", action="store_true", help="torch.compile the generator; needs a C++ (GPU: C) compiler"
+        "--ema", type=float, default=0.0, metavar="DECAY", help="decay of averaged generator weights; 0: no average"
     )
+    add_compile_flag(model, "generator")
 
-    recipe = parser.add_argument_group("recipe")
-    recipe.add_argument("--batch_size", type=positive, default=64, help="images at a time and process")
-    recipe.add_argument("--accum_iter", type=positive, default=1, help="batches per update")
-    recipe.add_argument("--epochs", type=positive, default=400, help="passes over the data")
-    recipe.add_argument("--max_steps", type=positive, help="stop after this many batches (default: after --epochs)")
-    recipe.add_argument("--disc_start", type=float, default=100, help="epochs before the GAN phase")
-    recipe.add_argument("--disc_width", type=multiple_of(8), default=128, help="of the discriminator; released: 128")
-    recipe.add_argument(
-        "--disc_noise", type=float, default=0.0, help="deviation of the noise on what the discriminator sees"
+    length = parser.add_argument_group("batches and epochs")
+    length.add_argument("--batch_size", type=positive, default=64, help="number of images per batch and process")
+    length.add_argument("--accum_iter", type=positive, default=1, help="number of batches per update of the weights")
+    length.add_argument("--epochs", type=positive, default=400, help="number of passes over the data")
+    length.add_argument("--max_steps", type=positive, help="largest number of batches (default: that of --epochs)")
+
+    objective = parser.add_argument_group("GAN and loss")
+    objective.add_argument("--disc_start", type=float, default=100, help="number of epochs before the GAN phase")
+    objective.add_argument(
+        "--disc_width", type=multiple_of(8), default=128, help="channels of the discriminator's first strided layer"
+    )
+    objective.add_argument(
+        "--disc_noise", type=float, default=0.0, help="standard deviation of noise on the discriminator's input images"
     )
     for term, flag in WEIGHT_FLAGS.items():
-        recipe.add_argument(f"--{flag}", type=float, default=WEIGHTS[term], help=f"of the {term} term of the loss")
-    recipe.add_argument(
+        objective.add_argument(f"--{flag}", type=float, default=WEIGHTS[term], help=f"weight of the {term} loss term")
+    objective.add_argument(
         "--adversarial",
         choices=list(ADVERSARIAL),
         default="linear",
-        help="GAN term of the generator: `linear`, ever larger logits, as released; `lsgan`: 1, as real images have",
+        help="adversarial term of the generator's loss: `linear`, the negated mean logit, as released; `lsgan`, the "
+        "squared distance of the logits to 1, the discriminator's target for real images",
     )
-    recipe.add_argument("--lr", type=float, help="learning rate (default: blr * batch * accum * processes / 112)")
+
+    recipe = parser.add_argument_group("optimiser")
     recipe.add_argument(
-        "--fmae_lr", type=share, default=1.0, metavar="SHARE", help="of --lr, before the image decoder; 0: frozen"
+        "--lr", type=float, help="learning rate (default: blr * batch_size * accum_iter * processes / 112)"
     )
-    recipe.add_argument("--blr", type=float, default=1e-3, help="base learning rate")
-    recipe.add_argument("--min_lr", type=float, default=0.0, help="learning rate at the end of the half-cosine")
-    recipe.add_argument("--warmup_epochs", type=float, default=40, help="epochs of linear warm-up from 0")
-    recipe.add_argument("--weight_decay", type=float, default=0.01, help="of AdamW")
+    recipe.add_argument(
+        "--fmae_lr",
+        type=fraction,
+        default=1.0,
+        metavar="FRACTION",
+        help="learning rate of the layers before the image decoder, as a fraction of --lr; 0: these layers are frozen",
+    )
+    recipe.add_argument("--blr", type=float, default=1e-3, help="base learning rate, from which --lr is derived")
+    recipe.add_argument("--min_lr", type=float, default=0.0, help="learning rate at the end of the half-cosine decay")
+    recipe.add_argument("--warmup_epochs", type=float, default=40, help="number of epochs of linear warm-up from 0")
+    recipe.add_argument("--weight_decay", type=float, default=0.01, help="AdamW weight decay")
     recipe.add_argument("--clip_grad", type=float, default=2.0, help="largest gradient norm of each network")
-    recipe.add_argument("--seed", type=int, default=0, help="of weights, order, masks, dropout and augmentation")
-    recipe.add_argument("--use_amp", action=Boolean, default=True, help="16-bit arithmetic; on a CPU bfloat16 or none")
-    recipe.add_argument("--amp_dtype", choices=["float16", "bfloat16"], default="float16", help="16-bit type on a GPU")
+    recipe.add_argument("--seed", type=int, default=0, help="random seed of weights, order, masks and augmentation")
+    add_amp_flags(recipe, "float16")
 
     add_training_run_flags(parser, "./output_dir")
-    add_flags_without_effect(parser.add_argument_group("without effect"), TRAINING_WITHOUT_EFFECT)
+    add_flags_without_effect(parser.add_argument_group("flags without effect"), TRAINING_WITHOUT_EFFECT)
     return parser
 
 
 @command
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = training_parser().parse_args(argv)
-    on_gpu = torch.cuda.is_available() and args.device != "cpu"
-    world = join_world("nccl" if on_gpu else "gloo")
+    world = join_training(args.device)
     if world.is_main:
-        check_output_folder(args)
+        check_output_folder(args.output_dir, args.resume, args.overwrite)
         note_flags_without_effect(args, TRAINING_WITHOUT_EFFECT)
     use_demo_weights(args)
-    check_agreement(world, args)
-    device = resolve_device(args.device, world.local_rank)
-    precision = Precision.for_training(args.use_amp, args.amp_dtype, device)
-    precision.apply()
-    torch.backends.cudnn.benchmark = True  # all batches have one shape; without effect on a CPU
-    if device.type == "cpu":
-        keep_freed_memory(device)
-        torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
+    check_agreement(world, vars(args))
+    device, precision = prepare_device(args.device, world, args.use_amp, args.amp_dtype)
 
-    data = TrainingData(args.train_source, args.mask, args.augmentation, args.seed, args.rep_dim)
-    with contextlib.closing(data):
-        train(args, data, world, device, precision, resume_command(__file__, argv, args.output_dir))
+    with contextlib.closing(
+        TrainingData(args.train_source, args.mask, args.augmentation, args.seed, args.rep_dim)
+    ) as data:
+        batches = EpochBatches(len(data), args.batch_size, args.seed, world.rank, world.size)
+        steps_per_epoch = batches.steps // args.accum_iter * args.accum_iter
+        if steps_per_epoch == 0:
+            raise UserError(
+                f"{args.train_source}: {len(data)} records are fewer than --batch_size {args.batch_size} x "
+                f"{world.size} processes x --accum_iter {args.accum_iter}."
+            )
+        held_out = held_out_data(data, args.held_out) if args.held_out else None
+
+        # The training objective and its frozen networks.
+        encoder = load_face_encoder(args.id_weights, device, precision.dtype)
+        perceptual = load_perceptual(args.lpips_weights, encoder)
+        weights = {term: getattr(args, flag) for term, flag in WEIGHT_FLAGS.items()}
+        criterion = GeneratorLoss(encoder, perceptual, weights, args.adversarial).to(device)
+
+        # The networks in training, new ones or those of a file.
+        trained_on = training_vectors(args.id_weights, data.feature_norms())
+        torch.manual_seed(args.seed)
+        generator = Vec2Face(PRESETS[args.model], args.dropout).to(device, memory_format=torch.channels_last)
+        discriminator = Discriminator(args.disc_width, args.disc_noise)
+        discriminator.to(device, memory_format=torch.channels_last)
+        state = TrainingState(
+            args.model, generator, discriminator, precision.scaler(device), weight_decay=args.weight_decay,
+            fmae_lr=args.fmae_lr, ema_decay=args.ema, settings=vars(args), trained_on=trained_on,
+            run=run_description(world, [data.positions]),
+        )  # fmt: skip
+        notes = []
+        if args.start_from:
+            state.start_from(args.start_from)
+            notes = [f"starting from {args.start_from}"]
+        if args.resume:
+            path, content = world.from_main(partial(load_checkpoint, args.resume))
+            if content is not None:
+                notes = state.resume(content, path, steps_per_epoch)
+            del content  # gigabytes
+        steps = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
+        state.last_step = steps // args.accum_iter * args.accum_iter
+
+        base_lr = args.lr or args.blr * args.batch_size * args.accum_iter * world.size / RELEASED_DIVISOR
+        recipe = Recipe(
+            steps_per_epoch=steps_per_epoch, accum_iter=args.accum_iter, fmae_lr=args.fmae_lr, seed=args.seed,
+            learning_rate=partial(
+                warmup_then_cosine, highest=base_lr, lowest=args.min_lr, warmup_epochs=args.warmup_epochs,
+                epochs=args.epochs,
+            ),
+            clip_grad=args.clip_grad, disc_start=args.disc_start, score_every=args.score_every or steps_per_epoch,
+            mask_rates=mask_rates_of(args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std),
+        )  # fmt: skip
+        generator = parallel(generator, world, device, args.compile)
+        discriminator = parallel(discriminator, world, device)
+        run = begin_run(
+            world, device, precision, state.step, state.last_step, SHOWN, notes,
+            resume_command=resume_command(__file__, argv, args.output_dir), output_dir=args.output_dir,
+            log_dir=args.log_dir, resume=args.resume, overwrite=args.overwrite, log_every=args.log_every,
+            save_every=args.save_every,
+        )  # fmt: skip
+        run.log.check_warmup(args.warmup_epochs * steps_per_epoch, f"--warmup_epochs {args.warmup_epochs:g}")
+        train(
+            state, generator, discriminator, criterion, batches,
+            make_loader(data, batches, args.workers, args.pin_memory and device.type == "cuda"),
+            BrokenItems(args.train_source, "records", args.max_bad_records), recipe, run,
+            partial(score_held_out, state, encoder, held_out, args.batch_size) if held_out else None,
+        )  # fmt: skip
+        run.close()
 
 
-def train(args, data, world, device, precision, how_to_resume):
-    """The training loop. ``how_to_resume``: the command that continues it."""
-    batches = EpochBatches(len(data), args.batch_size, args.seed, world.rank, world.size)
-    steps_per_epoch = batches.steps // args.accum_iter * args.accum_iter
-    if steps_per_epoch == 0:
-        raise UserError(
-            f"{args.train_source}: {len(data)} records are fewer than --batch_size {args.batch_size} x {world.size} "
-            f"processes x --accum_iter {args.accum_iter}."
-        )
-    held_out = held_out_data(args, data) if args.held_out else None
-    encoder = load_face_encoder(args.id_weights, device, precision.dtype)
-    perceptual = load_perceptual(args.lpips_weights, encoder)
-    weights = {name: getattr(args, flag) for name, flag in WEIGHT_FLAGS.items()}
-    criterion = GeneratorLoss(encoder, perceptual, weights, args.adversarial).to(device)
+class Recipe(NamedTuple):
+    """Hyper-parameters of the training loop."""
 
-    torch.manual_seed(args.seed)
-    run = run_of(world, [data.positions])
-    state = TrainingState(args, device, precision, data.feature_norms(), run)
-    if args.start_from:
-        state.start_from(args.start_from)
-    if args.resume:
-        path, content = world.from_main(partial(load_checkpoint, args.resume))
-        if content is not None:
-            state.resume(content, path, steps_per_epoch)
-        del content  # gigabytes
-    generator = compiled(state.generator, device) if args.compile else state.generator
-    generator, discriminator = parallel(generator, world, device), parallel(state.discriminator, world, device)
-    base_lr = args.lr or args.blr * args.batch_size * args.accum_iter * world.size / RELEASED_DIVISOR
-    masks = mask_ratios(args)
-    last_step = min(args.epochs * steps_per_epoch, args.max_steps or math.inf) // args.accum_iter * args.accum_iter
-    state.last_step = last_step
-    if args.overwrite and world.is_main:
-        start_anew(args.output_dir)
-    log = Log(args, world, device, state.step, last_step, SHOWN)
-    log.begin(precision)
-    for note in state.notes:
-        log.say(note)
-    log.check_warmup(args.warmup_epochs * steps_per_epoch, f"--warmup_epochs {args.warmup_epochs:g}")
-    stop = StopSignal(world, how_to_resume)
-    autocast = partial(precision.autocast, device)
-    train_step = TrainingStep(args, state, generator, discriminator, criterion, autocast)
-    loader = make_loader(data, batches, args.workers, args.pin_memory and device.type == "cuda")
-    finite, bad_records = FiniteCheck(), 0
+    steps_per_epoch: int  # batches
+    accum_iter: int  # batches per update of the weights
+    learning_rate: Callable[[float], float]  # of the image decoder, by fractional epoch
+    fmae_lr: float  # factor of the learning rate of the layers before the image decoder
+    clip_grad: float  # largest gradient norm of each network
+    disc_start: float  # epochs before the GAN phase
+    mask_rates: MaskRates  # distribution of the fraction of masked rows
+    seed: int
+    score_every: int  # steps between scores of held-out photos
 
-    while state.step < last_step:
+
+def train(
+    state: TrainingState,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    criterion: GeneratorLoss,
+    batches: EpochBatches,
+    loader: Iterable[TrainingItem],
+    broken: BrokenItems,
+    recipe: Recipe,
+    run: Run,
+    score: Callable[[], tuple] | None = None,
+) -> None:
+    """The training loop, from ``state.step`` to ``state.last_step`` or until the user stops it.
+
+    ``generator``, ``discriminator``: those of ``state``, perhaps wrapped to exchange gradients between processes.
+    ``loader``: iterates over the batches chosen by ``batches``. ``score``: gives ({name: score}, pictures) of held-out
+    photos. Raises UserError when a value is not finite or too many records are broken.
+    """
+    world, device, log, stop = run.world, run.device, run.log, run.stop
+    autocast, scaler, finite = partial(run.precision.autocast, device), state.scaler, FiniteCheck()
+    steps_per_epoch, accum_iter, clip_grad = recipe.steps_per_epoch, recipe.accum_iter, recipe.clip_grad
+    while state.step < state.last_step:
         epoch = state.step // steps_per_epoch
         batches.begin(epoch, state.step % steps_per_epoch, steps_per_epoch)
-        for pixels, vectors, positions, errors in loader:
-            bad_records += report_bad(errors, positions, bad_records, args)
-            pixels, vectors, positions = without_broken(errors, pixels, vectors, positions)
-            real, vectors = to_images(upload(pixels, device)), upload(vectors, device)  # (B, 3, 112, 112), (B, 512)
-            update = (state.step + 1) % args.accum_iter == 0
-            gan = state.step >= args.disc_start * steps_per_epoch
-            update_begins = state.step - state.step % args.accum_iter
-            lr = learning_rate(update_begins / steps_per_epoch, base_lr, args)
-            # All draws of a step come from (seed, step, rank): a resumed run needs no saved random state.
-            torch.manual_seed(args.seed * 1_000_003 + state.step * world.size + world.rank)
-            mask = draw_mask(masks, len(real), device)
-            losses, norms, fake = train_step(real, vectors, mask, lr, gan, update)
-            finite.add(to_check(losses, norms, state.scaler), state.step, records_of(positions))
+        for batch in loader:
+            broken.report(batch.error)
+            batch = drop_broken(batch)
+            update = (state.step + 1) % accum_iter == 0
+            gan = state.step >= recipe.disc_start * steps_per_epoch
+            update_begins = state.step - state.step % accum_iter
+            lr = recipe.learning_rate(update_begins / steps_per_epoch)
+
+            # Photos with their FR features, and masks with a rate of their own for each image.
+            real, vectors = to_images(upload(batch.pixels, device)), upload(batch.vector, device)
+            # real: (B, 3, 112, 112) in [-1, 1], vectors: (B, 512)
+            seed_step(recipe.seed, state.step, world)
+            mask = draw_mask(recipe.mask_rates, len(real), device)
+
+            # Generator: pixel, SSIM, LPIPS, feature-map (token) and identity terms, and in the GAN phase the
+            # adversarial term, whose gradient reaches the generator but not the discriminator.
+            state.discriminator.requires_grad_(False)
+            with no_sync_if(not update, generator):
+                with autocast():
+                    output = generator(vectors, mask)
+                    losses = criterion(output, real, vectors, state.discriminator if gan else None)
+                scaler.scale(losses["total"] / accum_iter).backward()
+
+            # Discriminator: least-squares loss with target 1 for patches of photos and 0 for generated ones.
+            if gan:
+                state.discriminator.requires_grad_(True)
+                with no_sync_if(not update, discriminator):
+                    with autocast():
+                        logits = discriminator(torch.cat([real, output.images.detach()]))  # (2B, 1, 11, 11)
+                        losses["discriminator"] = discriminator_loss(*logits.chunk(2))
+                    scaler.scale(losses["discriminator"] / accum_iter).backward()
+
+            # Update of both networks, after every accum_iter batches, and of the averaged weights.
+            norms = {}
+            if update:
+                parameters, disc_parameters = state.generator.parameters(), state.discriminator.parameters()
+                set_learning_rates(state.optimizer, lr * recipe.fmae_lr, lr)
+                norms["gradient_norm"] = clip_and_step(state.optimizer, scaler, parameters, clip_grad)
+                if gan:
+                    set_learning_rates(state.optimizer_disc, lr)
+                    norms["gradient_norm_disc"] = clip_and_step(
+                        state.optimizer_disc, scaler, disc_parameters, clip_grad
+                    )
+                scaler.update()
+                state.update_average()
+
+            named_losses = {f"{name} loss": value for name, value in losses.items()}
+            finite.add(values_to_check(named_losses, norms, scaler), state.step, records_of(batch.position))
             state.step += 1
 
-            if held_out and world.is_main and state.step % (args.score_every or steps_per_epoch) == 0:
+            if score and world.is_main and state.step % recipe.score_every == 0:
                 finite.settle()
                 with autocast():
-                    scores, pictures = state.score(encoder, held_out, args.batch_size)
-                log.scores("held_out", scores, state.step, epoch)
-                log.sheet("held out, originals over redrawn", pictures, state.step)
+                    scores, pictures = score()
+                weights = "last" if state.ema is None else "averaged"
+                log.scores("held_out", scores, state.step, epoch, weights)
+                log.sheet("held out, originals over reconstructions", pictures, state.step)
             log.add(losses | norms, len(real))
-            if state.step % args.log_every == 0 or state.step == last_step:
+            if state.step % run.log_every == 0 or state.step == state.last_step:
                 finite.settle()
                 log.write(state.step, epoch, lr)
-            ended = state.step == last_step or stop.asked()
+            ended = state.step == state.last_step or stop.asked()
             if update and ended:
                 break
-            if update and world.is_main and args.save_every and state.step % args.save_every == 0:
+            if update and world.is_main and run.save_every and state.step % run.save_every == 0:
                 finite.settle()
-                state.save(LAST)
+                state.save(run.folder / LAST)
         finite.settle()
         if world.is_main:
-            state.save(LAST)
+            state.save(run.folder / LAST)
             if state.step % steps_per_epoch == 0 and (epoch + 1) % KEEP_EVERY == 0:
-                state.save(f"checkpoint-{epoch + 1}.pth")
-            log.picture(real, fake, state.step)
+                state.save(run.folder / f"checkpoint-{epoch + 1}.pth")
+            log.picture(real, output.images, state.step)
         if stop.seen:
             break
-    del loader  # ends its processes, which ignore signals: at exit Python would wait for them for ever
-    log.close()
-    stop.close()
 
 
-class TrainingStep:
-    """One step of training (paper section 3.2), and the update of the weights after every --accum_iter of them.
+def score_held_out(state: TrainingState, encoder: nn.Module, data: TrainingData, batch_size: int) -> tuple[dict, list]:
+    """({name: score}, pictures) of held-out photos, with the averaged weights if there are any, as these are exported.
 
-    ``generator`` and ``discriminator``: those of ``state``, perhaps wrapped to exchange gradients between processes.
-    ``autocast``: makes the autocast context.
+    See utils/evaluation/reconstruction.py for the scores.
     """
-
-    def __init__(self, args, state, generator, discriminator, criterion, autocast):
-        self.state, self.generator, self.discriminator = state, generator, discriminator
-        self.criterion, self.autocast = criterion, autocast
-        self.accum_iter, self.clip_grad = args.accum_iter, args.clip_grad
-
-    def __call__(self, real, vectors, mask, lr, gan, update):
-        """({loss: scalar}, {gradient norm: scalar}, generated images) for photos (B, 3, 112, 112), vectors (B, 512).
-
-        ``mask``: a TokenMask. ``gan``: whether there is a discriminator. ``update``: whether gradients are complete.
-        """
-        state = self.state
-        state.discriminator.requires_grad_(False)
-        with when(not update, self.generator):
-            with self.autocast():
-                output = self.generator(vectors, mask)
-                losses = self.criterion(output, real, vectors, state.discriminator if gan else None)
-            state.scaler.scale(losses["total"] / self.accum_iter).backward()
-
-        if gan:
-            state.discriminator.requires_grad_(True)
-            with when(not update, self.discriminator):
-                with self.autocast():
-                    logits = self.discriminator(torch.cat([real, output.images.detach()]))  # (2B, 1, 11, 11)
-                    losses["discriminator"] = discriminator_loss(*logits.chunk(2))
-                state.scaler.scale(losses["discriminator"] / self.accum_iter).backward()
-        return losses, state.update(lr, self.clip_grad, gan) if update else {}, output.images
+    indices = np.linspace(0, len(data) - 1, min(SCORED, len(data))).astype(int)
+    return reconstruct(state.generator_to_score(), encoder, data, indices, batch_size)
 
 
-def held_out_data(args, data):
-    held_out = data.of_mask(args.held_out)
-    shared = np.intersect1d(held_out.positions, data.positions).size
-    if shared:
-        raise UserError(
-            f"--held_out {args.held_out}: {shared} of its records are trained on; give --mask without them."
-        )
-    return held_out
-
-
-def mask_ratios(args):
+def mask_rates_of(minimum: float, maximum: float, mu: float, std: float) -> MaskRates:
+    """The distribution of the mask rates. Raises UserError when its parameters are impossible."""
     try:
-        return MaskRates(args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std)
+        return MaskRates(minimum, maximum, mu, std)
     except ValueError as error:
         raise UserError(f"--mask_ratio_*: {error}.") from error
 
 
-def draw_mask(masks, count, device):
-    """The TokenMask of a batch, every image with its own rate: drawn on the CPU, so that it is the same everywhere."""
-    rates = [masks.rate(uniform) for uniform in torch.rand(count, dtype=torch.float64).tolist()]
-    mask = TokenMask.from_noise(torch.rand(count, ROWS), masks.minimum, torch.tensor(rates))
+def draw_mask(mask_rates: MaskRates, count: int, device: torch.device) -> TokenMask:
+    """The TokenMask of ``count`` images with rates of their own, drawn on the CPU: all devices get the same masks."""
+    rates = [mask_rates.rate(uniform) for uniform in torch.rand(count, dtype=torch.float64).tolist()]
+    mask = TokenMask.from_noise(torch.rand(count, ROWS), mask_rates.minimum, torch.tensor(rates))
     return TokenMask(upload(mask.kept, device), upload(mask.masked, device))
 
 
-def learning_rate(epoch, base, args):
-    """At a fractional epoch: linear from 0 over the warm-up, then a half-cosine to ``min_lr``."""
-    if epoch < args.warmup_epochs:
-        return base * epoch / args.warmup_epochs
-    progress = (epoch - args.warmup_epochs) / max(args.epochs - args.warmup_epochs, 1e-9)
-    return args.min_lr + (base - args.min_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
-
-
-def parallel(model, world, device):
-    if world.size == 1:
-        return model
-    devices = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
-
-
-def when(accumulating, model):
-    """No gradient exchange between processes while gradients are still being added up."""
-    return model.no_sync() if accumulating and isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
-
-
-def report_bad(errors, positions, before, args):
-    bad = [(int(position), error) for position, error in zip(positions, errors, strict=True) if error]
-    for number, (position, error) in enumerate(bad, start=before + 1):
-        print(f"warning: {args.train_source}: record {position} skipped: {error}")
-        if number > args.max_bad_records:
-            raise UserError(f"{args.train_source}: more than --max_bad_records {args.max_bad_records} broken records.")
-    if len(bad) == len(errors):
-        raise UserError(f"{args.train_source}: a whole batch of broken records, from record {bad[0][0]} on.")
-    return len(bad)
-
-
-def to_check(losses, norms, scaler):
-    """What must be finite, {name: scalar}: the losses; gradients too, unless a loss scale handles those that overflow.
-
-    The gradients of all processes are in a norm, so every process learns in time that one of them has a bad loss.
-    """
-    named = {f"{name} loss": value for name, value in losses.items()}
-    return named if scaler.is_enabled() else named | norms
-
-
-def records_of(positions):
+def records_of(positions: torch.Tensor) -> str:
+    """The end of a message about a batch: the positions of its first records."""
     return f"records of the batch: {', '.join(map(str, positions[:8].tolist()))} ..."
 
 

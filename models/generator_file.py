@@ -1,23 +1,36 @@
 """What a weight file of a generator holds beside its weights, for all that write one."""
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from models.errors import UserError
 from models.released_weights import released_key
-from models.vec2face import PRESETS, Vec2Face, generator_state, preset_of
+from models.vec2face import PRESETS, Architecture, Vec2Face, generator_state, preset_of
 from models.weight_files import check_fit, load_file, sha256
 
 
-def own_form(state, preset, architecture=None, trained_on=None):
-    """The content of a file of ours: a state dict in our names, and what it is. ``trained_on``: see below, or None."""
+def native_checkpoint(
+    state: dict[str, torch.Tensor],
+    preset: str,
+    architecture: Architecture | None = None,
+    trained_on: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The content of a generator file in this project's format, from a state dict in this project's names.
+
+    ``architecture``: that of the preset by default. ``trained_on``: the result of ``training_vectors``, or None.
+    """
     about = {"model": preset, "architecture": asdict(architecture or PRESETS[preset])}
     return {"model_vec2face": state} | about | ({"trained_on": trained_on} if trained_on else {})
 
 
-def training_vectors(encoder_path, norms):
-    """Whose vectors a generator learned to read: the file of the face encoder, and (mean, deviation) of their norms."""
+def training_vectors(encoder_path: Path | str, norms: tuple[float, float]) -> dict[str, Any]:
+    """What a generator file says of the training vectors: the encoder file's SHA-256, mean and deviation of the norms.
+
+    ``norms``: mean and standard deviation. Raises OSError when the encoder file cannot be read.
+    """
     norm, spread = norms
     return {"encoder_sha256": sha256(encoder_path), "feature_norm": float(norm), "feature_norm_std": float(spread)}
 

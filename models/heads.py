@@ -1,25 +1,34 @@
-"""Margin heads: what a face encoder is trained with (ArcFace, CosFace, AdaFace, MagFace).
+"""Margin heads, the classification losses of face encoders: ArcFace, CosFace, AdaFace and MagFace.
 
-``head(features (N, D), labels (N,)) -> (N,)`` loss of each image.
+``head(features (N, D), labels (N,))`` gives the loss of each image, (N,).
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-SCALE = 64
-COSINE_LIMIT = 1 - 1e-4  # acos has a finite slope within
-INITIAL_STD = 0.01  # of the class directions: small ones turn fast in the first steps
+SCALE = 64  # factor of the cosines before the softmax
+COSINE_LIMIT = 1 - 1e-4  # largest cosine whose acos is taken, so that its gradient stays finite
+INITIAL_STD = 0.01  # of the class directions; small ones turn quickly in the first steps
 HEADS = ("arcface", "cosface", "adaface", "magface")
-EARLIER_NAME = "loss.W"  # of the directions of ArcFace and CosFace in earlier checkpoints, (D, classes)
+EARLIER_NAME = "loss.W"  # key of the transposed directions (D, classes) of ArcFace and CosFace in earlier checkpoints
 
 
-def make_head(name, classes, width=512, margin=None, easy_margin=False, straight_through=False):
-    """A head by its name in HEADS. ``margin``: of ArcFace (radians, 0.5), CosFace (0.35) and AdaFace (0.4).
+def make_head(
+    name: str,
+    classes: int,
+    width: int = 512,
+    margin: float | None = None,
+    easy_margin: bool = False,
+    straight_through: bool = False,
+) -> "CosineClassifier":
+    """The head called ``name`` (one of HEADS) for features of length ``width``.
 
-    ``easy_margin``: of MagFace. ``straight_through``: of ArcFace.
+    ``margin``: the margin of ArcFace (in radians, 0.5 by default), CosFace (0.35) or AdaFace (0.4). ``easy_margin``: an
+    option of MagFace. ``straight_through``: an option of ArcFace.
     """
     if name == "magface":
         return MagFace(classes, width, easy_margin=easy_margin)
@@ -29,80 +38,82 @@ def make_head(name, classes, width=512, margin=None, easy_margin=False, straight
     return head(classes, width, usual_margin if margin is None else margin)
 
 
-def native_head_state(state):
-    """The state dict of a head, with the directions of ArcFace and CosFace in earlier checkpoints as they are now."""
+def native_head_state(state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """The state dict of a head; that of an ArcFace or CosFace head in an earlier checkpoint is converted."""
     if EARLIER_NAME not in state:
         return state
     return {"directions": state[EARLIER_NAME].T.contiguous()}  # (D, classes) -> (classes, D)
 
 
 class CosineClassifier(nn.Module):
-    """Cross entropy over scaled cosines to one direction a class, of which ``with_margin`` lowers that to the own one.
+    """Cross entropy over the scaled cosines to one direction per class.
 
-    Few (N, classes) tensors are made, for at 300,000 classes each of them takes more memory than a batch of images.
+    ``with_margin`` lowers the cosine to the image's own class. Few (N, classes) tensors are made, because at 300,000
+    classes each of them takes more memory than a batch of images.
     """
 
-    def __init__(self, classes, width):
+    def __init__(self, classes: int, width: int):
         super().__init__()
         self.directions = nn.Parameter(torch.randn(classes, width) * INITIAL_STD)
 
     @torch.no_grad()
-    def begin_at(self, centres):
-        """Let each class's direction be its centre (classes, D)."""
-        self.directions.copy_(centres)
+    def init_from_centroids(self, centroids: torch.Tensor) -> None:
+        """Set the directions to the class centroids (classes, D)."""
+        self.directions.copy_(centroids)
 
-    def forward(self, features, labels):
+    def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         logits = SCALE * F.normalize(features) @ F.normalize(self.directions).T  # (N, classes)
-        own = torch.arange(len(labels), device=labels.device), labels  # gather() would keep all logits as they are here
+        own = torch.arange(len(labels), device=labels.device), labels  # gather() would keep a copy of all logits
         lowered = SCALE * self.with_margin(logits[own] / SCALE, features)  # (N,)
         return F.cross_entropy(logits.index_put_(own, lowered), labels, reduction="none")  # (N,)
 
-    def with_margin(self, cosines, features):
-        """What stands in the place of the cosines (N,) of features (N, D) to their own classes."""
+    def with_margin(self, cosines: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """The cosines (N,) of features (N, D) to their own classes, lowered by the margin."""
         raise NotImplementedError
 
 
 class CosFace(CosineClassifier):
     """Margin on the cosine (Wang et al., 2018, equation 4)."""
 
-    def __init__(self, classes, width, margin):
+    def __init__(self, classes: int, width: int, margin: float):
         super().__init__(classes, width)
         self.margin = margin
 
-    def with_margin(self, cosines, features):
+    def with_margin(self, cosines: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         return cosines - self.margin
 
 
 class ArcFace(CosineClassifier):
     """Margin on the angle, in radians (Deng et al., 2019, equation 3).
 
-    ``straight_through``: the margin changes the loss but is left out of the gradient, as in InsightFace's training
-    code. The gradient of cos(angle + margin) is replaced by that of cos(angle), so it lacks the factor
+    ``straight_through``: as in InsightFace's training code, the margin changes the loss but not its gradient. The
+    gradient of cos(angle + margin) is replaced by that of cos(angle), so it lacks the factor
     sin(angle + margin) / sin(angle).
     """
 
-    def __init__(self, classes, width, margin, straight_through=False):
+    def __init__(self, classes: int, width: int, margin: float, straight_through: bool = False):
         super().__init__(classes, width)
         self.margin, self.straight_through = margin, straight_through
 
-    def with_margin(self, cosines, features):
+    def with_margin(self, cosines: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         lowered = add_angle(angle_of(cosines), self.margin)  # (N,)
         return cosines + (lowered - cosines).detach() if self.straight_through else lowered
 
 
 class AdaFace(CosineClassifier):
-    """Margin by feature norm, which stands for image quality (Kim et al., 2022, equations 11-14).
+    """Margin that depends on the feature norm as a proxy for image quality (Kim et al., 2022, equations 11-14).
 
-    The norm is measured against its running mean and deviation; ``concentration`` is the paper's h.
+    The norm is standardised by its running mean and deviation. ``concentration``: the paper's h. ``momentum``: weight
+    of a batch in the running statistics.
     """
 
-    def __init__(self, classes, width, margin, concentration=0.333, momentum=0.01):
+    def __init__(self, classes: int, width: int, margin: float, concentration: float = 0.333, momentum: float = 0.01):
         super().__init__(classes, width)
         self.margin, self.concentration, self.momentum = margin, concentration, momentum
         self.register_buffer("mean", torch.tensor(20.0))
         self.register_buffer("deviation", torch.tensor(100.0))
 
-    def with_margin(self, cosines, features):
+    def with_margin(self, cosines: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         norms = features.detach().norm(dim=1).clamp(0.001, 100)  # (N,)
         if self.training and len(norms) > 1:
             self.mean.lerp_(norms.mean(), self.momentum)
@@ -113,25 +124,35 @@ class AdaFace(CosineClassifier):
 
 
 class MagFace(CosineClassifier):
-    """Margin that grows with the feature's norm, which training makes the image's quality (Meng et al., 2021, eq. 3-5).
+    """Margin that grows with the feature norm, which thereby becomes a quality measure (Meng et al., 2021, eq. 3-5).
 
-    Norms are kept within ``bounds``; over them the angular margin (radians) goes linearly through ``margins``.
-    ``easy_margin``: no margin for a feature more than a right angle from its class, as in the authors' code.
+    Norms are clamped to ``bounds``, over which the angular margin (radians) rises linearly from the first to the second
+    of ``margins``. ``weight``: weight of the regulariser of the norms. ``easy_margin``: as in the authors' code, no
+    margin for a feature at more than a right angle from its class.
     """
 
-    def __init__(self, classes, width, bounds=(10, 110), margins=(0.45, 0.8), weight=20, easy_margin=False):
+    def __init__(
+        self,
+        classes: int,
+        width: int,
+        bounds: tuple[float, float] = (10, 110),
+        margins: tuple[float, float] = (0.45, 0.8),
+        weight: float = 20,
+        easy_margin: bool = False,
+    ):
         super().__init__(classes, width)
         self.bounds, self.margins, self.weight, self.easy_margin = bounds, margins, weight, easy_margin
 
-    def forward(self, features, labels):
+    def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         norms = self.norms_of(features)  # (N,)
-        regulariser = norms / self.bounds[1] ** 2 + 1 / norms  # (N,), falls with the norm
+        regulariser = norms / self.bounds[1] ** 2 + 1 / norms  # (N,), decreases with the norm
         return super().forward(features, labels) + self.weight * regulariser
 
-    def norms_of(self, features):
+    def norms_of(self, features: torch.Tensor) -> torch.Tensor:
+        """Norms (N,) of features (N, D), clamped to the bounds."""
         return features.norm(dim=1).clamp(*self.bounds)
 
-    def with_margin(self, cosines, features):
+    def with_margin(self, cosines: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         (low, high), (smallest, largest) = self.bounds, self.margins
         margin = smallest + (largest - smallest) * (self.norms_of(features) - low) / (high - low)  # (N,)
         angle = angle_of(cosines)  # (N,)
@@ -140,11 +161,12 @@ class MagFace(CosineClassifier):
         return add_angle(angle, margin)
 
 
-def angle_of(cosines):
+def angle_of(cosines: torch.Tensor) -> torch.Tensor:
+    """Angles in radians, with finite gradients."""
     return cosines.clamp(-COSINE_LIMIT, COSINE_LIMIT).acos()
 
 
-def add_angle(angle, margin):
-    """cos(angle + margin). Where that would rise again, beyond pi, the loss goes on with a straight line."""
+def add_angle(angle: torch.Tensor, margin: torch.Tensor | float) -> torch.Tensor:
+    """cos(angle + margin); beyond pi, where that would rise again, cos(angle) - margin * sin(margin)."""
     margin = torch.as_tensor(margin)
     return torch.where(angle + margin < math.pi, (angle + margin).cos(), angle.cos() - margin * margin.sin())

@@ -24,8 +24,8 @@ class PerceptualDistance(nn.Module):
     """How far apart the maps of two images are, place by place, with channels of unit length (Zhang et al., 2018).
 
     ``forward(a, b)``: images (N, 3, H, W) in [-1, 1] -> (N,). Gradients reach ``a`` only, and are finite also at places
-    where no channel answers. ``maps(images)`` gives the maps; ``weighed(number, squares)`` sums a map's squared
-    differences (N, C, H, W) over its channels: (N, 1, H, W).
+    where no channel answers. ``maps(images)`` gives the maps; ``reduce_channels(number, squares)`` reduces the
+    squared differences (N, C, H, W) of a map to (N, 1, H, W).
     """
 
     def forward(self, a, b):
@@ -35,10 +35,10 @@ class PerceptualDistance(nn.Module):
         for number, (x, y) in enumerate(zip(self.maps(a), theirs, strict=True)):
             squares = (unit_length(x) - y) ** 2  # (N, C, H, W)
             with torch.autocast(squares.device.type, enabled=False):  # which would weigh them in 16 bit
-                distance = distance + self.weighed(number, squares).mean((1, 2, 3))  # (N,)
+                distance = distance + self.reduce_channels(number, squares).mean((1, 2, 3))  # (N,)
         return distance
 
-    def weighed(self, number, squares):
+    def reduce_channels(self, number, squares):
         return squares.sum(1, keepdim=True)
 
 
@@ -115,7 +115,7 @@ class LPIPS(PerceptualDistance):
     def maps(self, images):
         return self.features(self.scale(images))
 
-    def weighed(self, number, squares):
+    def reduce_channels(self, number, squares):
         return self.heads[number](squares)
 
 

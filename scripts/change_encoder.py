@@ -18,7 +18,7 @@ from sklearn.metrics.pairwise import paired_cosine_distances
 from tqdm import tqdm
 
 from models.errors import UserError
-from models.generator_file import checked_state, own_form, training_vectors
+from models.generator_file import checked_state, native_checkpoint, training_vectors
 from models.iresnet import load_face_encoder
 from models.vec2face import VECTOR_SIZE, architecture_of
 from models.weight_files import load_file, save_file
@@ -56,7 +56,7 @@ def main(argv=None):
     norms = np.linalg.norm(new, axis=1)
     trained_on = training_vectors(args.new_encoder, (norms.mean(), norms.std()))
     architecture = architecture_of(source, preset, args.source)
-    content = own_form(with_fit_in_first_layer(state, fit), preset, architecture, trained_on)
+    content = native_checkpoint(with_fit_in_first_layer(state, fit), preset, architecture, trained_on)
     with writing(args.target) as target:
         save_file(content, target)
     print(f"{args.target}: cosine of the old features to the fitted ones, on photos left out: {cosine:.3f}")

@@ -12,7 +12,7 @@ that --id_weights takes, AdaFace's official one too.
 from utils.cli.command import command
 
 from models.errors import UserError
-from models.generator_file import averaged, checked_state, own_form
+from models.generator_file import averaged, checked_state, native_checkpoint
 from models.iresnet import DEPTHS, trainable_encoder
 from models.official_encoders import is_face_encoder
 from models.released_weights import to_released
@@ -53,7 +53,7 @@ def holds_encoder(content, path):
 def convert_generator(content, path, form):
     """(content of the file to write, what it is)."""
     preset, state = checked_state(content, path)
-    converted = own_form(state, preset, architecture_of(content, preset, path), content.get("trained_on"))
+    converted = native_checkpoint(state, preset, architecture_of(content, preset, path), content.get("trained_on"))
     if form == "released":
         converted["model_vec2face"] = to_released(state)
     return converted, preset

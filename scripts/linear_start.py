@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from models.errors import UserError
-from models.generator_file import own_form, training_vectors
+from models.generator_file import native_checkpoint, training_vectors
 from models.linear_start import linear_start
 from models.pixels import to_images
 from models.vec2face import PRESETS, VECTOR_SIZE, Vec2Face
@@ -51,7 +51,7 @@ def main(argv=None):
         trained_on = training_vectors(args.id_weights, data.feature_norms())
     explained = linear_start(generator, vectors, images, args.sigma, args.seed)
     with writing(args.output) as target:
-        save_file(own_form(generator.state_dict(), args.model, trained_on=trained_on), target)
+        save_file(native_checkpoint(generator.state_dict(), args.model, trained_on=trained_on), target)
     print(f"{args.output}: a linear map that explains {explained:.0%} of what the {len(vectors)} photos vary in")
 
 

@@ -22,7 +22,7 @@ from models.errors import UserError
 from models.generator_file import averaged, interpolated
 from models.iresnet import load_face_encoder
 from models.weight_files import load_file, save_file, state_dict_of
-from utils.cli.flags import make_parser, share
+from utils.cli.flags import fraction, make_parser
 from utils.cli.outputs import writing
 from utils.data.face_set import FaceSet
 from utils.evaluation.verification import norm_percentiles
@@ -39,7 +39,7 @@ def main(argv=None):
     parser.add_argument("target", help="file to write")
     parser.add_argument("--ema", action="store_true", help="the averaged weights of a checkpoint trained with --ema")
     parser.add_argument("--interpolate", metavar="FILE", help="take a share of the weights of FILE, an earlier state")
-    parser.add_argument("--share", type=share, default=0.15, help="of --interpolate, 0 to 1")
+    parser.add_argument("--share", type=fraction, default=0.15, help="of --interpolate, 0 to 1")
     parser.add_argument("--finished", action="store_true", help="refuse a checkpoint of a training that was stopped")
     parser.add_argument("--norms_of", help="of a face encoder: photos, a folder or LMDB, whose feature norms to keep")
     args = parser.parse_args(argv)

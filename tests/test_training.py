@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from paths import ROOT
 
 import image_generation
 import vec2face
-from models import PRESETS, Vec2Face, load_vec2face
+from models import PRESETS, Vec2Face, load_face_encoder, load_vec2face
 from models.weight_files import sha256
 from scripts import convert_weights, plot_training
 from utils.data.images import read_image
 from utils.data.training_data import TrainingData
+from utils.evaluation.reconstruction import reconstruct
 
 
 def test_a_training_writes_its_log_and_a_checkpoint_that_loads(uninterrupted, demo, training_lmdb):
@@ -86,12 +88,32 @@ def test_held_out_photos_are_scored_each_epoch_and_change_nothing(demo, training
     scored = [line for line in lines if "held_out/psnr" in line]
     assert [line["step"] for line in scored] == [3, 6]
     assert all(line["held_out/photos"] == 3 and -1 <= line["held_out/id_similarity_mean"] <= 1 for line in scored)
-    assert all(np.isfinite([x for x in line.values() if not isinstance(x, dict)]).all() for line in lines)
+    assert all(np.isfinite([x for x in line.values() if isinstance(x, int | float)]).all() for line in lines)
     run(*words, "--output_dir", tmp_path / "without")
     assert_same_training(checkpoint(tmp_path / "with"), checkpoint(tmp_path / "without"))
     with pytest.raises(SystemExit):
         run(*words, "--held_out", tmp_path / "train.npy", "--output_dir", tmp_path / "refused")
     assert "3 of its records are trained on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ema", "weights"), [(0.5, "averaged"), (0, "last")])
+def test_held_out_scores_are_of_the_weights_that_are_exported(demo, training_lmdb, tmp_path, capsys, ema, weights):
+    np.save(tmp_path / "held_out.npy", np.arange(6, 9))
+    more = ["--held_out", tmp_path / "held_out.npy", "--score_every", 2, "--max_steps", 2, "--warmup_epochs", 0]
+    run(*flags(demo, training_lmdb, tmp_path / "run", "--ema", ema, *more))
+    assert f"held_out ({weights} weights): photos 3, psnr" in capsys.readouterr().out
+    (line,) = (x for x in map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+               if "held_out/psnr" in x)  # fmt: skip
+    assert line["held_out/weights"] == weights
+    generator, psnr = load_vec2face(tmp_path / "run" / "checkpoint-last.pth"), {}
+    with closing(TrainingData(training_lmdb, tmp_path / "held_out.npy")) as data:
+        for name in ("model_vec2face", "model_ema"):
+            if state := checkpoint(tmp_path / "run")[name]:
+                generator.load_state_dict(state)
+                psnr[name] = reconstruct(generator, load_face_encoder(demo.encoder), data, range(3), 1)[0]["psnr"]
+    exported = psnr.pop("model_ema" if ema else "model_vec2face")
+    assert line["held_out/psnr"] == pytest.approx(exported, abs=0.01)
+    assert all(abs(other - exported) > 0.02 for other in psnr.values())
 
 
 def test_the_published_command_runs(demo, training_lmdb, tmp_path):

@@ -40,7 +40,7 @@ $(WORLD)/sets/%.npz: $(WORLD)/unseen
 
 # One network for identity and quality, which keeps traces of pose and light; and another one, to judge.
 $(WORLD_WEIGHTS)/face_encoder.pth: $(WORLD)/people
-	$(PY) scripts/train_fr.py --data $(WORLD)/people --network 18 --width 16 --no-se --head magface --traces 6 3 \
+	$(PY) scripts/train_fr.py --data $(WORLD)/people --network 18 --width 16 --no-se --head magface --readout_weights 6 3 \
 		--random_erasing 0 --augmentation 0.1 --batch_size 64 --lr 0.05 --warmup_epochs 0.1 $(WORLD_FR) --workers 2 \
 		--output_dir $(WORLD)/encoder --resume $(WORLD)/encoder
 	$(PY) scripts/shrink_weights.py $(WORLD)/encoder/model.pth $@

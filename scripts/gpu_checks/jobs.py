@@ -12,9 +12,11 @@ from models.discriminator import Discriminator
 from models.iresnet import IResNet
 from models.losses import GeneratorLoss, discriminator_loss
 from models.perceptual import LPIPS
+from models.recogniser import make_recogniser
 from models.vec2face import PRESETS, Vec2Face
-from scripts import train_fr
 from scripts.gpu_checks.setting import seeded_mask
+from scripts.train_fr import fr_parser
+from utils.training.fr_state import make_optimizer
 
 CLASSES = 10_000  # people of HSFace10K
 
@@ -62,16 +64,17 @@ def gan_training_job(preset, device, dtype, batch_size):
 def fr_training_job(preset, device, dtype, batch_size):
     """A training step of a face recogniser with the recipe of HSFace10K; of IResNet-18 for the tiny preset."""
     network = ["--network", "18", "--width", "16"] if preset == "vec2face_vit_tiny" else []
-    args = train_fr.fr_parser().parse_args(["--data", "none", *network])
+    args = fr_parser().parse_args(["--data", "none", *network])
     torch.manual_seed(0)
-    model = train_fr.make_model(args, CLASSES).to(device, memory_format=torch.channels_last)
-    optimizer = train_fr.make_optimizer(model, args)
+    model = make_recogniser(CLASSES, args.network, args.width, args.se, args.head)
+    model.to(device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(model, args.lr, args.momentum, args.weight_decay)
     images = torch.rand(batch_size, 3, 112, 112, device=device).contiguous(memory_format=torch.channels_last)
-    labels, share = torch.arange(batch_size, device=device), torch.ones(batch_size, device=device)
+    labels, weight = torch.arange(batch_size, device=device), torch.ones(batch_size, device=device)
 
     def job():
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            losses, _ = model(images, labels, labels, share)
+            losses, _ = model(images, labels, labels, weight)
         losses.mean().backward()
         nn.utils.clip_grad_norm_(model.backbone.parameters(), args.clip_grad)
         optimizer.step()

@@ -150,5 +150,5 @@ def test_a_head_that_begins_at_the_centroids_has_less_than_half_the_loss(head):
     module = make_head(head, 5, 16)
     labels = torch.arange(5)
     before = module(20 * centres, labels).mean()
-    module.begin_at(centres)
+    module.init_from_centroids(centres)
     assert module(20 * centres, labels).mean() < 0.5 * before

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import signal
+from functools import partial
 
 import cv2
 import numpy as np
@@ -16,11 +17,17 @@ from processes import run_by_hand, run_script
 import image_generation
 from models.errors import UserError
 from models.iresnet import IResNet, load_face_encoder
+from models.recogniser import make_recogniser
+from models.weight_files import load_file
 from scripts import train_fr
 from utils.data.face_set import FaceSet
 from utils.evaluation.verification import features_of
 from utils.evaluation.verification_sets import draw_pairs
-from utils.training.fr_step import begin_at_centres
+from utils.runtime.distributed import World
+from utils.training.fr_backbone import init_head_from_centroids
+from utils.training.fr_state import RecogniserState, make_optimizer
+from utils.training.resuming import run_description
+from utils.training.schedules import warmup_then_milestones
 
 
 def test_a_training_writes_its_log_its_checkpoint_and_a_model_that_loads(trained):
@@ -44,9 +51,8 @@ def test_generation_tells_a_quality_the_model_never_gives(trained, demo, tmp_pat
 
 
 def test_batch_norm_has_no_weight_decay():
-    args = train_fr.fr_parser().parse_args(["--data", "x", "--network", "18", "--width", "16"])
-    model = train_fr.make_model(args, 3)
-    decayed, free = train_fr.make_optimizer(model, args).param_groups
+    model = make_recogniser(3, 18, 16)
+    decayed, free = make_optimizer(model, 0.1, 0.9, 5e-4).param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (5e-4, 0)
     norms = sum(isinstance(m, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)) for m in model.modules())
     assert len(free["params"]) == 2 * norms - 1  # the weight of the last one is fixed
@@ -57,7 +63,10 @@ def test_the_published_recipe_is_the_default():
     args = train_fr.fr_parser().parse_args(["--data", "x"])
     assert (args.network, args.se, args.batch_size, args.lr, args.momentum) == (50, True, 128, 0.1, 0.9)
     assert (args.weight_decay, args.clip_grad, args.epochs, args.milestones) == (5e-4, 5, 26, [12, 20, 24])
-    rates = [round(train_fr.learning_rate(epoch, args), 6) for epoch in (0, 10.9, 11, 18.9, 19, 23)]
+    schedule = partial(
+        warmup_then_milestones, highest=args.lr, warmup_epochs=args.warmup_epochs, milestones=args.milestones
+    )
+    rates = [round(schedule(epoch), 6) for epoch in (0, 10.9, 11, 18.9, 19, 23)]
     assert rates == [0.1, 0.1, 0.01, 0.01, 0.001, 0.0001]
 
 
@@ -73,18 +82,20 @@ def test_a_killed_training_resumes_to_the_same_weights(trained, tmp_path):
 @pytest.mark.parametrize("to_float16", [True, False])
 def test_a_run_resumes_in_float16_and_back(to_float16, tmp_path):
     """A float16 run on a GPU has a loss scale; one on a CPU or in bfloat16 has none, and leaves an empty state."""
-    args = train_fr.fr_parser().parse_args(list(map(str, flags(tmp_path, "--resume", tmp_path / "c.pth"))))
 
-    def parts(enabled):
-        model = train_fr.make_model(args, 3)
-        return model, train_fr.make_optimizer(model, args), torch.amp.GradScaler("cpu", 1024.0, enabled=enabled)
+    def new_state(enabled):
+        model = make_recogniser(3, 18, 16)
+        scaler = torch.amp.GradScaler("cpu", 1024.0, enabled=enabled)
+        optimizer = make_optimizer(model, 0.1, 0.9, 5e-4)
+        return RecogniserState(model, optimizer, scaler, {}, run_description(World(), [[0]]))
 
-    model, optimizer, scaler = parts(not to_float16)
-    content = {"backbone": model.backbone.state_dict(), "head": model.head.state_dict(), "step": 5}
-    content |= {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-    model, optimizer, scaler = parts(to_float16)
-    assert train_fr.resume(content, "c.pth", args, model, optimizer, scaler) == 5
-    assert scaler.get_scale() == (1024 if to_float16 else 1)
+    state = new_state(not to_float16)
+    state.step = 5
+    state.save(tmp_path / "c.pth")
+    state = new_state(to_float16)
+    assert state.resume(load_file(tmp_path / "c.pth"), "c.pth") == []
+    assert state.step == 5
+    assert state.scaler.get_scale() == (1024 if to_float16 else 1)
 
 
 def test_a_training_on_two_ranks_resumes_to_the_same_weights(tmp_path):
@@ -156,7 +167,7 @@ def test_one_identity_alone_is_refused_and_identities_of_one_photo_are_not(tmp_p
     shutil.copytree(PHOTOS / "person1", tmp_path / "one" / "person1")
     with pytest.raises(SystemExit):
         train(*flags(tmp_path / "run", "--data", tmp_path / "one"))
-    assert "one person only" in capsys.readouterr().err
+    assert "one identity only" in capsys.readouterr().err
     for person in ("person1", "person3"):
         (tmp_path / "single" / person).mkdir(parents=True)
         shutil.copy(PHOTOS / person / "0.jpg", tmp_path / "single" / person)
@@ -200,11 +211,10 @@ def test_a_head_begins_at_the_mean_features_of_its_people(trained, tmp_path):
     """In batches of many people; a broken photo does not count."""
     shutil.copytree(PHOTOS, tmp_path / "photos")
     (tmp_path / "photos" / "person1" / "1.jpg").write_bytes(b"broken")
-    args = train_fr.fr_parser().parse_args(list(map(str, flags(tmp_path))))
-    model, faces = train_fr.make_model(args, 4), FaceSet(tmp_path / "photos")
+    model, faces = make_recogniser(4, 18, 16, se=False), FaceSet(tmp_path / "photos")
     faces.people.append("no photos")
     begun = model.head.directions.detach().clone()
-    begin_at_centres(model, faces, contextlib.nullcontext, 0)
+    init_head_from_centroids(model, faces, contextlib.nullcontext, 0)
     for label in range(3):
         photos = []
         for index in np.flatnonzero(faces.labels == label)[:4]:
@@ -226,9 +236,8 @@ def test_a_known_backbone_is_asked_for_the_centres_of_many_people_at_once(traine
 
 def test_the_first_step_of_float16_may_be_skipped():
     """Gradients that overflow are the rule there; the momentum must not begin with what lay in memory before."""
-    args = train_fr.fr_parser().parse_args(["--data", "x", "--network", "18", "--width", "16"])
-    model = torch.nn.Linear(3, 2)
-    optimizer, scaler = train_fr.make_optimizer(model, args), torch.amp.GradScaler("cpu", 4.0)
+    model, lr, weight_decay = torch.nn.Linear(3, 2), 0.1, 5e-4
+    optimizer, scaler = make_optimizer(model, lr, 0.9, weight_decay), torch.amp.GradScaler("cpu", 4.0)
     start, gradient = model.weight.detach().clone(), torch.ones(2, 3)
     for value in (torch.inf, 1.0):
         model.weight.grad, model.bias.grad = gradient * value * scaler.get_scale(), torch.zeros(2)
@@ -236,17 +245,18 @@ def test_the_first_step_of_float16_may_be_skipped():
         scaler.unscale_(optimizer)
         scaler.step(optimizer)
         scaler.update()
-    expected = start - args.lr * (1 + args.weight_decay * start)
+    expected = start - lr * (1 + weight_decay * start)
     assert torch.allclose(model.weight, expected)
 
 
-def test_an_encoder_with_traces_resumes_to_the_same_weights(rendered, tmp_path):
-    words = ["--data", rendered, "--network", 18, "--width", 16, "--no-se", "--head", "magface", "--traces", 6, 3]
-    words += ["--batch_size", 8, "--workers", 0, "--no-use_amp", "--random_erasing", 0]
+def test_an_encoder_with_a_readout_resumes_to_the_same_weights(rendered, tmp_path):
+    """Also by the flag's former name."""
+    words = ["--data", rendered, "--network", 18, "--width", 16, "--no-se", "--head", "magface"]
+    words += ["--readout_weights", 6, 3, "--batch_size", 8, "--workers", 0, "--no-use_amp", "--random_erasing", 0]
     run = lambda folder, *more: train_fr.main([*map(str, words), "--output_dir", str(folder), *map(str, more)])  # noqa: E731
     run(tmp_path / "whole", "--max_steps", 3)
     run(tmp_path / "parts", "--max_steps", 2)
-    run(tmp_path / "parts", "--max_steps", 3, "--resume", tmp_path / "parts")
+    run(tmp_path / "parts", "--max_steps", 3, "--resume", tmp_path / "parts", "--traces", 6, 3)
     whole, parts = (torch.load(tmp_path / name / "model.pth", weights_only=True) for name in ("whole", "parts"))
     assert all(torch.equal(whole["state_dict"][key], parts["state_dict"][key]) for key in whole["state_dict"])
     assert whole["feature_norms"]["50%"] <= whole["feature_norms"]["75%"]

@@ -83,8 +83,8 @@ def positive(text):
     return value
 
 
-def share(text):
-    """argparse type: a number of 0 to 1."""
+def fraction(text: str) -> float:
+    """argparse type: a number from 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
@@ -138,16 +138,36 @@ def folder_name(text):
     return text
 
 
-def add_training_run_flags(parser, output_dir):
-    """Where a training writes, how often, and how it goes on; the group they are in."""
-    run = parser.add_argument_group("run")
-    run.add_argument("--output_dir", default=output_dir, help="checkpoints and log.jsonl")
-    run.add_argument("--log_dir", help="TensorBoard (default: the output folder)")
-    run.add_argument("--log_every", type=positive, default=20, help="steps between log lines")
-    run.add_argument("--save_every", type=positive, help="also save every so many steps (default: every epoch)")
+def add_amp_flags(parser: argparse._ActionsContainer, amp_dtype: str) -> None:
+    """Flags of a training's number formats. ``amp_dtype``: the default of --amp_dtype."""
+    parser.add_argument(
+        "--use_amp",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="automatic mixed precision; on a CPU in bfloat16, where the CPU supports it",
+    )
+    parser.add_argument(
+        "--amp_dtype", choices=["float16", "bfloat16"], default=amp_dtype, help="16-bit number format on a GPU"
+    )
+
+
+def add_compile_flag(parser: argparse._ActionsContainer, compiled: str) -> None:
+    """--compile. ``compiled``: what is compiled, for the help text."""
+    parser.add_argument(
+        "--compile", action="store_true", help=f"torch.compile of the {compiled}; needs a C++ compiler (on a GPU: C)"
+    )
+
+
+def add_training_run_flags(parser: argparse.ArgumentParser, output_dir: str) -> argparse._ArgumentGroup:
+    """Flags of where a training writes, how often, and what it continues; returns their group."""
+    run = parser.add_argument_group("output and resuming")
+    run.add_argument("--output_dir", default=output_dir, help="folder of the checkpoints and log.jsonl")
+    run.add_argument("--log_dir", help="folder of TensorBoard's files (default: --output_dir)")
+    run.add_argument("--log_every", type=positive, default=20, help="number of steps between log lines")
+    run.add_argument("--save_every", type=positive, help="number of steps between checkpoints within an epoch")
     run.add_argument("--resume", help="checkpoint to continue from, or the folder of an earlier run")
     run.add_argument(
-        "--overwrite", action="store_true", help="delete the run that the output folder holds, and start anew"
+        "--overwrite", action="store_true", help="deletion of the run that the output folder holds, to start anew"
     )
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    run.add_argument("--device", default="auto", help="device to train on: auto, cpu, cuda or cuda:N")
     return run

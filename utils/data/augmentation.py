@@ -1,21 +1,26 @@
-"""AdaFace's augmentation of face crops (Kim et al., 2022, section 3.4), each image's from its own stream."""
+"""AdaFace's augmentation of face crops (Kim et al., 2022, section 3.4), and random erasing.
+
+All draws of an image come from a random generator of its own.
+"""
 
 import cv2
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as TF
 
-SMALLEST_AREA, SMALLEST_SIDE = 0.2, 0.2  # of a crop, of a low-resolution copy
-JITTER = 0.5  # of brightness, contrast and saturation
+SMALLEST_AREA = 0.2  # of a crop, as a fraction of the image
+SMALLEST_SIDE = 0.2  # of a low-resolution copy, as a fraction of the image's
+JITTER = 0.5  # largest relative change of brightness, contrast and saturation
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 NO_HOLE = (0, 0, 0, 0)
-ERASED_AREA, ERASED_RATIO, ERASING_ATTEMPTS = (0.02, 0.33), (0.3, 3.3), 10
+ERASED_AREA, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)  # ranges: fraction of the image, height over width
+ERASING_ATTEMPTS = 10  # draws of a rectangle that fits into the image
 
 
-def augment_face(image, rng, probability):
-    """(H, W, 3) uint8 -> the same shape, and whether it was mirrored.
+def augment_face(image: np.ndarray, rng: np.random.Generator, probability: float) -> tuple[np.ndarray, bool]:
+    """(H, W, 3) uint8 -> the augmented image (H, W, 3), and whether it was mirrored.
 
-    Mirrored every other time; crop, low resolution and colours with ``probability`` each.
+    It is mirrored with probability 1/2; crop, low resolution and colour change are applied with ``probability`` each.
     """
     mirrored = rng.random() < 0.5
     if mirrored:
@@ -26,8 +31,8 @@ def augment_face(image, rng, probability):
     return np.ascontiguousarray(image), mirrored
 
 
-def crop(image, rng):
-    """Black outside a random rectangle; the face stays where it is."""
+def crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Set everything outside a random rectangle of (H, W, 3) to black; the face is not moved."""
     height, width = image.shape[:2]
     area, ratio = rng.uniform(SMALLEST_AREA, 1), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     h, w = min(height, round(height * (area / ratio) ** 0.5)), min(width, round(width * (area * ratio) ** 0.5))
@@ -37,27 +42,27 @@ def crop(image, rng):
     return result
 
 
-def lower_resolution(image, rng):
-    """Smaller, and back to its size."""
+def lower_resolution(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Scale (H, W, 3) down and back up, with random interpolations."""
     height, width = image.shape[:2]
-    share = rng.uniform(SMALLEST_SIDE, 1)
+    scale = rng.uniform(SMALLEST_SIDE, 1)
     down, up = rng.choice(INTERPOLATIONS, 2)
-    small = (max(1, int(width * share)), max(1, int(height * share)))
+    small = (max(1, int(width * scale)), max(1, int(height * scale)))
     return cv2.resize(cv2.resize(image, small, interpolation=int(down)), (width, height), interpolation=int(up))
 
 
-def change_colours(image, rng):
-    """Brightness, contrast and saturation, in random order."""
+def change_colours(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Change brightness, contrast and saturation of (H, W, 3) uint8 in random order."""
     result = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)  # (3, H, W)
     for name in rng.permutation(["brightness", "contrast", "saturation"]):
         result = getattr(TF, f"adjust_{name}")(result, rng.uniform(1 - JITTER, 1 + JITTER))
     return result.permute(1, 2, 0).numpy()  # (H, W, 3)
 
 
-def draw_hole(rng, probability, height, width):
-    """With ``probability`` a rectangle (y, x, h, w) to erase (Zhong et al., 2020), else one of no size.
+def draw_hole(rng: np.random.Generator, probability: float, height: int, width: int) -> tuple[int, int, int, int]:
+    """Draw the rectangle (y, x, h, w) to erase (Zhong et al., 2020): with ``probability`` one, else NO_HOLE.
 
-    The rectangles are distributed as those of torchvision's RandomErasing.
+    The rectangles have the distribution of torchvision's RandomErasing.
     """
     if rng.random() >= probability:
         return NO_HOLE
@@ -69,10 +74,11 @@ def draw_hole(rng, probability, height, width):
     return NO_HOLE
 
 
-def erase(images, holes):
-    """Make the rectangles ``holes`` (N, 4), y, x, h, w, of images (N, C, H, W) in [-1, 1] mid-grey, in place.
+def erase(images: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+    """Set the rectangles ``holes`` (N, 4), as (y, x, h, w), of images (N, C, H, W) in [-1, 1] to mid-grey, in place.
 
-    Mid-grey is 0, torchvision's default after normalisation, and lies between two values of uint8.
+    Mid-grey is 0, the default of torchvision's RandomErasing on normalised images. No uint8 value corresponds to it,
+    so the images are erased after normalisation.
     """
     y, x, h, w = holes[:, :, None].unbind(1)  # (N, 1) each
     rows = torch.arange(images.shape[2], device=images.device)  # (H,)

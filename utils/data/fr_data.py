@@ -1,5 +1,6 @@
-"""What a face recogniser is trained on: photos of people, mixtures of people, mixtures with real photos."""
+"""The training data of a face recogniser: labelled photos, with identity mixup or domain mixup."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,53 +9,94 @@ from torch.utils.data import Dataset
 
 from models.errors import UserError
 from models.pixels import to_images
+from models.transfer import upload
 from utils.data.augmentation import augment_face, draw_hole, erase
+from utils.data.face_set import FaceSet
 from utils.data.images import SIDE
 
 UNKNOWN_POSE = torch.full((2,), torch.nan)  # yaw and pitch
-MIRRORED_POSE = torch.tensor([-1.0, 1.0])  # what mirroring a photo makes of them
+MIRRORED_POSE = torch.tensor([-1.0, 1.0])  # factors of yaw and pitch when a photo is mirrored
 
 
-class Item(NamedTuple):
-    """One image to train on, or a batch of them, as it comes from the workers; ``assemble`` makes the image."""
+class RecognitionItem(NamedTuple):
+    """One training image before it is assembled, or, with a leading dimension B, a batch of them.
 
-    pixels: torch.Tensor  # (K, 112, 112, 3) uint8: the photo; in domain mixup K = 2, the photo and the one blended in
-    holes: torch.Tensor  # (K, 4): the rectangle erased in each
-    first: int  # label
-    second: int  # label of the other part of a mixture
-    share: float  # of the first; 1 for a photo of one person
-    pose: torch.Tensor  # (2,)
-    error: str
+    A mixture has two parts, each with a label. In identity mixup its image is a generated one; in domain mixup
+    (K = 2) ``assemble`` blends it of two photos. Otherwise K = 1 and both labels are that of the photo.
+    """
+
+    pixels: torch.Tensor  # (K, 112, 112, 3) uint8
+    holes: torch.Tensor  # (K, 4), rectangles to erase, as (y, x, h, w)
+    first: int  # label of the first part
+    second: int  # label of the second part
+    weight: float  # of the first part, 0 to 1; 1 if the image is no mixture
+    pose: torch.Tensor  # (2,) yaw and pitch in degrees, NaN where unknown
+    error: str  # why the photo is broken; empty if it is not
 
 
-def assemble(pixels, holes, share):
-    """The images (B, 3, 112, 112) of a batch of ``pixels`` (B, K, 112, 112, 3), on its device and in channels_last.
+def assemble(pixels: torch.Tensor, holes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The images (B, 3, 112, 112) of ``pixels`` (B, K, 112, 112, 3), in [-1, 1], on their device, in channels_last.
 
-    ``holes`` (B, K, 4), ``share`` (B,) float64. That is done on the device as the pixels are the least to send there.
+    ``holes`` (B, K, 4) and ``weight`` (B,) float64 as in RecognitionItem. This is done on the device, because uint8
+    pixels are the smallest form in which an image can be sent there.
     """
     images = erase(to_images(pixels.flatten(0, 1)), holes.flatten(0, 1))  # (B K, 3, 112, 112)
     if pixels.shape[1] == 2:
         first, second = images.unflatten(0, (-1, 2)).unbind(1)  # (B, 3, 112, 112) each
-        share = share[:, None, None, None]  # (B, 1, 1, 1)
-        images = share.float() * first + (1 - share).float() * second
+        weight = weight[:, None, None, None]  # (B, 1, 1, 1)
+        images = weight.float() * first + (1 - weight).float() * second  # (B, 3, 112, 112)
     return images.contiguous(memory_format=torch.channels_last)
 
 
-class RecognitionData(Dataset):
-    """Item ``(epoch, index)`` -> Item.
+class RecogniserInput(NamedTuple):
+    """A batch as the recogniser's forward pass takes it, on the device."""
 
-    The pose is yaw and pitch in degrees, from ``poses`` (N, 2) of the photos of ``faces`` where they are known, else
-    NaN. ``faces``: a FaceSet. ``mixed``: another one whose person k is a
-    mixture, row k of ``mixture_labels`` (M, 3) says of whom: a, b, share of a (identity mixup). ``real``: a FaceSet
-    whose photos are blended in, with the share of the first image from ``domain_range`` (domain mixup); its people
-    are numbered after those of ``faces``. Both are SynFace's (Qiu et al., 2021). ``augmentation``: probability of each
-    change, ``erase``: of erasing. Every draw comes from (seed, epoch, index). A broken photo gives an error text.
+    images: torch.Tensor  # (B, 3, 112, 112) in [-1, 1]
+    first: torch.Tensor  # (B,) labels
+    second: torch.Tensor | None  # (B,) labels of the second parts; None in a batch without mixtures
+    weight: torch.Tensor | None  # (B,) float32, of the first parts; None in a batch without mixtures
+    poses: torch.Tensor  # (B, 2) yaw and pitch in degrees, NaN where unknown
+
+
+def to_device(batch: RecognitionItem, device: torch.device) -> RecogniserInput:
+    """Upload a batch from the loader and assemble its images on the device.
+
+    Whether it has mixtures is decided here, on the host, so that nobody waits for the device.
+    """
+    mixed = bool((batch.weight < 1).any())
+    pixels, holes, first, poses, weight = (
+        upload(column, device) for column in (batch.pixels, batch.holes, batch.first, batch.pose, batch.weight)
+    )
+    second, weights = (upload(batch.second, device), weight.float()) if mixed else (None, None)
+    return RecogniserInput(assemble(pixels, holes, weight), first, second, weights, poses)
+
+
+class RecognitionData(Dataset):
+    """The training set of a face recogniser: item ``(epoch, index)`` is a RecognitionItem.
+
+    ``augmentation``: probability of each change of ``augment_face``. ``erase``: probability of erasing a rectangle.
+    ``poses``: (N, 2), yaw and pitch in degrees of the photos of ``faces``, where they are known. Every draw comes from
+    (seed, epoch, index). A broken photo becomes zeros with an error text.
+
+    Both kinds of mixup are SynFace's (Qiu et al., 2021). Identity mixup: ``mixed`` is a FaceSet in which identity k is
+    a mixture of two identities of ``faces``; row k of ``mixture_labels`` (M, 3) holds their labels and the weight of
+    the first. Domain mixup: photos of the FaceSet ``real`` are blended in; the weight of the synthetic image is uniform
+    in ``domain_range``, and the labels of real identities follow those of ``faces``. Raises UserError when the mixture
+    labels do not fit.
     """
 
     def __init__(
-        self, faces, seed=0, augmentation=0.0, erase=0.0, mixed=None, mixture_labels=None, real=None,
-        domain_range=(0.6, 1.0), poses=None,
-    ):  # fmt: skip
+        self,
+        faces: FaceSet,
+        seed: int = 0,
+        augmentation: float = 0.0,
+        erase: float = 0.0,
+        mixed: FaceSet | None = None,
+        mixture_labels: np.ndarray | None = None,
+        real: FaceSet | None = None,
+        domain_range: tuple[float, float] = (0.6, 1.0),
+        poses: Sequence[tuple[float, float]] | None = None,
+    ):
         self.faces, self.mixed, self.mixture_labels = faces, mixed, mixture_labels
         self.real, self.domain_range, self.poses = real, domain_range, poses
         self.seed, self.augmentation, self.erase = seed, augmentation, erase
@@ -66,30 +108,39 @@ class RecognitionData(Dataset):
         rows = self.mixture_labels
         if rows.ndim != 2 or rows.shape[1] != 3 or max(people) >= len(rows) or min(people) < 0:
             raise UserError(
-                f"{self.mixed.path}: its people must be called by their row in --mixed_labels, 0 to {len(rows) - 1}."
+                f"{self.mixed.path}: its identities must be named by their row in --mixed_labels, 0 to {len(rows) - 1}."
             )
         if not (rows >= 0).all() or rows[:, :2].max() >= len(self.faces.people) or rows[:, 2].max() > 1:
-            raise UserError(f"--mixed_labels: rows are a, b, share of a; people go to {len(self.faces.people) - 1}.")
+            raise UserError(
+                "--mixed_labels: rows must be (label a, label b, weight of a), with weights from 0 to 1 and labels "
+                f"from 0 to {len(self.faces.people) - 1}."
+            )
         self.mixture_rows = rows[people]
 
     @property
-    def class_count(self):
+    def class_count(self) -> int:
+        """Number of identities, those of ``real`` included."""
         return len(self.faces.people) + (0 if self.real is None else len(self.real.people))
 
-    def __len__(self):
+    def records(self) -> list[np.ndarray]:
+        """Arrays that identify the photos in use and their labels."""
+        sets = [faces for faces in (self.faces, self.mixed, self.real) if faces]
+        return [array for faces in sets for array in (faces.positions, faces.labels)]
+
+    def __len__(self) -> int:
         return len(self.faces) + (0 if self.mixed is None else len(self.mixed))
 
-    def __getitem__(self, item):
+    def __getitem__(self, item: tuple[int, int]) -> RecognitionItem:
         epoch, index = item
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, index)))
         try:
-            photo, pose, first, second, share = self._photo(index)
+            photo, pose, first, second, weight = self._photo(index)
             image, hole, mirrored = self._augmented(photo, rng)
         except (ValueError, OSError) as error:
             return self._broken(f"{self._name(index)}: {error}")
         images, holes = [image], [hole]
         if self.real is not None:
-            share = float(rng.uniform(*self.domain_range))
+            weight = float(rng.uniform(*self.domain_range))
             partner = int(rng.integers(len(self.real)))
             try:
                 image, hole, _ = self._augmented(self.real.image(partner), rng)
@@ -99,56 +150,56 @@ class RecognitionData(Dataset):
             holes.append(hole)
             second = len(self.faces.people) + int(self.real.labels[partner])
         pose = pose * MIRRORED_POSE if mirrored else pose
-        return Item(torch.from_numpy(np.stack(images)), torch.tensor(holes), first, second, share, pose, "")
+        return RecognitionItem(torch.from_numpy(np.stack(images)), torch.tensor(holes), first, second, weight, pose, "")
 
     def _photo(self, index):
-        """(photo (112, 112, 3) uint8, its pose, first and second label, share of the first)."""
+        """(photo (112, 112, 3) uint8, pose (2,), first and second label, weight of the first)."""
         if index < len(self.faces):
             label = int(self.faces.labels[index])
             pose = UNKNOWN_POSE if self.poses is None else torch.tensor(self.poses[index], dtype=torch.float32)  # (2,)
             return self.faces.image(index), pose, label, label, 1.0
         index -= len(self.faces)
-        first, second, share = self.mixture_rows[self.mixed.labels[index]]
-        return self.mixed.image(index), UNKNOWN_POSE, int(first), int(second), float(share)
+        first, second, weight = self.mixture_rows[self.mixed.labels[index]]
+        return self.mixed.image(index), UNKNOWN_POSE, int(first), int(second), float(weight)
 
     def _augmented(self, photo, rng):
-        """The photo (112, 112, 3) with all changes but erasing, the hole to erase, and whether it was mirrored."""
+        """The augmented photo (112, 112, 3), not erased yet; the rectangle to erase; whether it was mirrored."""
         image, mirrored = augment_face(photo, rng, self.augmentation)
         return image, draw_hole(rng, self.erase, SIDE, SIDE), mirrored
 
     def _broken(self, error):
         count = 1 if self.real is None else 2
         pixels = torch.zeros(count, SIDE, SIDE, 3, dtype=torch.uint8)
-        return Item(pixels, torch.zeros(count, 4, dtype=torch.long), 0, 0, 1.0, UNKNOWN_POSE, error)
+        return RecognitionItem(pixels, torch.zeros(count, 4, dtype=torch.long), 0, 0, 1.0, UNKNOWN_POSE, error)
 
     def _name(self, index):
         return self.faces.name(index) if index < len(self.faces) else self.mixed.name(index - len(self.faces))
 
 
-class PhotosOfPeople(Dataset):
-    """The first few photos of every person of a FaceSet. Item -> pixels (112, 112, 3) uint8, label, error."""
+class LabelledPhoto(NamedTuple):
+    """A photo with its label, or, with a leading dimension B, a batch of them."""
 
-    def __init__(self, faces, per_person):
+    pixels: torch.Tensor  # (112, 112, 3) uint8
+    label: int
+    error: str  # why the photo is broken; empty if it is not
+
+
+class FirstPhotos(Dataset):
+    """The first ``per_identity`` photos of every identity of a FaceSet; items are LabelledPhotos."""
+
+    def __init__(self, faces: FaceSet, per_identity: int):
         self.faces = faces
         order = np.argsort(faces.labels, kind="stable")
         labels = faces.labels[order]
-        rank = np.arange(len(labels)) - np.searchsorted(labels, labels)  # of each photo among those of its person
-        self.photos, self.labels = order[rank < per_person], labels[rank < per_person]
+        rank = np.arange(len(labels)) - np.searchsorted(labels, labels)  # of each photo among those of its identity
+        self.photos, self.labels = order[rank < per_identity], labels[rank < per_identity]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, item):
-        index = int(self.photos[item])
+    def __getitem__(self, item: int) -> LabelledPhoto:
+        index, label = int(self.photos[item]), int(self.labels[item])
         try:
-            return torch.from_numpy(self.faces.image(index)), int(self.labels[item]), ""
+            return LabelledPhoto(torch.from_numpy(self.faces.image(index)), label, "")
         except (ValueError, OSError) as error:
-            return torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8), int(self.labels[item]), str(error)
-
-
-def load_mixture_labels(path):
-    """Rows a, b, share of a, (M, 3), as sample_identities.py --mixup writes them. Raises UserError for others."""
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not the labels of mixtures: {error}") from error
+            return LabelledPhoto(torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8), label, str(error))

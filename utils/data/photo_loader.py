@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from utils.data.training_data import leave_signals_to_the_parent
+from utils.data.loader import leave_signals_to_the_parent
 
 CHUNK = 16  # photos that a worker hands over at a time
 FEW = 128  # photos; starting processes for fewer takes longer than reading them

@@ -1,30 +1,38 @@
-"""What a training reads: items of the training LMDB, augmented, in the batches of an epoch."""
+"""The training data of the generator: photos with their FR features, from a training LMDB."""
 
 import io
-import os
-import signal
 from contextlib import suppress
 from copy import copy
+from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import msgpack
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from models.errors import UserError
 from utils.data.images import SIDE, resize
 from utils.data.masks import load_mask
 from utils.data.training_lmdb import LazyLmdb, decode_record, open_lmdb, unpack_record
-from utils.runtime.signals import STOP_SIGNALS
 
 AUGMENTATIONS = ("noaug", "randcrop", "randresizedcrop")
-PADDING = 8  # pixels around the image before a random crop
-SMALLEST_AREA = 0.2  # of the image, of a random resized crop
+PADDING = 8  # pixels added on each side before a random crop
+SMALLEST_AREA = 0.2  # smallest area of a random resized crop, as a fraction of the image
 
 
-def augment(image, kind, rng):
-    """(H, W, 3) uint8 -> (112, 112, 3): a random crop and flip, or nothing for ``noaug``."""
+class TrainingItem(NamedTuple):
+    """One record of the training LMDB, or, with a leading dimension B, a batch of them."""
+
+    pixels: torch.Tensor  # (112, 112, 3) uint8
+    vector: torch.Tensor  # (D,) float32, the photo's FR feature
+    position: int  # of the record in the LMDB
+    error: str  # why the record is broken; empty if it is not
+
+
+def augment(image: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
+    """(H, W, 3) uint8 -> (112, 112, 3): a random crop and flip; for ``noaug`` the image itself."""
     if kind == "noaug":
         return image
     if kind == "randcrop":
@@ -39,13 +47,21 @@ def augment(image, kind, rng):
 
 
 class TrainingData(Dataset):
-    """Photos with their FR features. Item ``(epoch, index)`` -> pixels (112, 112, 3) uint8, feature, position, error.
+    """Photos with their FR features: item ``(epoch, index)`` is a TrainingItem.
 
-    ``mask``: ``.npy`` of positions to use. A broken record gives an error text and zeros.
-    Raises UserError when the LMDB or the mask cannot be what they should be.
+    ``mask``: a ``.npy`` of the positions to use. ``augmentation``: one of AUGMENTATIONS, drawn from (seed, epoch,
+    position). ``width``: the length of the features. A broken record becomes zeros with an error text.
+    Raises UserError when the LMDB or the mask is not of the expected kind.
     """
 
-    def __init__(self, path, mask=None, augmentation="noaug", seed=0, width=512):
+    def __init__(
+        self,
+        path: Path | str,
+        mask: Path | str | None = None,
+        augmentation: str = "noaug",
+        seed: int = 0,
+        width: int = 512,
+    ):
         self.path, self.augmentation, self.seed, self.width = path, augmentation, seed, width
         self.lmdb = LazyLmdb(path)
         env = open_lmdb(path)
@@ -59,7 +75,7 @@ class TrainingData(Dataset):
         if last is None:
             raise UserError(f"{path}: says it has {self.count} records, but record {self.count - 1} is missing.")
         self._check_kind(first)
-        self.positions = load_mask(mask, self.count, path) if mask else np.arange(self.count)
+        self.positions = load_mask(mask, self.count, path) if mask else np.arange(self.count)  # (N,)
 
     def _check_kind(self, first):
         fields = msgpack.unpackb(first)
@@ -72,89 +88,48 @@ class TrainingData(Dataset):
         if width != self.width:
             raise UserError(f"{self.path}: features have width {width}; --rep_dim says {self.width}.")
 
-    def of_mask(self, path):
-        """The records at other positions of the same LMDB, as they are. Raises UserError when the mask does not fit."""
+    def with_mask(self, path: Path | str) -> "TrainingData":
+        """The records of the same LMDB at the positions of another mask, not augmented.
+
+        Raises UserError when the mask does not fit.
+        """
         other = copy(self)
         other.positions, other.augmentation = load_mask(path, self.count, self.path), "noaug"
         return other
 
-    def feature_norms(self, count=1000):
-        """(mean, standard deviation) of the norms of the first features: what the vectors of this data are like."""
+    def feature_norms(self, count: int = 1000) -> tuple[float, float]:
+        """Mean and standard deviation of the norms of the first ``count`` features."""
         norms = []
         for position in self.positions[:count]:
-            with suppress(ValueError):  # broken records are counted where they are used
+            with suppress(ValueError):  # broken records are reported when they are trained on
                 norms.append(float(np.linalg.norm(unpack_record(self.lmdb.get(str(int(position)).encode()))[1])))
         self.close()
         return (float(np.mean(norms)), float(np.std(norms))) if norms else (0.0, 0.0)
 
-    def close(self):
-        """Let go of the LMDB, until the next item."""
+    def close(self) -> None:
+        """Close the LMDB; reading an item opens it again."""
         self.lmdb.close()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, item):
+    def __getitem__(self, item: tuple[int, int]) -> TrainingItem:
         epoch, index = item
         position = int(self.positions[index])
         try:
-            image, feature, _ = decode_record(self.lmdb.get(str(position).encode()), self.width)
+            image, vector, _ = decode_record(self.lmdb.get(str(position).encode()), self.width)
         except ValueError as error:
-            return torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8), torch.zeros(self.width), position, str(error)
+            pixels = torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8)
+            return TrainingItem(pixels, torch.zeros(self.width), position, f"record {position}: {error}")
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, position)))
         image = np.ascontiguousarray(augment(image, self.augmentation, rng))
-        return torch.from_numpy(image), torch.from_numpy(feature), position, ""
+        return TrainingItem(torch.from_numpy(image), torch.from_numpy(vector), position, "")
 
 
-class EpochBatches(Sampler):
-    """The batches of one rank in an epoch, as lists of (epoch, index). No record occurs twice in an epoch.
-
-    ``steps``: batches per epoch, the same number on every rank. The order depends on (seed, epoch) alone. Iteration
-    starts with the first epoch unless ``begin`` has chosen another one.
-    """
-
-    def __init__(self, count, batch_size, seed, rank=0, world_size=1):
-        self.count, self.batch_size, self.seed, self.rank, self.world_size = count, batch_size, seed, rank, world_size
-        self.steps = count // (batch_size * world_size)
-        self.begin(0)
-
-    def begin(self, epoch, first=0, end=None):
-        """Choose what the next iteration gives: the batches ``first`` to ``end`` (default: the last) of an epoch."""
-        self.epoch, self.chosen = epoch, range(self.steps)[first:end]
-
-    def __len__(self):
-        return len(self.chosen)
-
-    def __iter__(self):
-        epoch, chosen = self.epoch, self.chosen
-        order = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch,))).permutation(self.count)
-        order = order[: self.steps * self.world_size * self.batch_size]
-        order = order.reshape(self.steps, self.world_size, self.batch_size)[:, self.rank].copy()  # (steps, B)
-        for step in chosen:
-            yield [(epoch, index) for index in order[step].tolist()]
-
-
-def without_broken(errors, *columns):
-    """The columns (B, ...) of a batch without the rows that have an error; the same tensors when there are none."""
-    if not any(errors):
-        return columns
-    good = torch.tensor([not error for error in errors])
-    return tuple(column[good] for column in columns)
-
-
-def leave_signals_to_the_parent(worker):
-    """Ctrl-C and a cluster's signals reach all processes of a job; only the training loop may answer."""
-    for number in (signal.SIGINT, *STOP_SIGNALS):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def make_loader(data, batches, workers, pin_memory):
-    """A loader of the batches that a sampler, or a list of lists of items, gives at each iteration.
-
-    The worker processes live as long as the loader, so that an epoch does not have to start them again.
-    """
-    workers = min(workers, len(os.sched_getaffinity(0)))
-    options = {"prefetch_factor": 4, "worker_init_fn": leave_signals_to_the_parent, "persistent_workers": True}
-    return DataLoader(
-        data, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory, **(options if workers else {})
-    )
+def held_out_data(data: TrainingData, mask: Path | str) -> TrainingData:
+    """The records at the positions of ``mask``. Raises UserError when some of them are trained on."""
+    held_out = data.with_mask(mask)
+    shared = np.intersect1d(held_out.positions, data.positions).size
+    if shared:
+        raise UserError(f"--held_out {mask}: {shared} of its records are trained on; give --mask without them.")
+    return held_out

@@ -7,7 +7,7 @@ from tqdm import tqdm
 from models.losses import StructuralSimilarity
 from models.masking import MaskRates, TokenMask
 from models.pixels import to_images, to_pixels
-from utils.data.training_data import make_loader
+from utils.data.loader import make_loader
 from utils.generation.streams import IDENTITY_SIGMAS, image_stream, perturb
 
 SHEET_COLUMNS = 12

@@ -1,40 +1,42 @@
-"""The output folder of a training: what a run leaves there, and whether another one may begin in it."""
+"""The output folder of a training: which files belong to a run, and whether another run may start there."""
 
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from models.errors import UserError
 
 LAST = "checkpoint-last.pth"
 LOG = "log.jsonl"
-CHECKPOINT = re.compile(r"checkpoint-(last|\d+)\.pth(\.next)?")  # .next: one that was being written
-EVENTS = "events.out.tfevents."  # how TensorBoard's file names begin
+CHECKPOINT = re.compile(r"checkpoint-(last|\d+)\.pth(\.next)?")  # .next: a checkpoint that was being written
+EVENTS = "events.out.tfevents."  # prefix of TensorBoard's file names
 
 
-def check_output_folder(args, results=()):
-    """Make ``--output_dir``, and refuse one that holds another run than the one to resume, or cannot be written to.
+def check_output_folder(
+    folder: Path | str, resume: Path | str | None = None, overwrite: bool = False, results: Sequence[str] = ()
+) -> None:
+    """Make the output folder. Raises UserError when it is not writable or holds another run than the resumed one.
 
-    ``results``: names of the files that this script writes when a training has ended. With ``--overwrite`` the folder
-    is accepted, and ``start_anew`` clears it once everything else is known to be right. Raises UserError.
+    ``resume``: the checkpoint or folder to continue from. ``overwrite``: a folder that holds a run is accepted, and
+    ``delete_run`` clears it later, once all other settings are known to be right. ``results``: names of the files that
+    the training writes at its end.
     """
-    folder = Path(args.output_dir)
+    folder = Path(folder)
     check_writable(folder)
-    resumed = Path(args.resume).resolve() if args.resume else None
+    resumed = Path(resume).resolve() if resume else None
     resumed_here = resumed is not None and folder.resolve() in (resumed, resumed.parent)
-    if args.overwrite:
+    if overwrite:
         if resumed_here:
-            raise UserError(
-                f"--overwrite deletes the run that --resume {args.resume} goes on with: give one of the two."
-            )
+            raise UserError(f"--overwrite deletes the run that --resume {resume} continues: give one of the two.")
         return
     present = [path.name for path in files_of_run(folder, results) if not path.name.startswith(EVENTS)]
     if resumed_here:
         if resumed.is_dir() and LAST not in present and set(present) - {LOG}:
             raise UserError(
-                f"{folder}: holds {', '.join(present)}, but no {LAST} to go on from. Name one of its checkpoints with "
-                "--resume, or start anew with --overwrite, which deletes these files."
+                f"{folder}: holds {', '.join(present)}, but no {LAST} to continue from. Name one of its checkpoints "
+                "with --resume, or start anew with --overwrite, which deletes these files."
             )
     elif present:
         raise UserError(
@@ -43,14 +45,14 @@ def check_output_folder(args, results=()):
         )
 
 
-def start_anew(folder, results=()):
+def delete_run(folder: Path | str, results: Sequence[str] = ()) -> None:
     """Delete the files of the run in a folder, and nothing else."""
     for path in files_of_run(folder, results):
         path.unlink()
 
 
-def files_of_run(folder, results=()):
-    """Paths of the checkpoints, the log, TensorBoard's events and the ``results`` in a folder, by name."""
+def files_of_run(folder: Path | str, results: Sequence[str] = ()) -> list[Path]:
+    """The checkpoints, the log, TensorBoard's events and the ``results`` in a folder, sorted by name."""
 
     def belongs(name):
         return CHECKPOINT.fullmatch(name) or name.startswith(EVENTS) or name in (LOG, *results)
@@ -58,20 +60,23 @@ def files_of_run(folder, results=()):
     return sorted(path for path in Path(folder).iterdir() if path.is_file() and belongs(path.name))
 
 
-def check_writable(folder):
-    """Make a folder; UserError when nothing can be written there."""
+def check_writable(folder: Path | str) -> None:
+    """Make a folder. Raises UserError when nothing can be written there."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"  # every process of a run looks
+        probe = folder / f".writable-{os.getpid()}"  # a name of its own for every process of a run
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise UserError(f"{folder}: cannot write here: {error.strerror}.") from error
 
 
-def find_checkpoint(path):
-    """A checkpoint file, or the last one in a run's folder; None when the folder has none yet. Raises UserError."""
+def find_checkpoint(path: Path | str) -> Path | None:
+    """A checkpoint file, or the last checkpoint in a run's folder; None when the folder has none yet.
+
+    Raises UserError when there is no such file or folder.
+    """
     path = Path(path)
     if path.is_dir():
         return path / LAST if (path / LAST).exists() else None

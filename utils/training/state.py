@@ -1,92 +1,83 @@
-"""Everything a training run must remember, and its checkpoints."""
+"""Everything that a training of the generator must remember, and its checkpoints."""
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
 from models.discriminator import Discriminator
 from models.errors import UserError
-from models.generator_file import own_form, training_vectors
+from models.generator_file import native_checkpoint
 from models.released_weights import released_key
 from models.vec2face import PRESETS, Vec2Face, architecture_of, generator_state, preset_of
 from models.weight_files import fit, load_file, save_file
-from utils.evaluation.reconstruction import reconstruct
-from utils.training.released import continued, is_released_training
-from utils.training.resuming import check_settings, load_optimizer
+from utils.training.optimizers import load_optimizer
+from utils.training.released import is_released_training, to_native_training
+from utils.training.resuming import check_settings
 
-BETAS = (0.9, 0.99)
-FIXED = ("batch_size", "accum_iter", "seed")  # flags that decide which records and draws a step sees
-SCORED = 256  # held-out photos at most, spread over all
+BETAS = (0.9, 0.99)  # of AdamW
+FIXED = ("batch_size", "accum_iter", "seed")  # flags that decide which records and draws a step gets
 
 
 class TrainingState:
-    """Generator, discriminator, their optimisers, the scaler, averaged weights (or None), steps done and to do.
+    """Generator, discriminator, their optimisers, the loss scale, averaged weights (or None) and the number of steps.
 
-    ``feature_norms``: mean and standard deviation of the norms of the vectors, kept for those who generate with it.
-    ``run``: what a resumed run must agree with, see utils/training/resuming.py. ``notes``: what to tell the user.
+    ``preset``: the generator's preset. ``fmae_lr``: learning rate of the layers before the image decoder, relative to
+    the image decoder's; 0 freezes them. ``ema_decay``: decay of the averaged weights, 0 for none. What checkpoints also
+    keep: ``settings``, the flags; ``run``, the result of ``run_description``; ``trained_on``, the result of
+    ``training_vectors``.
     """
 
-    def __init__(self, args, device, precision, feature_norms, run):
-        self.folder, self.model_name, self.ema_decay = Path(args.output_dir), args.model, args.ema
-        self.fmae_lr = args.fmae_lr
-        self.args, self.run, self.notes = dict(vars(args)), run, []
-        self.trained_on = training_vectors(args.id_weights, feature_norms)
-        self.generator = Vec2Face(PRESETS[args.model], args.dropout).to(device, memory_format=torch.channels_last)
-        self.discriminator = Discriminator(args.disc_width, args.disc_noise)
-        self.discriminator.to(device, memory_format=torch.channels_last)
-        options = {"lr": 0.0, "betas": BETAS, "weight_decay": args.weight_decay, "fused": True}
+    def __init__(
+        self,
+        preset: str,
+        generator: Vec2Face,
+        discriminator: Discriminator,
+        scaler: torch.amp.GradScaler,
+        *,
+        weight_decay: float,
+        fmae_lr: float,
+        ema_decay: float,
+        settings: Mapping[str, Any],
+        run: Mapping[str, Any],
+        trained_on: Mapping[str, Any],
+    ):
+        self.preset, self.generator, self.discriminator, self.scaler = preset, generator, discriminator, scaler
+        self.ema_decay, self.settings, self.run, self.trained_on = ema_decay, dict(settings), run, trained_on
+        options = {"lr": 0.0, "betas": BETAS, "weight_decay": weight_decay, "fused": True}
         groups = self._parameter_groups()
         for parameter in groups[0]["params"]:
-            parameter.requires_grad_(args.fmae_lr > 0)
+            parameter.requires_grad_(fmae_lr > 0)
         self.optimizer = torch.optim.AdamW(groups, **options)
-        self.optimizer_disc = torch.optim.AdamW(self.discriminator.parameters(), **options)
-        self.scaler = precision.scaler(device)
-        self.ema = self._averaged(self.generator.state_dict()) if args.ema else None
+        self.optimizer_disc = torch.optim.AdamW(discriminator.parameters(), **options)
+        self.ema = _copied(generator.state_dict()) if ema_decay else None
         self.step, self.last_step = 0, 0
 
     def _parameter_groups(self):
-        """The weights before the image decoder, which take ``fmae_lr`` times the learning rate, and its own."""
+        """The parameters before the image decoder, and those of the image decoder."""
         fmae, image_decoder = [], []
         for name, parameter in self.generator.named_parameters():
             (image_decoder if name.startswith("image_decoder.") else fmae).append(parameter)
         return [{"params": fmae}, {"params": image_decoder}]
 
-    @staticmethod
-    def _averaged(state):
-        return {key: value.detach().clone() for key, value in state.items()}
-
-    def update(self, lr, clip_grad, gan):
-        """One optimiser step of the generator, and of the discriminator in the GAN phase; {name: gradient norm}."""
-        norms = {"gradient_norm": self._step(self.optimizer, self.generator, (lr * self.fmae_lr, lr), clip_grad)}
-        if gan:
-            norms["gradient_norm_disc"] = self._step(self.optimizer_disc, self.discriminator, (lr,), clip_grad)
-        self.scaler.update()
+    def update_average(self) -> None:
+        """Move the averaged weights, if there are any, towards the generator's weights."""
         if self.ema is not None:
             current = self.generator.state_dict()
             torch._foreach_lerp_([self.ema[key] for key in current], list(current.values()), 1 - self.ema_decay)
-        return norms
 
-    def _step(self, optimizer, model, lrs, clip_grad):
-        for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-            group["lr"] = lr
-        self.scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
-        self.scaler.step(optimizer)
-        optimizer.zero_grad(set_to_none=True)
-        return norm
+    def generator_to_score(self) -> Vec2Face:
+        """A copy of the generator in eval mode, with the averaged weights where there are any: they are exported."""
+        generator = copy.deepcopy(self.generator)
+        if self.ema is not None:
+            generator.load_state_dict(self.ema)
+        return generator.eval()
 
-    def score(self, encoder, data, batch_size):
-        """({name: score}, pictures) of held-out photos redrawn by the generator; see evaluation/reconstruction.py."""
-        self.generator.eval()
-        indices = np.linspace(0, len(data) - 1, min(SCORED, len(data))).astype(int)
-        result = reconstruct(self.generator, encoder, data, indices, batch_size)
-        self.generator.train()
-        return result
-
-    def save(self, name):
-        """Write a checkpoint in one step. Raises UserError when there is no room; the one before stays."""
-        content = own_form(self.generator.state_dict(), self.model_name, trained_on=self.trained_on)
+    def save(self, path: Path) -> None:
+        """Write a checkpoint in one step. Raises UserError when it cannot be written; an earlier file then stays."""
+        content = native_checkpoint(self.generator.state_dict(), self.preset, trained_on=self.trained_on)
         content |= {
             "model_disc": self.discriminator.state_dict(),
             "model_ema": self.ema,
@@ -95,54 +86,54 @@ class TrainingState:
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "last_step": self.last_step,
-            "args": self.args,
+            "args": self.settings,
             "run": self.run,
         }
-        save_file(content, self.folder / name)
+        save_file(content, path)
 
-    def start_from(self, path):
-        """Take a generator's weights, trained elsewhere. Raises UserError when it is not of --model."""
-        self._take_generator(load_file(path), path)
+    def start_from(self, path: Path | str) -> None:
+        """Load the weights of a trained generator. Raises UserError when it has another architecture."""
+        self._load_generator(load_file(path), path)
         if self.ema is not None:
-            self.ema = self._averaged(self.generator.state_dict())
-        self.notes = [f"starting from {path}"]
+            self.ema = _copied(self.generator.state_dict())
 
-    def _take_generator(self, content, path):
+    def _load_generator(self, content, path):
         state, released = generator_state(content, path)
         preset = preset_of(state, path)
-        if preset != self.model_name:
-            raise UserError(f"{path}: holds a {preset}; --model says {self.model_name}.")
+        if preset != self.preset:
+            raise UserError(f"{path}: holds a {preset}; --model says {self.preset}.")
         if architecture_of(content, preset, path) != PRESETS[preset]:
             raise UserError(
-                f"{path}: its image decoder normalises in 32 groups; those of {preset} are wider now. Begin anew."
+                f"{path}: its image decoder normalises in 32 groups; {preset} now has wider groups. Begin anew."
             )
         name_of = released_key if released else str
         fit(self.generator, state, path, f"a {preset} generator", name_of=name_of)
 
-    def resume(self, content, path, steps_per_epoch):
-        """Take everything from the content of a checkpoint of ours or of the released code.
+    def resume(self, content: Any, path: Path | str, steps_per_epoch: int) -> list[str]:
+        """Load everything from the content of a checkpoint, this project's or the released code's; notes for the user.
 
         Raises UserError when it does not fit, or was made with settings that have to be the same.
         """
         released = is_released_training(content)
-        self.notes = []
+        notes = []
         if not released:
             self._check_parts(content, path)
-            self.notes += check_settings(path, content, self.args, self.run, FIXED)
-        self._take_generator(content, path)
+            notes = check_settings(path, content, self.settings, self.run, FIXED)
+        self._load_generator(content, path)
         fit(self.discriminator, content["model_disc"], path, "the discriminator of this --disc_width")
         if released:
             models = (self.generator, self.discriminator, self.optimizer, self.optimizer_disc)
-            content = continued(content, path, *models, steps_per_epoch)
-            self.notes = [f"{path}: continuing a training of the released code after {content['epoch'] + 1} epochs"]
+            content = to_native_training(content, path, *models, steps_per_epoch)
+            notes = [f"{path}: continuing a training of the released code after {content['epoch'] + 1} epochs"]
         load_optimizer(self.optimizer, content["optimizer_vec2face"], path)
         load_optimizer(self.optimizer_disc, content["optimizer_disc"], path)
-        if content.get("scaler"):  # empty after a run that needed none, in bfloat16 or float32
+        if content.get("scaler"):  # empty after a run without a loss scale, in bfloat16 or float32
             self.scaler.load_state_dict(content["scaler"])
         if self.ema is not None:
             averaged = content["model_ema"] or self.generator.state_dict()
             self.ema = {key: value.to(self.ema[key].device, copy=True) for key, value in averaged.items()}
         self.step = content["step"]
+        return notes
 
     @staticmethod
     def _check_parts(content, path):
@@ -153,3 +144,7 @@ class TrainingState:
                 f"{path}: not a training checkpoint (no {', '.join(missing)} in it), so it cannot be resumed. If it is "
                 f"a generator, begin a new training from it with --start_from {path}."
             )
+
+
+def _copied(state):
+    return {key: value.detach().clone() for key, value in state.items()}

@@ -86,7 +86,7 @@ def test_a_mask_of_another_count_is_refused_with_both_counts(damaged, training_l
         with pytest.raises(UserError, match=message):
             reader(damaged / "faces.lmdb", mask)
     with pytest.raises(UserError, match=message):
-        TrainingData(damaged / "faces.lmdb").of_mask(mask)
+        TrainingData(damaged / "faces.lmdb").with_mask(mask)
     assert len(TrainingData(training_lmdb, mask)) == 6  # it has nine records
 
 

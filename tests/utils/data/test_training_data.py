@@ -18,7 +18,8 @@ from models.pixels import to_images
 from scripts import prepare_training_set
 from utils.data.alignment import FaceAligner
 from utils.data.images import encode_jpeg, read_image, resize
-from utils.data.training_data import AUGMENTATIONS, EpochBatches, TrainingData, augment, make_loader, without_broken
+from utils.data.loader import EpochBatches, drop_broken, make_loader
+from utils.data.training_data import AUGMENTATIONS, TrainingData, TrainingItem, augment
 from utils.data.training_lmdb import NAME, TrainingLmdbWriter, photo_names
 
 
@@ -143,9 +144,11 @@ def test_one_loader_gives_epoch_after_epoch_with_the_same_workers(training_lmdb,
 
 
 def test_a_batch_without_broken_records_is_not_copied():
-    pixels, positions = torch.zeros(3, 4), torch.arange(3)
-    assert without_broken(["", "", ""], pixels, positions)[0] is pixels
-    assert without_broken(["", "broken", ""], pixels, positions)[1].tolist() == [0, 2]
+    batch = TrainingItem(torch.zeros(3, 4), torch.zeros(3, 2), torch.arange(3), ("", "", ""))
+    assert drop_broken(batch) is batch
+    rest = drop_broken(batch._replace(error=("", "broken", "")))
+    assert rest.position.tolist() == [0, 2]
+    assert len(rest.pixels) == len(rest.error) == 2
 
 
 @pytest.mark.parametrize("kind", AUGMENTATIONS)

@@ -14,7 +14,7 @@ from models.attrop import AttrOP, quality_target
 from models.iresnet import trainable_encoder
 from models.masking import TokenMask
 from models.weight_files import load_file
-from scripts import plot_training, train_fr
+from scripts import plot_training
 from utils.runtime.distributed import World
 from utils.runtime.precision import Precision
 from utils.training.log import Log
@@ -102,8 +102,7 @@ def test_training_uses_what_the_gpu_has(capability, asked, autocast, tf32, scale
         assert precision.scaler(CUDA).is_enabled() == scaled
         with precision.autocast(CUDA):
             assert (torch.ones(2, 2, device=CUDA) @ torch.ones(2, 2, device=CUDA)).dtype == autocast
-    args = train_fr.fr_parser().parse_args(["--data", "x", "--output_dir", str(tmp_path)])
-    log = Log(args, World(), CPU, 0, 1, shown=())
+    log = Log(tmp_path, World(), 0, 1, shown=())
     log.begin(precision)
     log.close()
     assert ("has no bfloat16; training in float16" in capsys.readouterr().out) == (

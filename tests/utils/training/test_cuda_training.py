@@ -1,79 +1,121 @@
-"""A step of each trainer on CUDA tensors without a GPU: no device mismatch, and the host never waits for the GPU."""
+"""The loop of each trainer on CUDA tensors without a GPU: no device mismatch, and the host never waits for the GPU."""
 
-from functools import partial
+from collections import Counter
 
 import pytest
 import torch
 from fake_cuda import fake_cuda
-from fr_training import flags as fr_flags
 
 import vec2face
+from models.discriminator import Discriminator
 from models.iresnet import load_face_encoder
 from models.losses import GeneratorLoss
 from models.masking import MaskRates
 from models.perceptual import EncoderDistance
 from models.pixels import to_images
+from models.recogniser import make_recogniser
 from models.transfer import upload
+from models.vec2face import PRESETS, Vec2Face
 from scripts import train_fr
+from utils.data.fr_data import RecognitionItem, to_device
+from utils.data.loader import EpochBatches
+from utils.data.training_data import TrainingItem
 from utils.runtime.distributed import World
 from utils.runtime.precision import Precision
-from utils.training.finite_check import FiniteCheck
-from utils.training.fr_step import TrainingStep, batch_on_device, make_optimizer
-from utils.training.resuming import run_of
+from utils.training.broken_items import BrokenItems
+from utils.training.fr_state import RecogniserState, make_optimizer
+from utils.training.log import Log
+from utils.training.resuming import run_description
+from utils.training.setup import Run
 from utils.training.state import TrainingState
+from utils.training.stop import StopSignal
 
 CUDA = torch.device("cuda", 0)
 HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+STEPS = 4  # whose waits are counted
+
+
+class Counted(Exception):
+    """Ends a training before it writes a log line or a checkpoint, for which the host does wait."""
 
 
 def pixels(*shape):
     return torch.zeros(*shape, 112, 112, 3, dtype=torch.uint8)
 
 
+@pytest.fixture
+def log(tmp_path):
+    log = Log(tmp_path, World(), 0, 100, shown=())
+    yield log
+    log.close()
+
+
+def count_waits(train, waits, batch, precision, log):
+    """The waits of ``train(batches, loader, broken, run)`` in the steps of one epoch, by kind."""
+    counted, stop = Counter(), StopSignal(World(), "")
+
+    def loader():
+        waits.counts.clear()
+        for _ in range(STEPS):
+            yield batch
+        counted.update(waits.counts)
+        raise Counted
+
+    run = Run(World(), CUDA, precision, None, log, stop, log_every=100, save_every=None)
+    with pytest.raises(Counted):
+        train(EpochBatches(100, 1, 0), loader(), BrokenItems("x", "records", 0), run)
+    stop.close()
+    return counted
+
+
 @pytest.mark.parametrize("name", HALF)
-def test_no_step_of_the_generators_training_waits(demo, tmp_path, name):
+def test_no_step_of_the_generators_training_waits(demo, name, log):
     """Two updates of two steps each, the second in the GAN phase."""
-    words = ["--train_source", "x", "--model", "vec2face_vit_tiny", "--id_weights", demo.encoder, "--accum_iter", 2]
-    words += ["--disc_width", 8, "--disc_noise", 0.1, "--detail_weight", 1, "--ema", 0.9, "--output_dir", tmp_path]
-    args = vec2face.training_parser().parse_args(list(map(str, words)))
-    masks, finite = MaskRates(0.5, 1, 0.75, 0.25), FiniteCheck()
+    batch = TrainingItem(pixels(2), torch.zeros(2, 512), torch.arange(2), ("", ""))
+    mask_rates = MaskRates(0.5, 1, 0.75, 0.25)
+    recipe = vec2face.Recipe(100, 2, lambda epoch: 1e-4, 1.0, 2.0, 0.02, mask_rates, seed=0, score_every=100)
     with fake_cuda() as waits:
         precision = Precision.for_training(True, name, CUDA)
-        state = TrainingState(args, CUDA, precision, (22, 1), run_of(World(), [range(9)]))
+        generator = Vec2Face(PRESETS["vec2face_vit_tiny"]).to(CUDA, memory_format=torch.channels_last)
+        discriminator = Discriminator(8, noise=0.1).to(CUDA, memory_format=torch.channels_last)
+        state = TrainingState(
+            "vec2face_vit_tiny", generator, discriminator, precision.scaler(CUDA), weight_decay=0.01, fmae_lr=1.0,
+            ema_decay=0.9, settings={}, run=run_description(World(), [range(9)]), trained_on={},
+        )  # fmt: skip
+        state.last_step = 100
         encoder = load_face_encoder(demo.encoder, CUDA, HALF[name])
         criterion = GeneratorLoss(encoder, EncoderDistance(encoder), {"detail": 1.0}).to(CUDA)
-        autocast = partial(precision.autocast, CUDA)
-        step = vec2face.TrainingStep(args, state, state.generator, state.discriminator, criterion, autocast)
-        waits.counts.clear()
-        for number in range(4):
-            real, vectors = to_images(upload(pixels(2), CUDA)), upload(torch.zeros(2, 512), CUDA)
-            mask = vec2face.draw_mask(masks, 2, CUDA)
-            losses, norms, _ = step(real, vectors, mask, 1e-4, gan=number >= 2, update=number % 2 == 1)
-            finite.add(vec2face.to_check(losses, norms, state.scaler), number, "")
-        assert norms.keys() == {"gradient_norm", "gradient_norm_disc"}
-        assert real.is_contiguous(memory_format=torch.channels_last)
-    assert waits.counts["reads"] == waits.counts["uploads"] == 0
-    assert waits.counts["downloads"] == 4  # the values that are checked one step later
+
+        def train(batches, loader, broken, run):
+            vec2face.train(state, generator, discriminator, criterion, batches, loader, broken, recipe, run)
+
+        counts = count_waits(train, waits, batch, precision, log)
+        assert to_images(upload(batch.pixels, CUDA)).is_contiguous(memory_format=torch.channels_last)
+    assert state.step == STEPS
+    assert state.optimizer.state
+    assert state.optimizer_disc.state
+    assert counts["reads"] == counts["uploads"] == 0
+    assert counts["downloads"] == STEPS  # the values that are checked one step later
 
 
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("name", HALF)
-def test_no_step_of_fr_training_waits(tmp_path, name, mixed):
-    args = train_fr.fr_parser().parse_args(list(map(str, fr_flags(tmp_path, "--se", "--traces", 6, 3))))
-    share = torch.tensor([1.0, 0.7 if mixed else 1.0], dtype=torch.float64)
-    labels, poses = torch.tensor([0, 1]), torch.zeros(2, 2)
-    columns = pixels(2, 1 + mixed), torch.zeros(2, 1 + mixed, 4, dtype=torch.long), labels, labels, share, poses
+def test_no_step_of_fr_training_waits(name, mixed, log):
+    weight = torch.tensor([1.0, 0.7 if mixed else 1.0], dtype=torch.float64)
+    labels, holes = torch.tensor([0, 1]), torch.zeros(2, 1 + mixed, 4, dtype=torch.long)
+    batch = RecognitionItem(pixels(2, 1 + mixed), holes, labels, labels, weight, torch.zeros(2, 2), ("", ""))
+    recipe = train_fr.Recipe(100, 100, lambda epoch: 0.1, clip_grad=5.0, seed=0)
     with fake_cuda() as waits:
-        model = train_fr.make_model(args, 4).to(CUDA, memory_format=torch.channels_last)
-        optimizer = make_optimizer(model, args)
         precision = Precision.for_training(True, name, CUDA)
-        scaler, autocast = precision.scaler(CUDA), partial(precision.autocast, CUDA)
-        step, finite = TrainingStep(args, model, model, optimizer, scaler, autocast), FiniteCheck()
-        waits.counts.clear()
-        for number in range(2):
-            batch = batch_on_device(columns, CUDA)
-            losses, norms = step(batch, 0.1)
-            finite.add(losses | norms, number, "")
-        assert batch[0].is_contiguous(memory_format=torch.channels_last)
-    assert waits.counts["reads"] == waits.counts["uploads"] == 0
-    assert waits.counts["downloads"] == 2
+        model = make_recogniser(4, 18, 16, readout_weights=(6, 3)).to(CUDA, memory_format=torch.channels_last)
+        optimizer = make_optimizer(model, 0.1, 0.9, 5e-4)
+        state = RecogniserState(model, optimizer, precision.scaler(CUDA), {}, run_description(World(), [range(9)]))
+
+        def train(batches, loader, broken, run):
+            train_fr.train(state, model, batches, loader, broken, recipe, run)
+
+        counts = count_waits(train, waits, batch, precision, log)
+        assert to_device(batch, CUDA).images.is_contiguous(memory_format=torch.channels_last)
+    assert state.step == STEPS
+    assert counts["reads"] == counts["uploads"] == 0
+    assert counts["downloads"] == STEPS

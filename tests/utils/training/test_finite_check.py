@@ -10,7 +10,7 @@ from generator_training import checkpoint, flags, run
 import vec2face
 from models.errors import UserError
 from models.transfer import Download
-from utils.training.finite_check import FiniteCheck
+from utils.training.finite_check import FiniteCheck, values_to_check
 
 NAN = torch.tensor(torch.nan)
 
@@ -64,6 +64,6 @@ def test_neither_checkpoint_nor_log_have_the_bad_step(demo, training_lmdb, tmp_p
 def test_gradients_that_overflow_are_an_error_unless_a_loss_scale_answers_them():
     """Another process's loss may be the bad one: its gradients reach the weights of all."""
     losses, norms = {"pixel": torch.tensor(1.0)}, {"gradient_norm": torch.tensor(torch.inf)}
-    FiniteCheck().add(vec2face.to_check(losses, norms, torch.amp.GradScaler("cpu")), 3, "")
+    FiniteCheck().add(values_to_check(losses, norms, torch.amp.GradScaler("cpu")), 3, "")
     with pytest.raises(UserError, match="step 3: the gradient_norm is inf"):
-        FiniteCheck().add(vec2face.to_check(losses, norms, torch.amp.GradScaler("cpu", enabled=False)), 3, "")
+        FiniteCheck().add(values_to_check(losses, norms, torch.amp.GradScaler("cpu", enabled=False)), 3, "")

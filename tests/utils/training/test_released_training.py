@@ -10,7 +10,7 @@ from generator_training import assert_same_training, checkpoint, flags, run
 from models.discriminator import Discriminator
 from models.released_weights import UNUSED, from_released, released_key, to_released
 from models.vec2face import PRESETS, Vec2Face
-from utils.training.released import continued, is_released_training
+from utils.training.released import is_released_training, to_native_training
 
 BUFFER = "token_emb.position_ids"  # the one key of the released state dict that is no parameter
 
@@ -143,7 +143,7 @@ def test_every_parameter_of_the_base_model_gets_its_own_moments():
     assert is_released_training(content)
     reversed_groups = [{"params": [p]} for p in reversed(list(generator.parameters()))]  # any order of ours
     optimizers = torch.optim.AdamW(reversed_groups), torch.optim.AdamW(discriminator.parameters())
-    ours = continued(content, "x.pth", generator, discriminator, *optimizers, steps_per_epoch=1000)
+    ours = to_native_training(content, "x.pth", generator, discriminator, *optimizers, steps_per_epoch=1000)
     assert ours["step"] == 80_000
     parameters = list(generator.named_parameters())[::-1]
     assert len(parameters) == len(ours["optimizer_vec2face"]["state"]) == len(used)

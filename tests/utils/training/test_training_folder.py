@@ -104,7 +104,6 @@ def test_a_finished_model_without_its_checkpoint_is_not_trained_over(tmp_path, c
 def test_a_log_alone_is_resumed_from_the_beginning(tmp_path):
     """A run that was killed before its first checkpoint: the command its user has goes on working."""
     (tmp_path / "log.jsonl").write_text('{"step": 20}\n')
-    words = ["--data", "x", "--output_dir", str(tmp_path)]
-    check_output_folder(train_fr.fr_parser().parse_args([*words, "--resume", str(tmp_path)]))
+    check_output_folder(tmp_path, resume=tmp_path)
     with pytest.raises(UserError, match=r"already holds a training run \(log.jsonl\)"):
-        check_output_folder(train_fr.fr_parser().parse_args(words))
+        check_output_folder(tmp_path)

@@ -1,20 +1,21 @@
 """What a training does with its parts: accumulation, schedule, averaged weights, loss scale."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 from generator_training import checkpoint, flags, run
 from processes import run_script
 
-import vec2face
+from models.discriminator import Discriminator
 from models.vec2face import DROPOUT, PRESETS, Vec2Face
 from models.weight_files import load_file
-from utils.runtime.device import compiled
 from utils.runtime.distributed import World
 from utils.runtime.precision import Precision
-from utils.training.resuming import run_of
+from utils.training.optimizers import clip_and_step, set_learning_rates
+from utils.training.parallel import no_sync_if, parallel
+from utils.training.resuming import run_description
+from utils.training.schedules import warmup_then_cosine
 from utils.training.state import TrainingState
 
 TINY = "vec2face_vit_tiny"
@@ -95,10 +96,10 @@ def test_gradients_are_exchanged_once_an_update_also_when_compiled(monkeypatch):
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         plain = torch.nn.Linear(2, 2)
-        model = vec2face.parallel(compiled(plain, device), World(size=2), device)
+        model = parallel(plain, World(size=2), device, compile=True)
         model.register_comm_hook(None, lambda _, bucket: exchanges.append(1) or ready(bucket.buffer()))
         for update in (False, False, True):
-            with vec2face.when(not update, model):
+            with no_sync_if(not update, model):
                 model(torch.ones(1, 2)).sum().backward()
             assert len(exchanges) == update
         assert plain.weight.grad.eq(3).all()  # of the handle that is saved
@@ -114,8 +115,7 @@ def ready(value):
 
 
 def test_the_learning_rate_rises_linearly_then_falls_as_a_half_cosine():
-    args = SimpleNamespace(warmup_epochs=2, epochs=10, min_lr=0.1)
-    rates = [vec2face.learning_rate(epoch, 1.1, args) for epoch in (0, 0.5, 2, 4, 6, 8, 10, 12)]
+    rates = [warmup_then_cosine(epoch, 1.1, 0.1, warmup_epochs=2, epochs=10) for epoch in (0, 0.5, 2, 4, 6, 8, 10, 12)]
     assert rates == pytest.approx([0, 0.275, 1.1, 0.1 + (1 + 0.5**0.5) / 2, 0.6, 0.1 + (1 - 0.5**0.5) / 2, 0.1, 0.1])
 
 
@@ -142,25 +142,28 @@ def test_averaging_that_begins_later_begins_with_the_weights(demo, training_lmdb
         assert torch.allclose(after["model_ema"][key], (before[key] + value) / 2, atol=1e-6), key
 
 
-def state_of(demo, folder, float16, *more):
-    words = ["--train_source", "x", "--id_weights", demo.encoder, "--model", TINY, "--disc_width", 8, *more]
-    args = vec2face.training_parser().parse_args([str(word) for word in [*words, "--output_dir", folder]])
-    precision = Precision(autocast_dtype=torch.float16 if float16 else None)
-    return TrainingState(args, torch.device("cpu"), precision, (22.0, 1.0), run_of(World(), [range(9)]))
+def new_state(float16):
+    scaler = Precision(autocast_dtype=torch.float16 if float16 else None).scaler(torch.device("cpu"))
+    return TrainingState(
+        TINY, Vec2Face(PRESETS[TINY]), Discriminator(8), scaler, weight_decay=0.01, fmae_lr=1, ema_decay=0, settings={},
+        run=run_description(World(), [range(9)]), trained_on={},
+    )  # fmt: skip
 
 
 def scaled_step(state, factor=1.0):
     loss = sum(parameter.square().sum() for parameter in state.generator.parameters())
     state.scaler.scale(factor * loss).backward()
-    return state.update(1e-4, 2.0, gan=False)
+    set_learning_rates(state.optimizer, 1e-4)
+    clip_and_step(state.optimizer, state.scaler, state.generator.parameters(), 2.0)
+    state.scaler.update()
 
 
-def test_the_loss_scale_survives_a_checkpoint(demo, tmp_path):
-    state = state_of(demo, tmp_path, float16=True)
+def test_the_loss_scale_survives_a_checkpoint(tmp_path):
+    state = new_state(float16=True)
     scaled_step(state, torch.inf)  # an overflow halves the scale
     scaled_step(state)
-    state.save("c.pth")
-    other = state_of(demo, tmp_path, float16=True)
+    state.save(tmp_path / "c.pth")
+    other = new_state(float16=True)
     other.resume(load_file(tmp_path / "c.pth"), "c.pth", 1)
     assert other.scaler.get_scale() == 2**15
     assert other.scaler.state_dict() == state.scaler.state_dict()
@@ -169,14 +172,14 @@ def test_the_loss_scale_survives_a_checkpoint(demo, tmp_path):
     assert all(map(torch.equal, other.generator.parameters(), state.generator.parameters()))
 
 
-def test_a_run_goes_on_in_float16_and_back(demo, tmp_path):
+def test_a_run_goes_on_in_float16_and_back(tmp_path):
     """A run on a CPU or in bfloat16 leaves an empty state of the loss scale."""
-    state, steps = state_of(demo, tmp_path, float16=False), 0
+    state, steps = new_state(float16=False), 0
     for float16 in (True, False, True):
         scaled_step(state)
         steps = state.step = steps + 1
-        state.save("c.pth")
-        state = state_of(demo, tmp_path, float16)
+        state.save(tmp_path / "c.pth")
+        state = new_state(float16)
         state.resume(load_file(tmp_path / "c.pth"), "c.pth", 1)
         assert state.step == steps
         assert state.scaler.get_scale() == (2**16 if float16 else 1)

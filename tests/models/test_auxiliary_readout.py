@@ -2,18 +2,18 @@
 
 import torch
 
-from models.traces import Traces
+from models.auxiliary_readout import AuxiliaryReadout
 
 
 def test_the_readout_learns_under_sgd_from_features_that_are_alike():
     torch.manual_seed(0)
-    traces = Traces()
-    optimizer = torch.optim.SGD(traces.parameters(), lr=0.1, momentum=0.9)
+    readout = AuxiliaryReadout()
+    optimizer = torch.optim.SGD(readout.parameters(), lr=0.1, momentum=0.9)
     features = 0.8 * torch.randn(512) + 0.6 * torch.randn(32, 512)  # (32, 512), of unit variance
     images, poses = 0.1 * torch.rand(32, 3, 112, 112), torch.randn(32, 2) * 30
     losses = []
     for _ in range(60):
-        losses.append(traces(features, images, poses).mean())
+        losses.append(readout(features, images, poses).mean())
         losses[-1].backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -22,12 +22,12 @@ def test_the_readout_learns_under_sgd_from_features_that_are_alike():
 
 def test_the_loss_grows_with_the_pose_error_and_ignores_unknown_poses():
     torch.manual_seed(0)
-    traces, features = Traces(8), torch.randn(4, 8)
+    readout, features = AuxiliaryReadout(8), torch.randn(4, 8)
     images, poses = torch.rand(4, 3, 112, 112), torch.tensor([[10.0, 5.0], [-10.0, 5.0], [0.0, torch.nan], [60.0, 0.0]])
-    losses = traces(features, images, poses)
+    losses = readout(features, images, poses)
     assert losses.shape == (4,)
     assert losses.isfinite().all()
-    far = traces(features, images, poses * 10)
+    far = readout(features, images, poses * 10)
     assert (far[[0, 1, 3]] > losses[[0, 1, 3]]).all()
     losses.sum().backward()
-    assert all(parameter.grad.isfinite().all() for parameter in traces.parameters())
+    assert all(parameter.grad.isfinite().all() for parameter in readout.parameters())

@@ -1,0 +1,42 @@
+"""Learning-rate schedules. Every function gives the learning rate at one point of a training."""
+
+import math
+from collections.abc import Sequence
+
+MILESTONE_FACTOR = 0.1
+
+
+def warmup_then_cosine(epoch: float, highest: float, lowest: float, warmup_epochs: float, epochs: float) -> float:
+    """At a fractional ``epoch`` from 0: linear from 0 to ``highest`` in the warm-up, then a half-cosine to ``lowest``.
+
+    The half-cosine ends with the last of ``epochs``; the learning rate stays at ``lowest`` from there on.
+    """
+    if epoch < warmup_epochs:
+        return highest * epoch / warmup_epochs
+    progress = (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9)
+    return _half_cosine(highest, lowest, math.pi * min(progress, 1))
+
+
+def warmup_then_milestones(epoch: float, highest: float, warmup_epochs: float, milestones: Sequence[int]) -> float:
+    """At a fractional ``epoch`` from 0: linear from 0 to ``highest``, then a tenth of it from each milestone on.
+
+    ``milestones``: epochs counted from 1, as users count them.
+    """
+    if epoch < warmup_epochs:
+        return highest * epoch / warmup_epochs
+    return highest * MILESTONE_FACTOR ** sum(epoch >= milestone - 1 for milestone in milestones)
+
+
+def warmup_within_cosine(step: int, highest: float, warmup_steps: int, steps: int) -> float:
+    """At a ``step`` of ``steps``: linear to ``highest`` over the warm-up, then the rest of a half-cosine to 0.
+
+    The half-cosine begins with step 0, so that the learning rate is a little below ``highest`` after the warm-up.
+    """
+    if step < warmup_steps:
+        return highest * (step + 1) / warmup_steps
+    return _half_cosine(highest, 0.0, math.pi * step / steps)
+
+
+def _half_cosine(highest: float, lowest: float, angle: float) -> float:
+    """``highest`` at angle 0, ``lowest`` at pi."""
+    return lowest + (highest - lowest) * 0.5 * (1 + math.cos(angle))

@@ -1,0 +1,91 @@
+"""What all trainings set up: their processes, device and number formats, their log, and the random seed of a step."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from utils.runtime.device import keep_freed_memory, resolve_device
+from utils.runtime.distributed import World, join_world
+from utils.runtime.precision import Precision
+from utils.training.folder import delete_run
+from utils.training.log import Log
+from utils.training.stop import StopSignal
+
+
+class Run(NamedTuple):
+    """Where a training computes, and what it writes."""
+
+    world: World
+    device: torch.device
+    precision: Precision
+    folder: Path  # of the checkpoints
+    log: Log
+    stop: StopSignal
+    log_every: int  # steps between log lines
+    save_every: int | None  # steps between checkpoints within an epoch
+
+    def close(self) -> None:
+        """Close the log and print how to resume, if the training was stopped; after a Ctrl-C, raise AgreedStop.
+
+        Nothing may hold the data loader by then: its processes ignore signals, and Python would wait for them at exit.
+        """
+        self.log.close()
+        self.stop.close()
+
+
+def begin_run(
+    world: World,
+    device: torch.device,
+    precision: Precision,
+    step: int,
+    last_step: int,
+    shown: Sequence[str],
+    notes: Iterable[str],
+    *,
+    resume_command: str,
+    output_dir: Path | str,
+    log_dir: Path | str | None,
+    resume: Path | str | None,
+    overwrite: bool,
+    log_every: int,
+    save_every: int | None,
+    results: Sequence[str] = (),
+) -> Run:
+    """Begin a run whose settings are all known to be right; with ``overwrite`` the earlier run is deleted first.
+
+    ``results``: names of the files that this training writes at its end. ``notes``: lines to print. For the other
+    parameters see Log, StopSignal and Run.
+    """
+    if overwrite and world.is_main:
+        delete_run(output_dir, results)
+    log = Log(output_dir, world, step, last_step, shown, log_dir)
+    log.begin(precision, resume, notes)
+    stop = StopSignal(world, resume_command)
+    return Run(world, device, precision, Path(output_dir), log, stop, log_every, save_every)
+
+
+def join_training(device: str) -> World:
+    """Join the other processes of this run. ``device``: the value of --device."""
+    return join_world("nccl" if torch.cuda.is_available() and device != "cpu" else "gloo")
+
+
+def prepare_device(name: str, world: World, use_amp: bool, amp_dtype: str | None) -> tuple[torch.device, Precision]:
+    """The device called ``name`` and the training's Precision, with the backend flags of this process set to them.
+
+    On a CPU, the processes of one machine share its cores. Raises UserError when there is no such device.
+    """
+    device = resolve_device(name, world.local_rank)
+    precision = Precision.for_training(use_amp, amp_dtype, device)
+    precision.apply()
+    torch.backends.cudnn.benchmark = True  # all batches have the same shape; no effect on a CPU
+    if device.type == "cpu":
+        keep_freed_memory(device)
+        torch.set_num_threads(max(1, torch.get_num_threads() // world.local_size))
+    return device, precision
+
+
+def seed_step(seed: int, step: int, world: World) -> None:
+    """Seed all random draws of a step by (seed, step, rank), so that a resumed run needs no saved random state."""
+    torch.manual_seed(seed * 1_000_003 + step * world.size + world.rank)
