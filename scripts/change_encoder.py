@@ -23,7 +23,7 @@ from models.iresnet import load_face_encoder
 from models.vec2face import VECTOR_SIZE, architecture_of
 from models.weight_files import load_file, save_file
 from utils.cli.flags import make_parser, positive
-from utils.cli.outputs import writing
+from utils.cli.outputs import output_file
 from utils.data.face_set import FaceSet
 from utils.evaluation.verification import features_of
 from utils.runtime.device import CPU, keep_freed_memory
@@ -57,7 +57,7 @@ def main(argv=None):
     trained_on = training_vectors(args.new_encoder, (norms.mean(), norms.std()))
     architecture = architecture_of(source, preset, args.source)
     content = own_form(with_fit_in_first_layer(state, fit), preset, architecture, trained_on)
-    with writing(args.target) as target:
+    with output_file(args.target) as target:
         save_file(content, target)
     print(f"{args.target}: cosine of the old features to the fitted ones, on photos left out: {cosine:.3f}")
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from models.errors import UserError
 from utils.cli.flags import make_parser
-from utils.cli.outputs import writing
+from utils.cli.outputs import output_file
 from utils.data.face_set import FaceSet
 from utils.data.lmdb_files import write_fr_lmdb
 from utils.data.slices import parse_slice
@@ -59,7 +59,7 @@ def main(argv=None):
     if args.mask and len(sources) > 1:
         raise UserError("--mask: give one source.")
     form = args.to or ("lmdb" if goal.endswith(".lmdb") else "folder")
-    with writing(goal) as target:
+    with output_file(goal) as target:
         if target.exists():
             raise UserError(f"{target}: exists already; delete it, or choose another name.")
         sets = [FaceSet(source, args.mask) for source in sources]

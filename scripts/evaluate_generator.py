@@ -23,7 +23,7 @@ from models.iresnet import load_face_encoder
 from models.vec2face import load_vec2face
 from utils.cli.flags import finite, make_parser, positive
 from utils.cli.model_flags import add_device_flags, set_up_inference
-from utils.cli.outputs import refuse_existing, writing
+from utils.cli.outputs import output_file, refuse_existing
 from utils.data.images import contact_sheet, encode_jpeg
 from utils.data.training_data import TrainingData
 from utils.evaluation.reconstruction import reconstruct
@@ -72,9 +72,9 @@ def main(argv=None):
         scores, pairs = reconstruct(
             generator, encoder, data, positions, args.batch_size, args.seed, judge, args.threshold
         )
-    with writing(f"{args.output}.json") as target:
+    with output_file(f"{args.output}.json") as target:
         target.write_text(json.dumps(scores | precision.in_report(), indent=2) + "\n")
-    with writing(f"{args.output}.jpg") as target:
+    with output_file(f"{args.output}.jpg") as target:
         target.write_bytes(encode_jpeg(contact_sheet(pairs), 90))
     for name, value in scores.items():
         print(f"{name}: {value}")

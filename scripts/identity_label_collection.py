@@ -10,7 +10,7 @@ from pathlib import Path
 from utils.cli.command import command
 
 from utils.cli.flags import folder_name, make_parser
-from utils.cli.outputs import writing
+from utils.cli.outputs import output_file
 from utils.data.images import list_images
 
 
@@ -25,7 +25,7 @@ def main(argv=None):
     numbers = {}
     for person in people:
         numbers.setdefault(person, len(numbers))
-    with writing(Path(args.destination) / f"{args.name}_labels.txt") as target:
+    with output_file(Path(args.destination) / f"{args.name}_labels.txt") as target:
         target.write_text("".join(f"{numbers[person]}\n" for person in people))
     print(f"{target}: {len(people)} photos of {len(numbers)} people")
 

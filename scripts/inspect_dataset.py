@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.cli.flags import make_parser, positive
-from utils.cli.outputs import refuse_existing, report_folder, writing
+from utils.cli.outputs import output_file, refuse_existing, report_folder
 from utils.data.images import CONTACT_SHEET, contact_sheet, encode_jpeg
 from utils.data.training_lmdb import decode_record, open_lmdb
 
@@ -69,7 +69,7 @@ def report(args, count, photos, norms, sheet, broken):
         print(f"photos a person: {per_person.min()} to {per_person.max()}, mean {per_person.mean():.1f}")
         low, middle, high = np.percentile(norms, (1, 50, 99))
         print(f"feature norms: 1 % below {low:.1f}, median {middle:.1f}, 1 % above {high:.1f}")
-        with writing(args.sheet) as target:
+        with output_file(args.sheet) as target:
             target.write_bytes(encode_jpeg(contact_sheet(list(sheet.values())), 90))
         print(f"contact sheet: {args.sheet}")
     for line in broken:

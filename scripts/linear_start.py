@@ -23,7 +23,7 @@ from models.vec2face import PRESETS, VECTOR_SIZE, Vec2Face
 from models.weight_files import save_file
 from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import make_parser, positive
-from utils.cli.outputs import writing
+from utils.cli.outputs import output_file
 from utils.data.training_data import TrainingData
 from utils.runtime.device import CPU, keep_freed_memory
 
@@ -50,7 +50,7 @@ def main(argv=None):
         vectors, images = read(data, args.count)
         trained_on = training_vectors(args.id_weights, data.feature_norms())
     explained = linear_start(generator, vectors, images, args.sigma, args.seed)
-    with writing(args.output) as target:
+    with output_file(args.output) as target:
         save_file(own_form(generator.state_dict(), args.model, trained_on=trained_on), target)
     print(f"{args.output}: a linear map that explains {explained:.0%} of what the {len(vectors)} photos vary in")
 

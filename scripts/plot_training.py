@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 
 from models.errors import UserError
 from utils.cli.flags import make_parser
-from utils.cli.outputs import refuse_existing, writing
+from utils.cli.outputs import output_file, refuse_existing
 
 TERMS = ("total", "pixel", "ssim", "token", "identity", "lpips", "adversarial", "discriminator")
 HELD_OUT = {"held_out/id_similarity_mean": "held-out id similarity", "held_out/psnr": "held-out PSNR, dB"}
@@ -37,7 +37,7 @@ def main(argv=None):
         args.output = Path(args.run) / "curves.png"
     lines = read_log(Path(args.run) / "log.jsonl")
     figure = draw(lines)
-    with writing(args.output) as target:
+    with output_file(args.output) as target:
         try:
             figure.savefig(target, dpi=100)
         except ValueError as error:  # a format it does not know

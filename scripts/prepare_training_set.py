@@ -21,7 +21,7 @@ from models.iresnet import load_face_encoder
 from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import folder_name, make_parser, positive
 from utils.cli.model_flags import add_device_flags, add_workers_flag, set_up_inference
-from utils.cli.outputs import writing
+from utils.cli.outputs import output_file
 from utils.data.images import SIDE, decode_image, encode_jpeg, list_images, name_in, resize
 from utils.data.photo_loader import Unreadable, read_ahead, reason_of
 from utils.data.training_lmdb import TrainingLmdbWriter
@@ -50,7 +50,7 @@ def main(argv=None):
     if bool(args.images) == bool(args.image_list):
         raise UserError("give either --image_list, --feature_list and --label_file, or --images and --encoder.")
     records = records_of_folder(args) if args.images else records_of_lists(args)
-    with writing(Path(args.dest) / f"{args.file_name}.lmdb") as path:
+    with output_file(Path(args.dest) / f"{args.file_name}.lmdb") as path:
         write(path, *records)
 
 

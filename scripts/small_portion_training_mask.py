@@ -18,7 +18,7 @@ import numpy as np
 
 from models.errors import UserError
 from utils.cli.flags import finite, make_parser, not_negative, positive
-from utils.cli.outputs import writing
+from utils.cli.outputs import output_file
 from utils.data.face_labels import LABELS, labels_by_name, load_labels
 from utils.data.face_set import FaceSet, FolderFaces, open_store
 from utils.data.images import list_images, name_in
@@ -85,7 +85,7 @@ def good_photos(args, names):
 
 
 def save(folder, identities, positions, count, ending=""):
-    with writing(Path(folder) / f"{identities}_ids_{len(positions)}_ims{ending}.npy") as target:
+    with output_file(Path(folder) / f"{identities}_ids_{len(positions)}_ims{ending}.npy") as target:
         save_mask(target, positions, count)
     print(f"{target}: {len(positions)} of {count} photos")
 

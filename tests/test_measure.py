@@ -1,4 +1,4 @@
-"""measure_dataset.py, convert_dataset.py and compare_fr.py."""
+"""measure_dataset.py, convert_dataset.py and compare.py."""
 
 import json
 import re
@@ -11,11 +11,12 @@ from conftest import PHOTOS, files_of
 from filled import filled, manifest
 
 from models.errors import UserError
-from scripts import compare_datasets, compare_fr, convert_dataset, measure_dataset
+from scripts import compare, convert_dataset, measure_dataset
 from utils.cli.outputs import report_folder
 from utils.data.face_set import FaceSet
 from utils.evaluation import metrics as metrics
-from utils.evaluation.measurement import verdict_on
+from utils.evaluation.comparison import accuracy_table
+from utils.evaluation.identity_measures import verdict_on
 
 
 def measure(demo, output, *words):
@@ -55,16 +56,15 @@ def test_features_go_on_after_a_kill(demo, encoder, tmp_path):
 
     faces = FaceSet(PHOTOS)
     whole = FeatureCache(tmp_path / "whole", faces, encoder, "hash", "fp32")
-    whole.fill(4)
-    assert whole.features.dtype == np.float32
+    features = whole.fill(4).values
+    assert features.dtype == np.float32
     part = FeatureCache(tmp_path / "part", faces, encoder, "hash", "fp32")
     part.array[:4], part.done = whole.array[:4], 4
     part._save()
     part.array[4:] = 7  # written and not saved
     again = FeatureCache(tmp_path / "part", faces, encoder, "hash", "fp32")
     assert again.done == 4
-    again.fill(4)
-    assert np.array_equal(again.features, whole.features)
+    assert np.array_equal(again.fill(4).values, features)
     assert FeatureCache(tmp_path / "part", faces, encoder, "another encoder", "fp32").done == 0
 
 
@@ -182,7 +182,7 @@ def clones(folder, people):
 def test_the_verdict_says_no_more_than_the_people_show(demo, tmp_path, capsys):
     report, _ = measure(demo, tmp_path / "alone", PHOTOS)
     out = capsys.readouterr().out
-    assert "bound only those vectors, not the images" in out
+    assert "holds for those vectors, not for the images" in out
     assert "verdict: none without --reference" in out
     assert report["people"]["compared_with"] == []
 
@@ -190,19 +190,19 @@ def test_the_verdict_says_no_more_than_the_people_show(demo, tmp_path, capsys):
     out = capsys.readouterr().out
     (compared,) = report["people"]["compared_with"]
     assert (compared["people"], compared["separate"]) == (3, 1)  # as many as the reference has
-    assert "verdict: 3 people show no difference from people of photos (p = " in out
+    assert "verdict: 3 identities show no difference from identities of photos (p = " in out
     assert compared["p_value"] > 0.05
-    assert f"of as many people of photos: {compared['separate_in_reference']} (" in out
-    assert "show no difference from people of photos" in page
+    assert f"of as many identities of photos: {compared['separate_in_reference']} (" in out
+    assert "show no difference from identities of photos" in page
 
 
 @pytest.mark.parametrize(
     ("separate", "count", "verdict"),
     [
-        ((42, 60), 60, "they lie apart less often than"),
-        ((60, 42), 60, "they lie apart more often than"),
-        ((42, 47), 60, "60 people show no difference"),
-        ((420, 470), 600, "they lie apart less often than"),
+        ((42, 60), 60, "they are separate less often than"),
+        ((60, 42), 60, "they are separate more often than"),
+        ((42, 47), 60, "60 identities show no difference"),
+        ((420, 470), 600, "they are separate less often than"),
     ],
 )
 def test_a_difference_is_told_when_the_counts_show_it(separate, count, verdict):
@@ -213,7 +213,7 @@ def test_a_difference_is_told_when_the_counts_show_it(separate, count, verdict):
 def test_shares_are_percentages_and_the_title_names_the_dataset(demo, tmp_path, capsys):
     shutil.copytree(PHOTOS, tmp_path / "dataset")
     report, page = measure(demo, tmp_path / "r", tmp_path / "dataset", "--reference", PHOTOS)
-    assert "<h1>dataset: 9 images of 3 people</h1>" in page
+    assert "<h1>dataset: 9 images of 3 identities</h1>" in page
     cells = dict(re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td></tr>", page))
     assert cells["equal error rate of random pairs"] == f"{report['identity']['equal_error_rate']:.2%}"
     assert f"equal error rate {report['identity']['equal_error_rate']:.2%}" in capsys.readouterr().out
@@ -262,16 +262,16 @@ def test_the_table_of_the_paper(tmp_path, capsys):
         figures = dict(zip(("lfw", "cfp_fp"), ({"accuracy": v} for v in values), strict=True))
         (tmp_path / f"{name}.json").write_text(json.dumps(figures))
     words = [f"real={tmp_path}/real.json", f"syn={tmp_path}/a.json", f"syn={tmp_path}/b.json", "--real", "real"]
-    compare_fr.main(words)
+    compare.main(words)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("| gap to real, (REAL - SYN) / SYN as in UIFace |")
     assert lines[2] == "| real | 90.00% | 80.00% | 85.00% | - |"
     assert lines[3] == "| syn | 85.00% ± 7.07% | 65.00% ± 7.07% | 75.00% ± 7.07% | 13.33% |"
     (tmp_path / "b.json").write_text("{}")
     with pytest.raises(UserError, match="was tested on"):
-        compare_fr.table({"a": [{"lfw": 1.0}], "b": [{"cfp": 1.0}]})
+        accuracy_table({"a": [{"lfw": 1.0}], "b": [{"cfp": 1.0}]})
     with pytest.raises(SystemExit):
-        compare_fr.main(["nothing"])
+        compare.main(["nothing"])
     assert "NAME=FILE" in capsys.readouterr().err
 
 
@@ -291,7 +291,7 @@ def test_datasets_side_by_side(tmp_path, capsys):
         return tmp_path / name
 
     words = [f"a={report('1', 0.5)}", f"b={report('2', 1, leak=0.3)}", f"b={report('3', 0.8, leak=0.3)}"]
-    compare_datasets.main([*words, "--output", str(tmp_path / "table.md")])
+    compare.main([*words, "--output", str(tmp_path / "table.md")])
     text = (tmp_path / "table.md").read_text()
     assert text == capsys.readouterr().out
     assert text.splitlines()[2] == "| a | 50.00% | 0.00% | - | - | 0.100 | 1.000 | - |"
@@ -305,17 +305,17 @@ def test_datasets_side_by_side(tmp_path, capsys):
         path = report(f"f{number}", 1)
         path.write_text(json.dumps(json.loads(path.read_text()) | {"fidelity": fidelity | distance | changes}))
         compared.append(f"{number}={path}")
-    compare_datasets.main(compared[:2])
+    compare.main(compared[:2])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("| precision | recall | Fréchet distance (features of x) |")
     assert lines[2].endswith("| 0.500 | 0.250 | 7 |")
-    compare_datasets.main(compared)  # 10 neighbours are not 3
+    compare.main(compared)  # 10 neighbours are not 3
     assert "Fréchet" not in capsys.readouterr().out
     for word, message in (
-        (f"c={report('4', 1, 'another')}", "different judges"),
+        (f"c={report('4', 1, 'another')}", "different FR models"),
         (f"c={PHOTOS}/nothing.json", "not a report.json"),
         ("nothing", "NAME=FILE"),
     ):
         with pytest.raises(SystemExit):
-            compare_datasets.main([*words, word])
+            compare.main([*words, word])
         assert message in capsys.readouterr().err
