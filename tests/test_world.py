@@ -24,7 +24,7 @@ from utils.cli import demo_weights
 from utils.data.face_labels import load_labels
 from utils.data.face_set import FaceSet
 from utils.data.fr_data import RecognitionData
-from utils.evaluation.reconstruction import high_frequency_share
+from utils.evaluation.reconstruction import high_frequency_fraction
 from utils.evaluation.verification import features_of
 from utils.evaluation.verification_sets import STYLES, draw_pairs
 from utils.generation.make_dataset import usual_quality
@@ -308,9 +308,9 @@ def test_between_two_generators(demo, tmp_path, capsys):
 def test_high_frequencies():
     x = torch.arange(112) / 112 * 2 * torch.pi
     coarse, fine = (torch.sin(x * cycles).expand(1, 3, 112, 112) for cycles in (3, 40))
-    assert high_frequency_share(coarse).item() < 0.01
-    assert high_frequency_share(fine).item() > 0.99
-    assert high_frequency_share(torch.zeros(1, 3, 112, 112)).item() == 0
+    assert high_frequency_fraction(coarse).item() < 0.01
+    assert high_frequency_fraction(fine).item() > 0.99
+    assert high_frequency_fraction(torch.zeros(1, 3, 112, 112)).item() == 0
 
 
 class Flags:
