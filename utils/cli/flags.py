@@ -83,12 +83,15 @@ def positive(text):
     return value
 
 
-def share(text):
+def fraction(text):
     """argparse type: a number of 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
     return value
+
+
+share = fraction  # the name that vec2face.py still imports
 
 
 def not_negative(text):
