@@ -27,7 +27,7 @@ from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import finite, make_parser, not_negative, positive
 from utils.cli.generation_flags import QUALITY_WEIGHTS
 from utils.cli.model_flags import add_device_flags, add_model_flags, set_up_inference
-from utils.cli.outputs import refuse_existing, writing
+from utils.cli.outputs import output_file, refuse_existing
 from utils.data.images import encode_jpeg
 from utils.evaluation.labelled_sheet import labelled_sheet
 from utils.generation.attrop_progress import AttrOPProgress
@@ -96,9 +96,9 @@ def main(argv=None):
                     raise UserError(f"{args.center_feature}: vector {result.key}: {result.reason}.")
                 line.append(to_pixels(result.image[None])[0].numpy())
     names, wanted = [person.name for person in people], [f"{LABELS[args.attribute]} {value:g}" for value in args.values]
-    with writing(f"{args.output}.jpg") as target:
+    with output_file(f"{args.output}.jpg") as target:
         target.write_bytes(encode_jpeg(labelled_sheet(sheet[:SHOWN], names[:SHOWN], wanted), 92))
-    with writing(f"{args.output}.json") as target:
+    with output_file(f"{args.output}.json") as target:
         content = {"vectors": len(people)} | precision.in_report() | tolerances(attrop) | figures
         target.write_text(json.dumps(content, indent=2) + "\n")
     for value, figure in figures.items():

@@ -1,11 +1,12 @@
 """Extract the FR features of photos.
 
-    python scripts/extract_features.py --images tests/photos --encoder weights/demo/face_encoder.pth -d features
+    python scripts/extract_features.py --data tests/photos --id_weights weights/demo/face_encoder.pth --output features
 
-Writes DEST/person/photo.npy for every photo, or with --one_file DEST/features.npy, an array (photos, 512), and
-DEST/features.txt, the photo of each row.
+Writes OUTPUT/identity/photo.npy for every photo, or with --one_file OUTPUT/features.npy, an array (photos, 512), and
+OUTPUT/features.txt, the path of the photo of each row.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from utils.cli.command import command
@@ -25,37 +26,53 @@ from utils.generation.photo_source import PhotoSource
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument(
-        "--images", required=True, help="a folder (searched recursively), a .txt of paths, or one photo"
+        "--data", "--images", required=True, help="folder of photos (searched recursively), .txt of paths, or one photo"
     )
-    parser.add_argument("--encoder", default="weights/arcface-r100-glint360k.pth", help="face encoder")
-    parser.add_argument("--align", action="store_true", help="raw photos: find the face and warp it first")
-    parser.add_argument("--one_file", action="store_true", help="one array and its index instead of a file a photo")
-    parser.add_argument("--batch_size", type=positive, default=64, help="photos at a time")
+    parser.add_argument(
+        "--id_weights", "--encoder", default="weights/arcface-r100-glint360k.pth", help="weights of the face encoder"
+    )
+    parser.add_argument(
+        "--align", action="store_true", help="detection and alignment of the face, for photos that are no aligned crops"
+    )
+    parser.add_argument(
+        "--one_file", action="store_true", help="one array and a list of paths in place of one file per photo"
+    )
+    parser.add_argument("--batch_size", type=positive, default=64, help="number of photos in a batch")
     add_workers_flag(parser)
-    parser.add_argument("--dest", "-d", required=True, help="folder to write into")
+    parser.add_argument("--output", "--dest", "-d", required=True, help="folder to write into")
     add_device_flags(parser)
     args = parser.parse_args(argv)
     use_demo_weights(args)
     device, precision = set_up_inference(args)
-    encoder = load_face_encoder(args.encoder, device, precision.dtype)
-    source = PhotoSource(args.images, encoder, None, args.batch_size, args.align, args.workers)
+    encoder = load_face_encoder(args.id_weights, device, precision.dtype)
+    source = PhotoSource(args.data, encoder, None, args.batch_size, args.align, args.workers)
+    count = extract(source, Path(args.output), args.one_file)
+    print(f"{args.output}: features of {count} photos, computed in {precision.name}")
+
+
+def extract(source: PhotoSource, output: Path, one_file: bool = False) -> int:
+    """Write the feature of each photo of ``source`` into a folder; the number of photos.
+
+    Prints warnings and the photos that were skipped. Raises UserError when the folder cannot be written or none of the
+    photos can be used.
+    """
     for warning in source.warnings:
         print(f"warning: {warning}")
-    save = save_array if args.one_file else save_each
+    save = save_array if one_file else save_each
     try:
-        with tqdm(source.identities(source.slice), total=len(source.photos), unit="im") as found:
-            count = save(Path(args.dest), ((source.photos[identity.number], identity.vector) for identity in found))
+        with tqdm(source.identities(source.slice), total=len(source.photos), unit="im") as identities:
+            count = save(output, ((source.photos[identity.number], identity.vector) for identity in identities))
     except OSError as error:
-        raise UserError(f"{args.dest}: cannot write: {error.strerror}.") from error
+        raise UserError(f"{output}: cannot write: {error.strerror}.") from error
     for line in source.skipped:
         print(f"skipped {line}")
     if not count:
-        raise UserError(f"{args.images}: none of the images could be used.")
-    print(f"{args.dest}: features of {count} photos, computed in {precision.name}")
+        raise UserError(f"{source.source}: none of the images could be used.")
+    return count
 
 
-def save_each(folder, features):
-    """One file a photo, in the folder of its person; how many."""
+def save_each(folder: Path, features: Iterable[tuple[Path, np.ndarray]]) -> int:
+    """Write one file per (path of a photo, feature), in the folder of its identity; the number of files."""
     count = 0
     for path, feature in features:
         target = folder / path.parent.name / f"{path.stem}.npy"
@@ -65,8 +82,8 @@ def save_each(folder, features):
     return count
 
 
-def save_array(folder, features):
-    """One array (photos, 512) and a list of the photos; how many."""
+def save_array(folder: Path, features: Iterable[tuple[Path, np.ndarray]]) -> int:
+    """Write one array (photos, 512) and the list of the photos; the number of rows."""
     paths, rows = zip(*features, strict=True) if (features := list(features)) else ([], [])
     folder.mkdir(parents=True, exist_ok=True)
     if rows:

@@ -1,12 +1,12 @@
-"""Measure a dataset of people: are they different, is each one person, does it vary, does it leak? One report.
+"""Measure a dataset: are its identities different, is each consistent, do they vary, do they leak real identities?
 
     python scripts/measure_dataset.py generated_images/test --id_weights weights/arcface-r100-glint360k.pth
     python scripts/measure_dataset.py generated_images/demo --id_weights weights/demo/face_encoder.pth \\
         --quality_weights weights/demo/face_encoder.pth --reference tests/photos
 
-The dataset is a folder of person/photo or an LMDB; --reference, datasets of (real) people it must not resemble. Writes
-report.html, for a browser, and report.json into a folder NAME.report beside the dataset. Features are kept there:
-killed, it goes on where it was.
+The dataset is a folder of identity/photo or an LMDB, and so are those of --reference, whose (real) identities it must
+not resemble. Writes report.html, for a browser, and report.json into the folder NAME.report beside the dataset.
+Features are kept there, so an interrupted run continues where it stopped. scripts/compare.py compares reports.
 """
 
 import json
@@ -14,32 +14,40 @@ from pathlib import Path
 
 from utils.cli.command import command
 
+import torch
+
 from models.errors import UserError
 from models.iresnet import load_face_encoder
 from models.weight_files import sha256
 from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import make_parser, not_negative, positive
 from utils.cli.model_flags import add_device_flags, add_workers_flag, set_up_inference
-from utils.cli.outputs import report_folder, writing
+from utils.cli.outputs import output_file, report_folder
 from utils.data.face_set import FaceSet
-from utils.evaluation.image_features import EXTRACTORS, load_extractor
+from utils.evaluation.identity_measures import measure_consistency, measure_leakage, measure_separability
+from utils.evaluation.image_features import EXTRACTORS, Extractor, load_extractor
+from utils.evaluation.image_measures import measure_fidelity, measure_variety
 from utils.evaluation.measured_set import MeasuredSet
-from utils.evaluation.measurement import Measurement, dataset_name
+from utils.evaluation.measurement import Measurement
 from utils.evaluation.metrics import NEIGHBOURS
+from utils.runtime.precision import Precision
 
-OURS = ("report.json", "features.npy")  # files that tell a report's folder, the second already while it is made
+OWN_FILES = ("report.json", "features.npy")  # either one marks the folder of a report, the second while it is made
 
 
 def measure_parser():
     parser = make_parser(__doc__)
-    parser.add_argument("data", help="folder of person/photo, or LMDB")
-    parser.add_argument("--mask", help=".npy of positions to use (default: all)")
-    parser.add_argument("--reference", nargs="*", default=[], help="datasets of people that must not be in it")
+    parser.add_argument("data", help="folder of identity/photo, or LMDB")
+    parser.add_argument("--mask", help=".npy of the positions of the images to measure (default: all)")
+    parser.add_argument("--reference", nargs="*", default=[], help="datasets whose identities it must not resemble")
     models = parser.add_argument_group("models")
-    models.add_argument("--id_weights", default="weights/arcface-r100-glint360k.pth", help="face encoder that judges")
-    models.add_argument("--quality_weights", help="quality model: adds a histogram of quality")
-    models.add_argument("--pose_weights", help="head pose model: adds histograms of yaw and pitch")
-    models.add_argument("--lpips_weights", help="torchvision's VGG16: adds LPIPS between images of a person")
+    models.add_argument(
+        "--id_weights", default="weights/arcface-r100-glint360k.pth",
+        help="weights of the FR model that measures identity, best one that took no part in making the dataset",
+    )  # fmt: skip
+    models.add_argument("--quality_weights", help="weights of a quality model, for a histogram of quality")
+    models.add_argument("--pose_weights", help="weights of a head pose model, for histograms of yaw and pitch")
+    models.add_argument("--lpips_weights", help="torchvision's VGG16, for LPIPS between images of an identity")
     models.add_argument(
         "--extractor",
         choices=EXTRACTORS,
@@ -54,21 +62,27 @@ def measure_parser():
         "--neighbours",
         type=positive,
         default=NEIGHBOURS,
-        help="neighbours of improved precision and recall: 3 in the paper that defines them (Kynkaanniemi et al.), "
-        "10 in UIFace's evaluation",
+        help="number of neighbours of improved precision and recall: 3 in the paper that defines them (Kynkaanniemi et "
+        "al.), 10 in UIFace's evaluation",
     )
     work.add_argument(
         "--fidelity_images",
         type=positive,
         default=5000,
-        help="images of either set, at most, for precision, recall and the Fréchet distance",
+        help="highest number of images of either set for precision, recall and the Fréchet distance",
     )
-    work.add_argument("--batch_size", type=positive, default=64, help="images at a time")
+    work.add_argument("--batch_size", type=positive, default=64, help="number of images in a batch")
     add_workers_flag(work)
-    work.add_argument("--sample", type=positive, default=20_000, help="images or centres for what is sampled")
-    work.add_argument("--pairs", type=positive, default=100_000, help="pairs for genuine and impostor curves")
-    work.add_argument("--seed", type=not_negative, default=0, help="seed of the samples")
-    work.add_argument("--output", help="folder to write, outside the dataset (default: NAME.report beside the dataset)")
+    work.add_argument(
+        "--sample", type=positive, default=20_000, help="highest number of images or centroids in a random sample"
+    )
+    work.add_argument(
+        "--pair_count", "--pairs", type=positive, default=100_000, help="number of genuine and of impostor pairs"
+    )
+    work.add_argument("--seed", type=not_negative, default=0, help="seed of the random samples")
+    work.add_argument(
+        "--output", help="folder for the report, outside the dataset (default: NAME.report beside the dataset)"
+    )
     work.add_argument("--reference_features", help="folder to keep the references' features in (default: OUTPUT)")
     add_device_flags(parser)
     return parser
@@ -80,52 +94,97 @@ def main(argv=None):
     use_demo_weights(args)
     output = report_folder(args.data, args.output)
     faces, references = FaceSet(args.data, args.mask), [FaceSet(path) for path in args.reference]
-    check_output(output, dataset_name(args), by_default=not args.output)
+    name = dataset_name(args.data, args.mask)
+    check_output(output, name, by_default=not args.output)
     device, precision = set_up_inference(args)
     for path in (args.quality_weights, args.pose_weights, args.lpips_weights):
-        if path and not Path(path).is_file():  # they are loaded after hours of work, perhaps
+        if path and not Path(path).is_file():  # they are loaded late, perhaps after hours of work
             raise UserError(f"{path}: no such weight file.")
     extractor = None if args.extractor == "fr" else load_extractor(args.extractor, args.extractor_weights, device)
-    encoder, judge_hash = load_face_encoder(args.id_weights, device, precision.dtype), sha256(args.id_weights)
-    with writing(output / "report.html") as page:
+    measure(
+        faces, references, output, args.id_weights, device, precision,
+        name=name, reference_features=args.reference_features, quality_weights=args.quality_weights,
+        pose_weights=args.pose_weights, lpips_weights=args.lpips_weights, extractor=extractor,
+        neighbours=args.neighbours, fidelity_images=args.fidelity_images, sample=args.sample, pairs=args.pair_count,
+        batch_size=args.batch_size, workers=args.workers, seed=args.seed,
+    )  # fmt: skip
 
-        def measured(faces, path):
-            return MeasuredSet(faces, path, encoder, judge_hash, precision.name, args.batch_size, args.workers)
 
-        kept = Path(args.reference_features or output)
-        data = measured(faces, output / "features")
-        references = [measured(reference, kept / f"reference{n}") for n, reference in enumerate(references)]
-        measure = Measurement(args, data, Path(args.id_weights).name, device, precision.dtype)
-        measure.overview(judge_hash, precision)
-        measure.people_differ()
-        measure.people_differ_as_in(references)
-        measure.each_is_one_person()
-        for reference in references:
-            measure.leaks(reference)
-        measure.varies()
-        if references:
-            measure.fidelity(references[0], extractor)
-        (page.parent / "report.json").write_text(json.dumps(measure.results, indent=2, ensure_ascii=False) + "\n")
-        page.write_text(measure.report.html())
-    print("\n".join(measure.lines))
+def measure(
+    faces: FaceSet,
+    references: list[FaceSet],
+    output: Path,
+    id_weights: Path | str,
+    device: torch.device,
+    precision: Precision,
+    *,
+    name: str | None = None,
+    reference_features: Path | str | None = None,
+    quality_weights: str | None = None,
+    pose_weights: str | None = None,
+    lpips_weights: str | None = None,
+    extractor: Extractor | None = None,
+    neighbours: int = NEIGHBOURS,
+    fidelity_images: int = 5000,
+    sample: int = 20_000,
+    pairs: int = 100_000,
+    batch_size: int = 64,
+    workers: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Write report.html and report.json on a dataset into ``output`` and print the summary.
+
+    The optional values are the flags of the same names. Raises UserError when weights or images cannot be read.
+    """
+    encoder, encoder_hash = load_face_encoder(id_weights, device, precision.dtype), sha256(id_weights)
+
+    def with_features(faces: FaceSet, cache_path: Path) -> MeasuredSet:
+        return MeasuredSet(faces, cache_path, encoder, encoder_hash, precision.name, batch_size, workers)
+
+    with output_file(output / "report.html") as page:
+        data = with_features(faces, output / "features")
+        kept = Path(reference_features or output)
+        measured = [with_features(reference, kept / f"reference{n}") for n, reference in enumerate(references)]
+        measurement = Measurement(
+            data, name or dataset_name(faces.path), Path(id_weights).name, device, precision, sample, pairs, batch_size,
+            seed,
+        )  # fmt: skip
+        measurement.overview(encoder_hash)
+        measure_separability(measurement, measured)
+        measure_consistency(measurement)
+        for reference in measured:
+            measure_leakage(measurement, reference)
+        measure_variety(measurement, quality_weights, pose_weights, lpips_weights)
+        if measured:
+            measure_fidelity(measurement, measured[0], extractor, neighbours, fidelity_images)
+        content = json.dumps(measurement.results, indent=2, ensure_ascii=False) + "\n"
+        (page.parent / "report.json").write_text(content)
+        page.write_text(measurement.report.html())
+    print("\n".join(measurement.lines))
     print(f"report: {page}, {page.with_suffix('.json')}")
 
 
-def check_output(folder, dataset, by_default):
-    """UserError when a folder holds something else than a report on this dataset, finished or not.
+def dataset_name(data: Path | str, mask: Path | str | None = None) -> str:
+    """The name of a dataset in its report."""
+    name = Path(data).resolve().name
+    return f"{name} with mask {Path(mask).name}" if mask else name
 
-    ``by_default``: it was not named by the user, so other scripts may have written their reports into it.
+
+def check_output(folder: Path, dataset: str, by_default: bool) -> None:
+    """Raise UserError when a folder holds something else than a report on this dataset, finished or not.
+
+    ``by_default``: the user did not name the folder, so other scripts may have written their reports into it.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not folder.is_dir() or not (by_default or any((folder / name).exists() for name in OURS)):
+    if not folder.is_dir() or not (by_default or any((folder / name).exists() for name in OWN_FILES)):
         raise UserError(f"--output {folder}: is there and no report of this script; name another folder.")
     try:
-        found = json.loads((folder / "report.json").read_text())["overview"].get("dataset", dataset)
+        reported = json.loads((folder / "report.json").read_text())["overview"].get("dataset", dataset)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
-    if found != dataset:
-        raise UserError(f"--output {folder}: holds the report on {found}; name another folder, or delete it.")
+    if reported != dataset:
+        raise UserError(f"--output {folder}: holds the report on {reported}; name another folder, or delete it.")
 
 
 if __name__ == "__main__":

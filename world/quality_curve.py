@@ -18,7 +18,7 @@ from models.iresnet import load_face_encoder
 from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import make_parser, not_negative, positive
 from utils.cli.model_flags import add_device_flags, set_up_inference
-from utils.cli.outputs import refuse_existing, writing
+from utils.cli.outputs import output_file, refuse_existing
 from utils.data.face_labels import load_labels
 from utils.data.face_set import FaceSet
 from utils.data.images import SIDE
@@ -54,9 +54,9 @@ def main(argv=None):
         "blur": {blur: norms(encoder, [blurred(photo, blur) for photo in photos]) for blur in BLURS},
         "resolution": {side: norms(encoder, [coarse(photo, side) for photo in photos]) for side in RESOLUTIONS},
     }
-    with writing(f"{args.output}.json") as target:
+    with output_file(f"{args.output}.json") as target:
         target.write_text(json.dumps({"photos": len(photos)} | precision.in_report() | curves, indent=2) + "\n")
-    with writing(f"{args.output}.png") as target:
+    with output_file(f"{args.output}.png") as target:
         target.write_bytes(plot(curves))
     for name, curve in curves.items():
         print(f"{name}: " + ", ".join(f"{x} -> {median:.1f}" for x, (_, median, _) in curve.items()))

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from models.errors import UserError
 from utils.cli.flags import make_parser, not_negative, positive
-from utils.cli.outputs import writing
+from utils.cli.outputs import output_file
 from utils.data.images import contact_sheet, encode_jpeg
 from utils.data.lmdb_files import write_fr_lmdb
 from utils.runtime.device import CPU, keep_freed_memory
@@ -46,7 +46,7 @@ def main(argv=None):
     parser.add_argument("--workers", type=positive, default=len(os.sched_getaffinity(0)), help="processes that render")
     parser.add_argument("--output", required=True, help="folder, NAME.lmdb, or with --grid a .jpg")
     args = parser.parse_args(argv)
-    with writing(args.output) as target:
+    with output_file(args.output) as target:
         if args.grid is not None:
             target.write_bytes(encode_jpeg(contact_sheet(grid(args.seed, args.grid)), 92))
             print(f"{target}: person {args.grid}, yaw {GRID_YAWS[0]} to {GRID_YAWS[-1]}, a light a row")

@@ -1,15 +1,20 @@
-"""Reproduce a table of the paper at your scale: make datasets that differ in one thing, train a recogniser on each.
+"""Reproduce a table of the paper at your scale: datasets that differ in one thing, and an FR model trained on each.
 
-    python world/run_ablation.py noise --photos PHOTOS --unseen UNSEEN --output ablations
+    python world/run_ablation.py noise --data PHOTOS --unseen UNSEEN --output ablations
 
-Tables: noise (sigma of the noise), attrop (AttrOP for quality on and off), similarity (average similarity of the
-identity vectors), people (how many), real (against photos of as many people), mixup (SynFace's two). A seventh trains
-nothing: separability (are the people different, is each one person, do they resemble known people). --photos are the
-known people: identity vectors are sampled like their centres, and real and mixup train on them; --unseen are others,
-for the test. Writes OUTPUT/TABLE.md and .png. Killed: run it again; what is finished is not done again.
+The tables are noise (standard deviation of the noise), attrop (with and without AttrOP for quality), similarity (mean
+similarity of the identity vectors), people (number of identities), real (against photos of as many identities) and
+mixup (the two kinds of SynFace). A seventh, separability, trains nothing: it measures whether the identities differ,
+whether each is consistent, and whether they resemble known people.
+
+--data are photos of known people, whose class centroids the identity vectors imitate, and which real and mixup train
+on; --unseen are photos of other people, for the evaluation. Writes OUTPUT/TABLE.md and OUTPUT/TABLE.png. After an
+interruption the same command continues: what is finished is not repeated.
 """
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -19,114 +24,119 @@ matplotlib.use("Agg")  # no window system needed
 from utils.cli.command import INTERRUPTED, command
 
 import matplotlib.pyplot as plt
+import torch
 
 import image_generation
 from models.errors import UserError
-from scripts import (
-    center_features,
-    compare_datasets,
-    compare_fr,
-    extract_features,
-    measure_dataset,
-    sample_identities,
-    test_fr,
-    train_fr,
-)
-from utils.cli.flags import make_parser, positive
-from utils.cli.outputs import writing
+from models.iresnet import load_face_encoder
+from scripts import train_fr
+from scripts.center_features import write_centroids
+from scripts.evaluate_fr import evaluate, write_pairs, write_results
+from scripts.extract_features import extract
+from scripts.measure_dataset import measure
+from scripts.sample_identities import Sampling, write_identities
+from utils.cli.flags import finite, make_parser, positive
+from utils.cli.outputs import output_file
 from utils.data.face_set import FaceSet
 from utils.data.masks import save_mask
-
-BASE = {
-    "sigma": (0.3, 0.3, 0.5, 0.5, 0.7),
-    "attrop": True,
-    "similarity": None,
-    "share": 1.0,
-    "mixed": 0.0,
-    "blended": False,
-}
-REAL = "photos of the known people"  # in the place of a recipe
-OTHERS = "photos of the others"
-TABLES = {  # name of a row: in what it differs from BASE
-    "noise": {
-        "noise .3": {"sigma": (0.3,)},
-        "noise .3 .5 .7": {},
-        "noise .3 .5 .9": {"sigma": (0.3, 0.3, 0.5, 0.5, 0.9)},
-    },
-    "attrop": {"AttrOP for quality": {}, "no AttrOP": {"attrop": False}},
-    "similarity": {"as sampled": {}, "mean .2": {"similarity": 0.2}, "mean .4": {"similarity": 0.4}},
-    "people": {"a quarter": {"share": 0.25}, "half": {"share": 0.5}, "all": {}},
-    "real": {"real": REAL, "synthetic": {}},
-    "mixup": {  # as many images in each row, but for the real ones blended in
-        "synthetic": {},
-        "half of them of two people each": {"mixed": 0.5},
-        "blended with real photos": {"blended": True},
-    },
-    "separability": {
-        "photos of others": OTHERS,
-        "synthetic": {},
-        "no AttrOP": {"attrop": False},
-        "noise .3": {"sigma": (0.3,)},
-    },
-}
+from utils.evaluation.comparison import accuracy_table, dataset_table, read_results
+from utils.evaluation.verification_sets import draw_pairs, load_pairs
+from utils.generation.photo_source import PhotoSource
+from utils.runtime.device import keep_freed_memory, resolve_device
+from utils.runtime.precision import Precision
+from world.ablation_tables import TABLES, Photos, Recipe
 
 
 def ablation_parser():
+    """The flags. Their ``dest`` are the keys of OUTPUT/settings.json, which earlier versions wrote."""
     parser = make_parser(__doc__)
-    parser.add_argument("table", choices=TABLES, help="which comparison")
-    parser.add_argument("--photos", required=True, help="folder of person/photo, or LMDB")
-    parser.add_argument("--unseen", required=True, help="photos of other people, for the test")
-    size = parser.add_argument_group("size")
-    size.add_argument("--people", type=positive, default=200, help="people of a dataset")
-    size.add_argument("--images", type=positive, default=10, help="images of each")
-    size.add_argument("--seeds", type=positive, default=1, help="repetitions, for mean ± standard deviation")
-    size.add_argument("--pairs", type=positive, default=6000, help="test pairs")
-    size.add_argument("--max_similarity", default="0.5", help="of two identity vectors")
-    models = parser.add_argument_group("models")
-    models.add_argument("--generator", default="weights/demo/vec2face_generator.pth", help="makes the images")
-    models.add_argument("--encoder", default="weights/demo/face_encoder.pth", help="its face encoder")
-    models.add_argument("--quality", default="weights/demo/face_encoder.pth", help="quality model of AttrOP")
-    models.add_argument("--batch_size", type=positive, default=32, help="images the generator draws at a time")
-    models.add_argument("--image_quality", help="quality AttrOP goes for (default: what image_generation.py takes)")
-    models.add_argument(
-        "--judge", default="weights/demo/face_encoder.pth", help="measures the table separability; best another encoder"
+    parser.add_argument("table", choices=TABLES, help="name of the comparison")
+    parser.add_argument(
+        "--data", "--photos", dest="photos", required=True, help="photos of known people: folder or LMDB"
     )
+    parser.add_argument("--unseen", required=True, help="photos of other people, for the evaluation: folder or LMDB")
+    size = parser.add_argument_group("size")
+    size.add_argument(
+        "--identities", "--people", dest="people", type=positive, default=200, help="number of identities of a dataset"
+    )
+    size.add_argument(
+        "--example", "--images", dest="images", type=positive, default=10, help="number of images of an identity"
+    )
+    size.add_argument("--seeds", type=positive, default=1, help="number of repetitions, for mean ± standard deviation")
+    size.add_argument(
+        "--pair_count", "--pairs", dest="pairs", type=positive, default=6000, help="number of pairs of the evaluation"
+    )
+    size.add_argument(
+        "--max_similarity", type=number, default="0.5", help="highest cosine similarity of two identity vectors"
+    )
+    models = parser.add_argument_group("models")
+    models.add_argument(
+        "--model_weights", "--generator", dest="generator", default="weights/demo/vec2face_generator.pth",
+        help="weights of the generator",
+    )  # fmt: skip
+    models.add_argument(
+        "--id_weights", "--encoder", dest="encoder", default="weights/demo/face_encoder.pth",
+        help="weights of the face encoder whose vectors the generator reads",
+    )  # fmt: skip
+    models.add_argument(
+        "--quality_weights", "--quality", dest="quality", default="weights/demo/face_encoder.pth",
+        help="weights of the quality model of AttrOP",
+    )  # fmt: skip
+    models.add_argument("--batch_size", type=positive, default=32, help="number of images generated in a batch")
+    models.add_argument(
+        "--image_quality", type=number, help="target quality of AttrOP (default: that of image_generation.py)"
+    )
+    models.add_argument(
+        "--evaluator_weights", "--judge", dest="judge", default="weights/demo/face_encoder.pth",
+        help="weights of the FR model that measures the table separability, best a held-out one",
+    )  # fmt: skip
     models.add_argument(
         "--recogniser",
         default="--network 18 --width 16 --no-se --batch_size 32 --epochs 10 --milestones 7 10 --random_erasing 0",
-        help="flags of train_fr.py",
+        help="flags of train_fr.py for the FR models",
     )
-    parser.add_argument("--output", default="ablations", help="folder of everything")
+    parser.add_argument("--output", default="ablations", help="folder for datasets, FR models and tables")
     return parser
+
+
+def number(text: str) -> str:
+    """argparse type: a number, kept as it was written, as settings.json has it."""
+    finite(text)
+    return text
 
 
 @command
 def main(argv=None):
     args = ablation_parser().parse_args(argv)
-    output = Path(args.output)
-    with writing(output / f"{args.table}.md") as target:
-        remember_settings(args, output)
-        prepare(args, output)
-        figures = measure if args.table == "separability" else evaluate
-        files = {
-            name: [figures(args, output, changes, seed) for seed in range(1 if changes == OTHERS else args.seeds)]
-            for name, changes in TABLES[args.table].items()
+    ablation = Ablation(
+        Path(args.output), args.photos, args.unseen, args.people, args.images, args.pairs, float(args.max_similarity),
+        args.generator, args.encoder, args.quality, args.judge, args.batch_size, args.image_quality, args.recogniser,
+    )  # fmt: skip
+    with output_file(ablation.output / f"{args.table}.md") as target:
+        remember_settings(vars(args), ablation.output, args.table)
+        ablation.prepare()
+        make = ablation.measured if args.table == "separability" else ablation.evaluated
+        results = {
+            name: [read_results(make(row, seed)) for seed in range(1 if row == Photos(known=False) else args.seeds)]
+            for name, row in TABLES[args.table].items()
         }
         if args.table == "separability":
-            text = compare_datasets.table({name: [compare_datasets.read(f) for f in files[name]] for name in files})
+            text = dataset_table(results)
         else:
-            results = {name: [compare_fr.read(file) for file in files[name]] for name in files}
-            text = compare_fr.table(results, "real" if args.table == "real" else None)
+            text = accuracy_table(results, "real" if args.table == "real" else None)
             draw(results, target.with_suffix(".png"))
         target.write_text(text + "\n")
     print(text)
     print(f"table: {target}")
 
 
-def remember_settings(args, output):
-    """Rows are made once: settings.json says of what. Raises UserError where this run asks for something else."""
-    without = {"table", "seeds", "output"} | ({"judge"} if args.table != "separability" else set())
-    settings = {key: value for key, value in vars(args).items() if key not in without}
+def remember_settings(flags: dict, output: Path, table: str) -> None:
+    """Compare the flags with OUTPUT/settings.json, which holds those of the finished rows, and write them there.
+
+    Raises UserError where this run asks for something else.
+    """
+    without = {"table", "seeds", "output"} | ({"judge"} if table != "separability" else set())
+    settings = {key: value for key, value in flags.items() if key not in without}
     path = output / "settings.json"
     before = json.loads(path.read_text()) if path.exists() else {}
     for key, value in settings.items():
@@ -139,96 +149,135 @@ def remember_settings(args, output):
     temporary.replace(path)
 
 
-def prepare(args, output):
-    """The centres of the known people, and the test pairs of the unseen ones."""
-    if not (output / "known_center_feature.npy").exists():
-        run(extract_features, "--images", args.photos, "--encoder", args.encoder, "-d", output / "features")
-        run(center_features, "-feat", output / "features", "-dataset", "known", "-dest", output)
-    if not (output / "unseen.npz").exists():
-        run(test_fr, "--pairs", args.unseen, "--pair_count", args.pairs, "--save_pairs", output / "unseen.npz")
+@dataclass(frozen=True)
+class Ablation:
+    """Makes the rows of tables in a folder; what is there already is used. The fields are the flags of the script."""
 
+    output: Path
+    photos: str
+    unseen: str
+    identities: int
+    example: int
+    pair_count: int
+    max_similarity: float
+    model_weights: str
+    id_weights: str
+    quality_weights: str
+    evaluator_weights: str
+    batch_size: int
+    image_quality: str | None
+    recogniser: str
 
-def evaluate(args, output, changes, seed):
-    """Dataset, recogniser and test of one row and seed, where they are not there yet; the file of the figures."""
-    recipe = None if changes == REAL else BASE | changes
-    folder = output / "fr" / (f"real_{seed}" if recipe is None else training_name(recipe, seed))
-    figures = folder / "test.json"
-    if not figures.exists():
-        mask = output / f"{folder.name}.npy"
-        if recipe is None:
-            source = ["--data", args.photos, "--mask", write_mask(mask, args.photos, args.people, args.images, seed)]
+    @property
+    def centroids(self) -> Path:
+        return self.output / "known_center_feature.npy"
+
+    @property
+    def pairs(self) -> Path:
+        return self.output / "unseen.npz"
+
+    def prepare(self) -> None:
+        """Make the class centroids of the known people, and the evaluation pairs of the unseen ones."""
+        if not self.centroids.exists():
+            say("features and class centroids of the known people")
+            device, precision = in_float32()
+            encoder = load_face_encoder(self.id_weights, device, precision.dtype)
+            extract(PhotoSource(self.photos, encoder, batch_size=64), self.output / "features")
+            write_centroids(self.output / "features", self.centroids)
+        if not self.pairs.exists():
+            say("evaluation pairs of the unseen people")
+            faces = FaceSet(self.unseen)
+            write_pairs(self.pairs, faces, *draw_pairs(faces, self.pair_count, 0))
+
+    def evaluated(self, row: Recipe | Photos, seed: int) -> Path:
+        """Dataset, FR model and evaluation of a row; the file of the accuracies."""
+        folder = self.output / "fr" / row.training_name(seed)
+        results = folder / "test.json"
+        if results.exists():
+            return results
+        mask = self.output / f"{folder.name}.npy"
+        if isinstance(row, Photos):
+            data = ["--data", self.photos, "--mask", write_mask(mask, self.photos, self.identities, self.example, seed)]
         else:
-            source = make_images(args, output, recipe, seed)
-            source += ["--real_data", args.photos] if recipe["blended"] else []
-            if recipe["share"] < 1:
-                people = max(2, round(args.people * recipe["share"]))
-                source += ["--mask", write_mask(mask, dataset_of(output, recipe, seed), people, args.images, seed)]
-        run(train_fr, *source, *args.recogniser.split(), "--seed", seed, "--output_dir", folder, "--resume", folder)
-        if not (folder / train_fr.MODEL).exists():
+            data = self.make_images(row, seed)
+            data += ["--real_data", self.photos] if row.blended else []
+            if row.fraction < 1:
+                identities = max(2, round(self.identities * row.fraction))
+                data += ["--mask", write_mask(mask, self.dataset(row, seed), identities, self.example, seed)]
+        words = [*data, *self.recogniser.split(), "--seed", seed, "--output_dir", folder, "--resume", folder]
+        run("scripts/train_fr.py", train_fr.main, *words)
+        model = folder / train_fr.MODEL
+        if not model.exists():
             raise UserError(f"{folder}: the training was stopped; run the same command again to go on.")
-        run(test_fr, "--weights", folder / train_fr.MODEL, "--sets", output / "unseen.npz", "--output", figures)
-    return figures
+        say(f"evaluation of {model}")
+        device, precision = in_float32()
+        encoder = load_face_encoder(model, device, precision.dtype)
+        write_results(results, evaluate(encoder, [load_pairs(self.pairs)], 64, precision))
+        return results
 
-
-def measure(args, output, changes, seed):
-    """What measure_dataset.py finds in the dataset of one row and seed, made where it is not there yet; the file."""
-    data = args.unseen if changes == OTHERS else dataset_of(output, BASE | changes, seed)
-    folder = output / "measured" / ("others" if changes == OTHERS else data.name)
-    if not (folder / "report.json").exists():
-        if changes != OTHERS:
-            make_images(args, output, BASE | changes, seed)
-        run(
-            measure_dataset, data, "--id_weights", args.judge, "--reference", args.photos, "--reference_features",
-            output / "measured" / "known", "--output", folder,
+    def measured(self, row: Recipe | Photos, seed: int) -> Path:
+        """Dataset and report of a row; the file of the report."""
+        data = Path(self.unseen) if isinstance(row, Photos) else self.dataset(row, seed)
+        folder = self.output / "measured" / ("others" if isinstance(row, Photos) else data.name)
+        report = folder / "report.json"
+        if report.exists():
+            return report
+        if isinstance(row, Recipe):
+            self.make_images(row, seed)
+        say(f"report on {data}")
+        known = self.output / "measured" / "known"
+        references = [FaceSet(self.photos)]
+        measure(
+            FaceSet(data), references, folder, self.evaluator_weights, *in_float32(), reference_features=known
         )  # fmt: skip
-    return folder / "report.json"
+        return report
 
+    def dataset(self, recipe: Recipe, seed: int) -> Path:
+        """The folder of a row's images."""
+        return self.output / "datasets" / recipe.dataset_name(seed)
 
-def dataset_of(output, recipe, seed):
-    """Folder of a row's images."""
-    sigma = "-".join(f"{s:g}" for s in recipe["sigma"])
-    mixed = f"mixed{recipe['mixed']:g}_" if recipe["mixed"] else ""
-    attrop, similarity = int(recipe["attrop"]), recipe["similarity"]
-    return output / "datasets" / f"{mixed}sigma{sigma}_attrop{attrop}_similarity{similarity}_{seed}"
+    def make_images(self, recipe: Recipe, seed: int) -> list:
+        """Make the dataset of a row, and that of mixtures of its identities; the flags of train_fr.py that use them."""
+        vectors = self.output / "vectors" / f"{recipe.similarity}_{seed}.npy"
+        if not vectors.exists():
+            say(f"identity vectors {vectors}")
+            device, _ = in_float32()
+            sampling = Sampling(
+                self.identities, features=self.centroids, max_similarity=self.max_similarity, seed=seed,
+                average_similarity=recipe.similarity, mixup=self.identities,
+            )  # fmt: skip
+            write_identities(sampling, vectors, device)
+        folder = self.dataset(recipe, seed)
+        mixed = round(self.example * recipe.mixed)
+        self.generate(folder, vectors, self.example - mixed, recipe, seed)
+        flags = ["--data", folder]
+        if mixed:
+            mixtures = folder.with_name(f"{folder.name}_mixup")
+            self.generate(mixtures, with_ending(vectors, "_mixup"), mixed, recipe, seed)
+            flags += ["--mixed_data", mixtures, "--mixed_labels", with_ending(vectors, "_mixup_labels")]
+        return flags
 
-
-def training_name(recipe, seed):
-    """Of a row's recogniser: rows may train on the same images."""
-    share = f"_{recipe['share']:g}" if recipe["share"] < 1 else ""
-    return dataset_of(Path(), recipe, seed).name + share + ("_blended" if recipe["blended"] else "")
-
-
-def make_images(args, output, recipe, seed):
-    """The dataset of a row, and of mixtures of its people, where they are not there yet; train_fr.py's flags for it."""
-    name = dataset_of(output, recipe, seed).name
-    vectors = output / "vectors" / f"{recipe['similarity']}_{seed}.npy"
-    if not vectors.exists():
-        pull = ["--average_similarity", recipe["similarity"]] if recipe["similarity"] is not None else []
+    def generate(self, folder: Path, vectors: Path, example: int, recipe: Recipe, seed: int) -> None:
+        """Make what is missing of a dataset of ``example`` images of each of the identity vectors."""
+        target = ["--image_quality", self.image_quality] if self.image_quality else []
         run(
-            sample_identities, "--features", output / "known_center_feature.npy", "--count", args.people, "--mixup",
-            args.people, "--max_similarity", args.max_similarity, "--seed", seed, "--output", vectors, *pull,
+            "image_generation.py", image_generation.main, "--center_feature", vectors, "--model_weights",
+            self.model_weights, "--id_weights", self.id_weights, "--quality_weights", self.quality_weights, "--example",
+            example, "--sigma", *recipe.sigma, "--name", folder.name, "--output_dir", folder.parent, "--seed", seed,
+            "--batch_size", self.batch_size, *(target if recipe.attrop else ["--skip_attrop"]),
         )  # fmt: skip
-    quality = ["--image_quality", args.image_quality] if args.image_quality else []
-    attrop = quality if recipe["attrop"] else ["--skip_attrop"]
-    mixed = round(args.images * recipe["mixed"])
-    parts = {name: (vectors, args.images - mixed)}
-    flags = ["--data", output / "datasets" / name]
-    if mixed:
-        parts[f"{name}_mixup"] = (with_ending(vectors, "_mixup"), mixed)
-        flags += ["--mixed_data", output / "datasets" / f"{name}_mixup"]
-        flags += ["--mixed_labels", with_ending(vectors, "_mixup_labels")]
-    for part, (people, images) in parts.items():
-        run(
-            image_generation, "--center_feature", people, "--model_weights", args.generator, "--id_weights",
-            args.encoder, "--quality_weights", args.quality, "--example", images, "--sigma", *recipe["sigma"],
-            "--name", part, "--output_dir", output / "datasets", "--seed", seed, "--batch_size", args.batch_size,
-            *attrop,
-        )  # fmt: skip
-    return flags
 
 
-def draw(results, path):
-    """A picture of the average accuracies: a dot a seed, a bar at their mean. ``results``: as compare_fr.table."""
+def in_float32() -> tuple[torch.device, Precision]:
+    """The device and float32, in which everything is measured, with this process's backend flags set to it."""
+    device, precision = resolve_device("auto"), Precision()
+    keep_freed_memory(device)
+    precision.apply()
+    return device, precision
+
+
+def draw(results: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Draw the average accuracies: a dot per seed, a bar at their mean. ``results``: as for ``accuracy_table``."""
     figure, axis = plt.subplots(figsize=(6, 0.9 + 0.4 * len(results)), layout="constrained")
     for row, runs in enumerate(results.values()):
         accuracies = [100 * np.mean(list(run.values())) for run in runs]
@@ -241,30 +290,35 @@ def draw(results, path):
     plt.close(figure)
 
 
-def with_ending(path, ending):
+def with_ending(path: Path, ending: str) -> Path:
     return path.with_name(path.stem + ending + path.suffix)
 
 
-def write_mask(path, data, people, images, seed):
-    """``path``, for train_fr.py's --mask: so many ``images`` of so many ``people``, chosen from a dataset at random."""
+def write_mask(path: Path, data: Path | str, identities: int, images: int, seed: int) -> Path:
+    """Write a --mask of ``images`` random images of each of ``identities`` random identities of a dataset; its path."""
     faces, rng = FaceSet(data), np.random.default_rng(seed)
     labels = faces.labels
-    chosen_people = rng.permutation(labels.max() + 1)[:people]
-    chosen = [rng.permutation(np.flatnonzero(labels == person))[:images] for person in chosen_people]
-    save_mask(path, np.sort(np.concatenate(chosen)), len(faces))
+    chosen = rng.permutation(labels.max() + 1)[:identities]
+    positions = [rng.permutation(np.flatnonzero(labels == label))[:images] for label in chosen]
+    save_mask(path, np.sort(np.concatenate(positions)), len(faces))
     return path
 
 
-def run(script, *words):
-    """Run one of our scripts with a user's command line. Raises UserError when it fails."""
+def say(stage: str) -> None:
+    """Print which stage begins."""
+    print(f"== {stage}", flush=True)
+
+
+def run(script: str, main: Callable, *words) -> None:
+    """Run a script that is a whole run of its own, with its command line. Raises UserError when it fails."""
     words = [str(word) for word in words]
-    print(f"$ python {script.__name__.replace('.', '/')}.py {' '.join(words)}", flush=True)
+    print(f"$ python {script} {' '.join(words)}", flush=True)
     try:
-        script.main(words)
+        main(words)
     except SystemExit as error:
         if error.code == INTERRUPTED:
             raise KeyboardInterrupt from error
-        raise UserError(f"{script.__name__} failed, see above; mend it and run this again.") from error
+        raise UserError(f"{script} failed, see above; mend it and run this again.") from error
 
 
 if __name__ == "__main__":

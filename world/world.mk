@@ -43,7 +43,7 @@ $(WORLD_WEIGHTS)/face_encoder.pth: $(WORLD)/people
 	$(PY) scripts/train_fr.py --data $(WORLD)/people --network 18 --width 16 --no-se --head magface --readout_weights 6 3 \
 		--random_erasing 0 --augmentation 0.1 --batch_size 64 --lr 0.05 --warmup_epochs 0.1 $(WORLD_FR) --workers 2 \
 		--output_dir $(WORLD)/encoder --resume $(WORLD)/encoder
-	$(PY) scripts/shrink_weights.py $(WORLD)/encoder/model.pth $@
+	$(PY) scripts/convert_weights.py $(WORLD)/encoder/model.pth $@ --overwrite
 
 $(WORLD)/judge/model.pth: $(WORLD)/people
 	$(PY) scripts/train_fr.py --data $(WORLD)/people --network 34 --width 16 --head cosface --seed 7 \
@@ -53,7 +53,7 @@ $(WORLD)/judge/model.pth: $(WORLD)/people
 $(WORLD_WEIGHTS)/head_pose.pth $(WORLD)/pose/scores.json &: $(WORLD)/people $(WORLD)/unseen
 	$(PY) world/train_pose.py --data $(WORLD)/people --test $(WORLD)/unseen $(WORLD_POSE) --output_dir $(WORLD)/pose \
 		--resume $(WORLD)/pose
-	$(PY) scripts/shrink_weights.py $(WORLD)/pose/model.pth $(WORLD_WEIGHTS)/head_pose.pth
+	$(PY) scripts/convert_weights.py $(WORLD)/pose/model.pth $(WORLD_WEIGHTS)/head_pose.pth --overwrite
 
 # The generator, of the better photos only: what spoils the others cannot be told from a vector. It begins as a linear map,
 # for which the image decoder is trained, then sharpened by the GAN; a part of that is taken back, and a second GAN, with a
@@ -71,18 +71,18 @@ $(WORLD)/soft_generator.pth: $(WORLD)/people.lmdb
 	$(PY) vec2face.py --train_source $< --mask $(WORLD)/good/*.npy --id_weights $(WORLD_WEIGHTS)/face_encoder.pth \
 		--start_from $(WORLD)/linear_start.pth $(DECODER_ALONE) --lr 1e-3 --ema 0.995 $(WORLD_GENERATOR) \
 		--output_dir $(WORLD)/soft_generator --resume $(WORLD)/soft_generator
-	$(PY) scripts/shrink_weights.py $(WORLD)/soft_generator/checkpoint-last.pth $@ --ema --finished
+	$(PY) scripts/convert_weights.py $(WORLD)/soft_generator/checkpoint-last.pth $@ --ema --finished --overwrite
 
 WORLD_SHARPER = $(PY) vec2face.py --train_source $(WORLD)/people.lmdb --mask $(WORLD)/good/*.npy \
 	--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --start_from $< $(DECODER_ALONE) --disc_start 0 $(SHARPEN) --ema 0.99
 
 $(WORLD)/sharp_generator.pth: $(WORLD)/soft_generator.pth
 	$(WORLD_SHARPER) --lr 5e-4 $(WORLD_GAN) --output_dir $(WORLD)/sharp_generator --resume $(WORLD)/sharp_generator
-	$(PY) scripts/shrink_weights.py $(WORLD)/sharp_generator/checkpoint-last.pth $@ --ema --finished --interpolate $<
+	$(PY) scripts/convert_weights.py $(WORLD)/sharp_generator/checkpoint-last.pth $@ --ema --finished --interpolate $< --overwrite
 
 $(WORLD_WEIGHTS)/vec2face_generator.pth: $(WORLD)/sharp_generator.pth
 	$(WORLD_SHARPER) --lr 2e-4 --disc_weight 0.2 $(WORLD_POLISH) --output_dir $(WORLD)/generator --resume $(WORLD)/generator
-	$(PY) scripts/shrink_weights.py $(WORLD)/generator/checkpoint-last.pth $@ --ema --finished
+	$(PY) scripts/convert_weights.py $(WORLD)/generator/checkpoint-last.pth $@ --ema --finished --overwrite
 
 $(WORLD_WEIGHTS)/identity_vectors.npy: $(WORLD)/people $(WORLD_WEIGHTS)/face_encoder.pth
 	$(PY) scripts/extract_features.py --images $(WORLD)/people --encoder $(WORLD_WEIGHTS)/face_encoder.pth -d $(WORLD)/features

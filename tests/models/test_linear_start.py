@@ -11,7 +11,7 @@ from paths import ROOT
 
 import vec2face
 from models import TokenMask
-from models.linear_start import expect_noise, linear_start
+from models.linear_start import fold_in_wiener_filter, linear_start
 from models.vec2face import PRESETS, Vec2Face
 from models.weight_files import load_file
 from scripts import linear_start as script
@@ -78,7 +78,7 @@ def test_the_fitted_map_allows_for_noise_on_the_vectors(world):
     layer = torch.nn.Linear(512, 8)
     before, at_mean = layer.weight.detach().clone(), layer(vectors.mean(0)).detach()
     with torch.no_grad():
-        expect_noise(layer, vectors, 0.5)
+        fold_in_wiener_filter(layer, vectors, 0.5)
     kept = layer.weight.detach().norm(dim=0) / before.norm(dim=0)  # (512,)
     assert (kept[:256].mean() - 0.8).abs() < 0.05  # 1 / (1 + .25)
     assert kept[256:].mean() < 0.15

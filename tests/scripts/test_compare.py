@@ -6,8 +6,9 @@ import pytest
 from paths import PHOTOS
 
 from models.errors import UserError
-from scripts import compare_datasets, compare_fr
+from scripts import compare
 from utils.evaluation import metrics as metrics
+from utils.evaluation.comparison import accuracy_table
 
 
 def test_the_fr_table_has_means_deviations_and_the_gap_to_real_photos(tmp_path, capsys):
@@ -15,16 +16,16 @@ def test_the_fr_table_has_means_deviations_and_the_gap_to_real_photos(tmp_path, 
         figures = dict(zip(("lfw", "cfp_fp"), ({"accuracy": v} for v in values), strict=True))
         (tmp_path / f"{name}.json").write_text(json.dumps(figures))
     words = [f"real={tmp_path}/real.json", f"syn={tmp_path}/a.json", f"syn={tmp_path}/b.json", "--real", "real"]
-    compare_fr.main(words)
+    compare.main(words)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("| gap to real, (REAL - SYN) / SYN as in UIFace |")
     assert lines[2] == "| real | 90.00% | 80.00% | 85.00% | - |"
     assert lines[3] == "| syn | 85.00% ± 7.07% | 65.00% ± 7.07% | 75.00% ± 7.07% | 13.33% |"
     (tmp_path / "b.json").write_text("{}")
     with pytest.raises(UserError, match="was tested on"):
-        compare_fr.table({"a": [{"lfw": 1.0}], "b": [{"cfp": 1.0}]})
+        accuracy_table({"a": [{"lfw": 1.0}], "b": [{"cfp": 1.0}]})
     with pytest.raises(SystemExit):
-        compare_fr.main(["nothing"])
+        compare.main(["nothing"])
     assert "NAME=FILE" in capsys.readouterr().err
 
 
@@ -44,7 +45,7 @@ def test_datasets_are_compared_side_by_side(tmp_path, capsys):
         return tmp_path / name
 
     words = [f"a={report('1', 0.5)}", f"b={report('2', 1, leak=0.3)}", f"b={report('3', 0.8, leak=0.3)}"]
-    compare_datasets.main([*words, "--output", str(tmp_path / "table.md")])
+    compare.main([*words, "--output", str(tmp_path / "table.md")])
     text = (tmp_path / "table.md").read_text()
     assert text == capsys.readouterr().out
     assert text.splitlines()[2] == "| a | 50.00% | 0.00% | - | - | 0.100 | 1.000 | - |"
@@ -58,17 +59,17 @@ def test_datasets_are_compared_side_by_side(tmp_path, capsys):
         path = report(f"f{number}", 1)
         path.write_text(json.dumps(json.loads(path.read_text()) | {"fidelity": fidelity | distance | changes}))
         compared.append(f"{number}={path}")
-    compare_datasets.main(compared[:2])
+    compare.main(compared[:2])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("| precision | recall | Fréchet distance (features of x) |")
     assert lines[2].endswith("| 0.500 | 0.250 | 7 |")
-    compare_datasets.main(compared)  # 10 neighbours are not 3
+    compare.main(compared)  # 10 neighbours are not 3
     assert "Fréchet" not in capsys.readouterr().out
     for word, message in (
-        (f"c={report('4', 1, 'another')}", "different judges"),
+        (f"c={report('4', 1, 'another')}", "different FR models"),
         (f"c={PHOTOS}/nothing.json", "not a report.json"),
         ("nothing", "NAME=FILE"),
     ):
         with pytest.raises(SystemExit):
-            compare_datasets.main([*words, word])
+            compare.main([*words, word])
         assert message in capsys.readouterr().err

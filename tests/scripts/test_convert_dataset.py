@@ -34,7 +34,7 @@ def test_a_refused_conversion_leaves_nothing_half_done(tmp_path, capsys):
     for words, message in (
         ([PHOTOS, tmp_path / "there"], "exists already"),
         ([tmp_path / "nowhere", tmp_path / "x"], "no such folder"),
-        ([PHOTOS, tmp_path / "x", "--people", "2:9"], "--people 2:9: goes past the end"),
+        ([PHOTOS, tmp_path / "x", "--people", "2:9"], "--start_end 2:9: goes past the end"),
         ([PHOTOS, PHOTOS, tmp_path / "x", "--mask", "m.npy"], "one source"),
     ):
         with pytest.raises(SystemExit):

@@ -11,7 +11,7 @@ from paths import PHOTOS, files_of
 
 from scripts import measure_dataset
 from utils.evaluation import metrics as metrics
-from utils.evaluation.measurement import verdict_on
+from utils.evaluation.identity_measures import verdict_on
 
 
 def measure(demo, output, *words):
@@ -110,7 +110,7 @@ def clones(folder, people):
 def test_the_verdict_says_no_more_than_the_people_show(demo, tmp_path, capsys):
     report, _ = measure(demo, tmp_path / "alone", PHOTOS)
     out = capsys.readouterr().out
-    assert "bound only those vectors, not the images" in out
+    assert "holds for those vectors, not for the images" in out
     assert "verdict: none without --reference" in out
     assert report["people"]["compared_with"] == []
 
@@ -118,19 +118,19 @@ def test_the_verdict_says_no_more_than_the_people_show(demo, tmp_path, capsys):
     out = capsys.readouterr().out
     (compared,) = report["people"]["compared_with"]
     assert (compared["people"], compared["separate"]) == (3, 1)  # as many as the reference has
-    assert "verdict: 3 people show no difference from people of photos (p = " in out
+    assert "verdict: 3 identities show no difference from identities of photos (p = " in out
     assert compared["p_value"] > 0.05
-    assert f"of as many people of photos: {compared['separate_in_reference']} (" in out
-    assert "show no difference from people of photos" in page
+    assert f"of as many identities of photos: {compared['separate_in_reference']} (" in out
+    assert "show no difference from identities of photos" in page
 
 
 @pytest.mark.parametrize(
     ("separate", "count", "verdict"),
     [
-        ((42, 60), 60, "they lie apart less often than"),
-        ((60, 42), 60, "they lie apart more often than"),
-        ((42, 47), 60, "60 people show no difference"),
-        ((420, 470), 600, "they lie apart less often than"),
+        ((42, 60), 60, "they are separate less often than"),
+        ((60, 42), 60, "they are separate more often than"),
+        ((42, 47), 60, "60 identities show no difference"),
+        ((420, 470), 600, "they are separate less often than"),
     ],
 )
 def test_a_difference_is_told_when_the_counts_show_it(separate, count, verdict):
@@ -141,7 +141,7 @@ def test_a_difference_is_told_when_the_counts_show_it(separate, count, verdict):
 def test_shares_are_percentages_and_the_title_names_the_dataset(demo, tmp_path, capsys):
     shutil.copytree(PHOTOS, tmp_path / "dataset")
     report, page = measure(demo, tmp_path / "r", tmp_path / "dataset", "--reference", PHOTOS)
-    assert "<h1>dataset: 9 images of 3 people</h1>" in page
+    assert "<h1>dataset: 9 images of 3 identities</h1>" in page
     cells = dict(re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td></tr>", page))
     assert cells["equal error rate of random pairs"] == f"{report['identity']['equal_error_rate']:.2%}"
     assert f"equal error rate {report['identity']['equal_error_rate']:.2%}" in capsys.readouterr().out

@@ -78,7 +78,7 @@ def test_a_table_is_made_once(tmp_path, capfd):
     run(run_ablation.main, "separability", *words)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (tmp_path / "separability.md").open()]
     assert [line[0] for line in lines[2:]] == ["photos of others", "synthetic", "no AttrOP", "noise .3"]
-    nearest = lines[0].index("to the nearest known person")
+    nearest = lines[0].index("similarity to the nearest reference identity")
     assert float(lines[2][nearest]) > 0.9 > float(lines[3][nearest])  # here "others" are the known people
     assert "train_fr.py" not in capfd.readouterr().out
 

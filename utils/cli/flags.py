@@ -91,6 +91,9 @@ def fraction(text: str) -> float:
     return value
 
 
+share = fraction  # the name that vec2face.py still imports
+
+
 def not_negative(text):
     """argparse type: a whole number of at least 0."""
     value = int(text)

@@ -12,6 +12,7 @@ from models.errors import UserError
 from utils.data.images import CONTACT_SHEET
 
 ABOUT_SUFFIX = ".about"
+REPORT_SUFFIX = ".report"  # of the folder that scripts write their reports on a dataset into
 MANIFEST = "manifest.jsonl"
 SETTINGS = "settings.json"
 PARTS = "parts"

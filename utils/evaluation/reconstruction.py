@@ -1,75 +1,92 @@
-"""How well a generator redraws photos from their own FR features."""
+"""Scores of how well a generator reconstructs photos from their own FR features."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from models.losses import StructuralSimilarity
 from models.masking import MaskRates, TokenMask
 from models.pixels import to_images, to_pixels
+from models.vec2face import Vec2Face
 from utils.data.loader import make_loader
+from utils.data.training_data import TrainingData
 from utils.generation.streams import IDENTITY_SIGMAS, image_stream, perturb
 
 SHEET_COLUMNS = 12
 NOISE = IDENTITY_SIGMAS
-HIGH_FREQUENCY = 1 / 8  # cycles a pixel
+HIGH_FREQUENCY = 1 / 8  # cycles per pixel
 
 
 @torch.inference_mode()
-def reconstruct(generator, encoder, data, indices, batch_size=32, seed=0, judge=None, threshold=None):
+def reconstruct(
+    generator: Vec2Face,
+    encoder: nn.Module,
+    data: TrainingData,
+    indices: Sequence[int],
+    batch_size: int = 32,
+    seed: int = 0,
+    evaluator: nn.Module | None = None,
+    threshold: float | None = None,
+) -> tuple[dict[str, float], list[list[np.ndarray]]]:
     """({name: score}, [photos, reconstructions]) of the records of a TrainingData at ``indices``.
 
-    All models in eval mode; masks as in generation, drawn from (seed, record). The scores: PSNR in dB, SSIM, the
-    similarity of the image's FR feature to the photo's, and sharpness, the high-frequency share of the images over
-    that of the photos. ``judge``: another face encoder, whose similarities are scored too; with its verification
-    ``threshold`` also the share of images from vectors with the published noise that it takes for the photo's person.
-    Pictures: lists of (112, 112, 3) uint8.
+    All models are in eval mode; masks are drawn as in generation, from (seed, record). The scores are PSNR in dB, SSIM,
+    the similarity of the image's FR feature to the photo's, and sharpness: the fraction of high frequencies in the
+    images over that in the photos. ``evaluator``: a held-out FR model, whose similarities are scored as well; with its
+    verification ``threshold`` also the fraction of images from vectors with the published noise that it verifies as the
+    photo's identity. The pictures are lists of (112, 112, 3) uint8.
     """
     device, masks = next(generator.parameters()).device, MaskRates()
     ssim = StructuralSimilarity().to(device)
     items = [(0, int(index)) for index in indices]
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
-    psnr, structure, similarity, sharpness, judged, recognised, pairs = [], [], [], [], [], [], [[], []]
+    psnr, structure, similarity, sharpness, held_out, verified, pairs = [], [], [], [], [], [], [[], []]
     for pixels, vectors, keys, _ in tqdm(make_loader(data, batches, 0, False), unit="batch", leave=False):
         noise, rates = zip(*(masks.draw(image_stream(seed, int(key), 0)) for key in keys), strict=True)
         mask = TokenMask.from_noise(torch.tensor(np.stack(noise)), masks.minimum, torch.tensor(rates)).to(device)
         real, vectors = to_images(pixels.to(device)), vectors.to(device)  # (B, 3, 112, 112), (B, 512)
-        fake = generator(vectors, mask).images.float().clip(-1, 1)
+        fake = generator(vectors, mask).images.float().clip(-1, 1)  # (B, 3, 112, 112)
         psnr += (10 * torch.log10(4 / (fake - real).square().mean((1, 2, 3)))).tolist()
         structure += ssim(fake, real, mean=False).tolist()
         similarity += torch.cosine_similarity(encoder(fake).float(), vectors).tolist()
-        sharpness.append(torch.stack([high_frequency_share(fake), high_frequency_share(real)]))  # (2, B)
-        if judge is not None:
-            theirs = judge(real).float()
-            judged += torch.cosine_similarity(judge(fake).float(), theirs).tolist()
+        sharpness.append(torch.stack([high_frequency_fraction(fake), high_frequency_fraction(real)]))  # (2, B)
+        if evaluator is not None:
+            of_photos = evaluator(real).float()  # (B, D)
+            held_out += torch.cosine_similarity(evaluator(fake).float(), of_photos).tolist()
             if threshold is not None:
                 noisy = torch.tensor(np.stack([
                     perturb(vector, NOISE[int(key) % len(NOISE)], image_stream(seed, int(key), 1))
                     for key, vector in zip(keys, vectors.cpu().numpy(), strict=True)
                 ])).to(device)  # (B, 512)  # fmt: skip
-                images = generator(noisy, mask).images.float().clip(-1, 1)
-                recognised += (torch.cosine_similarity(judge(images).float(), theirs) >= threshold).tolist()
+                images = generator(noisy, mask).images.float().clip(-1, 1)  # (B, 3, 112, 112)
+                verified += (torch.cosine_similarity(evaluator(images).float(), of_photos) >= threshold).tolist()
         for row, images in zip(pairs, (real, fake), strict=True):
             row.extend(to_pixels(images[: SHEET_COLUMNS - len(row)]).cpu().numpy())
-    ours, theirs = torch.cat(sharpness, 1).mean(1).tolist()
+    sharpness_of_images, sharpness_of_photos = torch.cat(sharpness, 1).mean(1).tolist()
     scores = {
         "photos": len(psnr),
         "psnr": round(float(np.mean(psnr)), 3),
         "ssim": round(float(np.mean(structure)), 4),
         "id_similarity_mean": round(float(np.mean(similarity)), 4),
         "id_similarity_5th_percentile": round(float(np.percentile(similarity, 5)), 4),
-        "sharpness": round(ours / theirs, 4),
+        "sharpness": round(sharpness_of_images / sharpness_of_photos, 4),
     }
-    if judged:
-        scores["judge_similarity_mean"] = round(float(np.mean(judged)), 4)
-        scores["judge_similarity_5th_percentile"] = round(float(np.percentile(judged, 5)), 4)
-    if recognised:
-        scores["recognised_with_noise"] = round(float(np.mean(recognised)), 4)
+    if held_out:
+        scores["judge_similarity_mean"] = round(float(np.mean(held_out)), 4)
+        scores["judge_similarity_5th_percentile"] = round(float(np.percentile(held_out, 5)), 4)
+    if verified:
+        scores["recognised_with_noise"] = round(float(np.mean(verified)), 4)
     return scores, pairs
 
 
-def high_frequency_share(images):
-    """(N, 3, H, W) -> (N,): share of the luminance's spectral energy, without its mean, from 1/8 cycle a pixel on."""
+def high_frequency_fraction(images: torch.Tensor) -> torch.Tensor:
+    """Fraction (N,) of the luminance's spectral energy, without its mean, from 1/8 cycle per pixel on.
+
+    ``images``: (N, 3, H, W).
+    """
     grey = images.float().mean(1)  # (N, H, W)
     energy = torch.fft.rfft2(grey - grey.mean((1, 2), keepdim=True)).abs().square()  # (N, H, W // 2 + 1)
     rows = torch.fft.fftfreq(grey.shape[1], device=grey.device)[:, None]

@@ -75,5 +75,5 @@ def shown(value):
 
 
 def percent(value):
-    """A share or a rate as text, "-" for None."""
+    """A fraction as a percentage, "-" for None."""
     return "-" if value is None else f"{value:.2%}"

@@ -53,7 +53,7 @@ def test_the_published_form_is_the_choice_of_the_legacy_random_generator(tmp_pat
     expected = [i for i, path in enumerate(sorted(PHOTOS.rglob("*.jpg"))) if path.parent.name in chosen]
     assert np.load(tmp_path / "2_ids_6_ims.npy").tolist() == expected
     assert "only if every photo is in it; --data" in capsys.readouterr().out
-    with pytest.raises(UserError, match="only 3 people"):
+    with pytest.raises(UserError, match="only 3 identities"):
         small_portion_training_mask.choose(["a", "b", "c"], 4, 0)
 
 

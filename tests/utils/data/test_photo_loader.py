@@ -153,12 +153,11 @@ def test_measured_features_are_the_same_with_workers(kind, demo, photos, encoder
     for workers in (0, 2):
         faces = FaceSet(photos)
         faces.image(0)  # as when a report shows some of them: an LMDB is open now
-        caches.append(FeatureCache(tmp_path / f"cache{workers}", faces, encoder, "hash", "fp32"))
-        caches[-1].fill(4, workers)
+        caches.append(FeatureCache(tmp_path / f"cache{workers}", faces, encoder, "hash", "fp32").fill(4, workers))
         faces.close()
-    assert len(caches[0].good) == {"folder": 6, "LMDB": 8}[kind]
-    assert caches[0].broken == caches[1].broken
-    assert np.array_equal(caches[0].features, caches[1].features)
+    assert len(caches[0].indices) == {"folder": 6, "LMDB": 8}[kind]
+    assert np.array_equal(caches[0].indices, caches[1].indices)
+    assert np.array_equal(caches[0].values, caches[1].values)
 
 
 def test_what_a_model_says_of_measured_images_is_the_same_with_workers(encoder, photos, tmp_path):

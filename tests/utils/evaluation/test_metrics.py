@@ -22,7 +22,7 @@ def unit(x):
 @settings(max_examples=25, deadline=None)
 def test_separability_is_the_definition(seed, count):
     centres = unit(np.random.default_rng(seed).standard_normal((count, 5)))
-    best, place = metrics.nearest_earlier(centres)
+    best, place = metrics.nearest_preceding(centres)
     cosines = centres @ centres.T
     for i in range(1, count):
         assert best[i] == pytest.approx(cosines[i, :i].max(), abs=1e-5)
@@ -38,7 +38,7 @@ def test_own_centre_leaves_the_image_out_and_strangers_are_found():
     for i in range(len(features)):
         others = unit(features)[(labels == labels[i]) & (np.arange(len(features)) != i)].sum(0)
         assert own[i] == pytest.approx(float(unit(features)[i] @ others / np.linalg.norm(others)), abs=1e-4)
-    share, checked = metrics.closer_to_another(
+    share, checked = metrics.misassigned_fraction(
         features, labels, metrics.normalised(sums), own, np.random.default_rng(0), 1000
     )
     cosines = unit(features) @ metrics.normalised(sums).T
@@ -95,5 +95,5 @@ def test_people_of_a_larger_set_are_compared_at_equal_counts():
     centres = unit(np.random.default_rng(0).standard_normal((50, 4)))
     rng = np.random.default_rng(1)
     assert metrics.separate_among(centres, 1, rng) == 1
-    whole = metrics.separability(metrics.nearest_earlier(centres)[0])[-1][1]
+    whole = metrics.separability(metrics.nearest_preceding(centres)[0])[-1][1]
     assert metrics.separate_among(centres, 50, rng) == whole
