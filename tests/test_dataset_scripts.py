@@ -69,7 +69,7 @@ def test_inspect_lists_broken_records(training_lmdb, tmp_path, capsys):  # noqa:
     run(inspect_dataset.main, training_lmdb, "--sheet", tmp_path / "sheet.jpg")
     out = capsys.readouterr().out
     assert "9 records, 3 identities" in out
-    assert "photos a person: 3 to 3" in out
+    assert "photos per identity: 3 to 3" in out
     assert "0 broken records" in out
     assert (tmp_path / "sheet.jpg").exists()
     before = (tmp_path / "sheet.jpg").read_bytes()
