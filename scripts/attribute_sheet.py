@@ -1,27 +1,29 @@
-"""How well AttrOP reaches an attribute: people in rows, wanted values in columns.
+"""Measure how well AttrOP reaches target values of an attribute; the picture has identities in rows, values in columns.
 
     python scripts/attribute_sheet.py --attribute yaw --values -60 -30 0 30 60 --count 6 --output sheet
     python scripts/attribute_sheet.py --attribute quality --values 20 22 24 26 --output sheet
 
-Yaw and pitch are wanted as close to a value as 5 degrees, quality is wanted to be *at least* the value (less 1).
+A target of yaw or pitch has to be reached within 5 degrees; a target of quality is a lower bound, of which an image may
+fall short by 1.
 
-Writes OUTPUT.jpg, the images with labels, and OUTPUT.json: for every value, the share of vectors that reached it while
-the image was still the same person by the face encoder, the values reached, and id similarity.
+Writes OUTPUT.jpg, the labelled images, and OUTPUT.json: for every target, the fraction of vectors that reached it
+while the face encoder still saw the same identity, the values reached, and the id similarity.
 """
 
 import json
+from collections.abc import Iterator
 
 from utils.cli.command import command
 
 import numpy as np
 from tqdm import tqdm
 
-from models.attrop import AttrOP, Row, pitch_target, quality_target, yaw_target
+from models.attrop import AttrOP, Result, Row, Target, pitch_target, quality_target, yaw_target
 from models.errors import UserError
-from models.iresnet import load_face_encoder
+from models.iresnet import IResNet, load_face_encoder
 from models.masking import MaskRates
 from models.pixels import to_pixels
-from models.sixdrepnet import load_pose_estimator
+from models.sixdrepnet import SixDRepNet, load_pose_estimator
 from models.vec2face import load_vec2face
 from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import finite, make_parser, not_negative, positive
@@ -32,41 +34,48 @@ from utils.data.images import encode_jpeg
 from utils.evaluation.labelled_sheet import labelled_sheet
 from utils.generation.attrop_progress import AttrOPProgress
 from utils.generation.batch_rows import attrop_rows
+from utils.generation.recipe import Identity
 from utils.generation.streams import identity_stream
 from utils.generation.vector_source import VectorSource
 
-SHOWN = 12  # people of the sheet
-WANTED = {"yaw": "yaw", "pitch": "pitch", "quality": "quality at least"}
-TOLERATED = {"yaw": "within {:g} degrees", "pitch": "within {:g} degrees", "quality": "at most {:g} too low"}
-LABELS = WANTED | {"quality": "quality >="}  # 112 pixels are narrow
+SHOWN = 12  # identities of the picture
+TARGETS = {"yaw": "yaw", "pitch": "pitch", "quality": "quality at least"}
+TOLERANCES = {"yaw": "within {:g} degrees", "pitch": "within {:g} degrees", "quality": "at most {:g} too low"}
+LABELS = TARGETS | {"quality": "quality >="}  # short enough for 112 pixels
 
 
 @command
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("--center_feature", default="center_feature_examples.npy", help=".npy of identity vectors")
-    parser.add_argument("--count", type=positive, default=6, help="vectors to use, the first ones")
-    parser.add_argument("--attribute", choices=["yaw", "pitch", "quality"], default="yaw", help="what to change")
+    parser.add_argument(
+        "--center_feature", default="center_feature_examples.npy", help=".npy of identity vectors (K, 512)"
+    )
+    parser.add_argument("--count", type=positive, default=6, help="number of vectors to use, from the first one on")
+    parser.add_argument("--attribute", choices=list(TARGETS), default="yaw", help="attribute to change")
     parser.add_argument(
         "--values", type=finite, nargs="+", default=[-60, -30, 0, 30, 60],
-        help="wanted degrees of yaw or pitch, or lowest quality (norm of the quality model's feature)",
+        help="targets: degrees of yaw or pitch, or lowest quality (the norm of the quality model's feature)",
     )  # fmt: skip
-    parser.add_argument("--min_quality", type=finite, help="with yaw or pitch: also a quality of at least this")
-    parser.add_argument("--max_iters", type=positive, default=100, help="iterations an image has")
-    parser.add_argument("--seed", type=not_negative, default=0, help="of the masks")
+    parser.add_argument("--min_quality", type=finite, help="lowest quality, as a second target beside yaw or pitch")
+    parser.add_argument("--max_iters", type=positive, default=100, help="highest number of iterations for an image")
+    parser.add_argument("--seed", type=not_negative, default=0, help="seed of the masks")
     parser.add_argument(
         "--batch_size", type=positive, default=32,
-        help="images at a time on a GPU; a CPU works on the same small number whatever is given",
+        help="number of images in a batch on a GPU; a CPU works on the same small number whatever is given",
     )  # fmt: skip
     parser.add_argument(
         "--output",
         default="attribute_sheet",
-        help="start of the names of the files to write, OUTPUT.jpg and OUTPUT.json",
+        help="common part of the names of the output files, OUTPUT.jpg and OUTPUT.json",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT.jpg and OUTPUT.json where they exist")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replacement of OUTPUT.jpg and OUTPUT.json where they exist"
+    )
     add_model_flags(parser)
-    parser.add_argument("--quality_weights", default=QUALITY_WEIGHTS, help="quality model")
-    parser.add_argument("--pose_weights", default="weights/6DRepNet_300W_LP_AFLW2000.pth", help="head pose model")
+    parser.add_argument("--quality_weights", default=QUALITY_WEIGHTS, help="weights of the quality model")
+    parser.add_argument(
+        "--pose_weights", default="weights/6DRepNet_300W_LP_AFLW2000.pth", help="weights of the head pose model"
+    )
     add_device_flags(parser, precision="auto")
     args = parser.parse_args(argv)
     refuse_existing(f"{args.output}.jpg", f"{args.output}.json", overwrite=args.overwrite)
@@ -75,77 +84,80 @@ def main(argv=None):
     generator = load_vec2face(args.model_weights, device, precision.dtype, args.model)
     encoder = load_face_encoder(args.id_weights, device, precision.dtype)
     source = VectorSource(args.center_feature, f"0:{args.count}", 0)
-    people = list(source.identities(source.slice))
-    targets_for = target_maker(args, device, precision.dtype)
+    identities = list(source.identities(source.slice))
+    quality = pose = None
+    if args.attribute == "quality" or args.min_quality is not None:
+        quality = load_face_encoder(args.quality_weights, device, precision.dtype)
+    if args.attribute != "quality":
+        pose = load_pose_estimator(args.pose_weights, device, precision.dtype)
     progress = AttrOPProgress(args.min_quality, "--min_quality")
-    options = {
-        "batch_size": attrop_rows(args.batch_size, device), "max_iters": args.max_iters, "on_iteration": progress,
-    }  # fmt: skip
-    sheet, figures = [[] for _ in people], {}
-    with tqdm(total=len(args.values) * len(people), unit="im", desc=args.attribute) as progress.bar:
+    rows_at_a_time = attrop_rows(args.batch_size, device)
+    sheet, figures = [[] for _ in identities], {}
+    with tqdm(total=len(args.values) * len(identities), unit="im", desc=args.attribute) as progress.bar:
         for value in args.values:
-            attrop = AttrOP(generator, encoder, targets_for(value), **options)
+            targets = make_targets(args.attribute, value, args.min_quality, quality, pose)
+            attrop = AttrOP(
+                generator, encoder, targets, batch_size=rows_at_a_time, max_iters=args.max_iters, on_iteration=progress
+            )
             results = []
-            for result in attrop.run(rows(people, args.seed)):
+            for result in attrop.run(make_rows(identities, args.seed)):
                 results.append(result)
                 progress.bar.update()
             results.sort(key=lambda result: result.key)
             figures[f"{value:g}"] = summary(results, args.attribute)
-            for line, result in zip(sheet, results, strict=True):
+            for images, result in zip(sheet, results, strict=True):
                 if result.image is None:
                     raise UserError(f"{args.center_feature}: vector {result.key}: {result.reason}.")
-                line.append(to_pixels(result.image[None])[0].numpy())
-    names, wanted = [person.name for person in people], [f"{LABELS[args.attribute]} {value:g}" for value in args.values]
+                images.append(to_pixels(result.image[None])[0].numpy())
+    names = [identity.name for identity in identities]
+    labels = [f"{LABELS[args.attribute]} {value:g}" for value in args.values]
     with output_file(f"{args.output}.jpg") as target:
-        target.write_bytes(encode_jpeg(labelled_sheet(sheet[:SHOWN], names[:SHOWN], wanted), 92))
+        target.write_bytes(encode_jpeg(labelled_sheet(sheet[:SHOWN], names[:SHOWN], labels), 92))
     with output_file(f"{args.output}.json") as target:
-        content = {"vectors": len(people)} | precision.in_report() | tolerances(attrop) | figures
+        content = {"vectors": len(identities)} | precision.in_report() | tolerances(attrop) | figures
         target.write_text(json.dumps(content, indent=2) + "\n")
     for value, figure in figures.items():
         print(
-            f"{WANTED[args.attribute]} {value}: {figure['accepted']:.0%} of {len(people)} accepted, reached "
+            f"{TARGETS[args.attribute]} {value}: {figure['accepted']:.0%} of {len(identities)} accepted, reached "
             f"{figure['mean']:.1f} ± {figure['std']:.1f}, id similarity {figure['id_similarity']:.2f}"
         )
     print(meaning_of_accepted(attrop))
     print(f"sheet: {args.output}.jpg")
 
 
-def tolerances(attrop):
-    """{"tolerance": how far each target may be missed, by its name, "lowest_id_similarity": number}."""
+def tolerances(attrop: AttrOP) -> dict:
+    """{"tolerance": {name of a target: how far it may be missed}, "lowest_id_similarity": number}."""
     missed_by = {target.name: target.tolerance for target in attrop.targets}
     return {"tolerance": missed_by, "lowest_id_similarity": round(1 - attrop.id_tolerance, 4)}
 
 
-def meaning_of_accepted(attrop):
+def meaning_of_accepted(attrop: AttrOP) -> str:
     """A line that says which images count as accepted."""
     allowed = tolerances(attrop)
-    units = [f"{name} {TOLERATED[name].format(number)}" for name, number in allowed["tolerance"].items()]
-    return f"accepted: {', '.join(units)}, id similarity of at least {allowed['lowest_id_similarity']:g}"
+    parts = [f"{name} {TOLERANCES[name].format(number)}" for name, number in allowed["tolerance"].items()]
+    return f"accepted: {', '.join(parts)}, id similarity of at least {allowed['lowest_id_similarity']:g}"
 
 
-def target_maker(args, device, dtype):
-    """A function from a wanted value to AttrOP's targets."""
-    if args.attribute == "quality":
-        quality = load_face_encoder(args.quality_weights, device, dtype)
-        return lambda value: [quality_target(quality, value)]
-    pose = load_pose_estimator(args.pose_weights, device, dtype)
-    others = []
-    if args.min_quality is not None:
-        others = [quality_target(load_face_encoder(args.quality_weights, device, dtype), args.min_quality)]
-    if args.attribute == "yaw":
-        return lambda value: [yaw_target(pose, value, signed=True), *others]
-    return lambda value: [pitch_target(pose, value), *others]
+def make_targets(
+    attribute: str, value: float, min_quality: float | None, quality: IResNet | None, pose: SixDRepNet | None
+) -> list[Target]:
+    """AttrOP's targets for one value of an attribute: that value, and the lowest quality where there is one."""
+    if attribute == "quality":
+        return [quality_target(quality, value)]
+    others = [] if min_quality is None else [quality_target(quality, min_quality)]
+    return [yaw_target(pose, value, signed=True) if attribute == "yaw" else pitch_target(pose, value), *others]
 
 
-def rows(people, seed):
+def make_rows(identities: list[Identity], seed: int) -> Iterator[Row]:
+    """AttrOP's rows, one per identity, with masks from (seed, identity)."""
     masks = MaskRates()
-    for person in people:
-        stream = identity_stream(seed, person.number)
-        yield Row(person.number, person.vector, person.vector, lambda stream=stream: masks.draw(stream))
+    for identity in identities:
+        stream = identity_stream(seed, identity.number)
+        yield Row(identity.number, identity.vector, identity.vector, lambda stream=stream: masks.draw(stream))
 
 
-def summary(results, attribute):
-    """{"accepted": share, "mean", "std" of the values reached, "id_similarity", "iterations": means}."""
+def summary(results: list[Result], attribute: str) -> dict[str, float]:
+    """{"accepted": fraction, "mean", "std" of the values reached, "id_similarity", "iterations": means}."""
     reached = [result.values[attribute] for result in results]
     return {
         "accepted": round(float(np.mean([result.accepted for result in results])), 4),

@@ -1,13 +1,13 @@
-"""How fast this machine runs the generator, and what share of its own peak that is.
+"""Measure how fast this machine runs the models, and which fraction of its own peak that is.
 
     python scripts/benchmark.py                                     base preset, batch 8, this machine's precisions
     python scripts/benchmark.py --model vec2face_vit_tiny --batch_size 16 --precision fp32
 
-*Floor*: the FLOPs of an image at the peaks measured in the same run, convolutions and matrix products each at theirs.
-"Share" is the floor's time over the measured time. Weights are random: they do not change the speed.
-Every line is measured in a process of its own, so peak memory is that of the one job. On a GPU a time is that between
-two events with many calls in between, and peaks are those of large operands: what it takes to launch a call counts only
-where the GPU waits for it, as in use.
+The floor is the time that the FLOPs of an image take at the peaks measured in the same run, convolutions and matrix
+products each at their own; "share of the floor" is the floor over the measured time. Weights are random, as they do not
+change the speed. Every job runs in a process of its own, so its peak memory is its own. On a GPU a time is measured
+between two events with many calls in between, and peaks are those of large operands: the time to launch a call counts
+only where the GPU waits for it, as in use.
 """
 
 import json
@@ -43,9 +43,9 @@ from utils.runtime.precision import PRECISIONS, Precision, has_bf16
 CONV_SHAPES = ((128, 112), (256, 56), (256, 28), (512, 14))  # channels and side of the generator's convolutions
 GEMM_SHAPES = ((768, 2304), (768, 3072), (3072, 768), (2048, 2048))
 TOKENS = 45
-GPU_PEAK_BATCH = 128  # images, at least: a GPU is done with fewer sooner than the next call is launched
+GPU_PEAK_BATCH = 128  # images, at least: a GPU finishes fewer before the next call is launched
 GPU_WARM_UP = 3  # calls
-GPU_SECONDS = 0.2  # that the calls between two events take, at least
+GPU_SECONDS = 0.2  # shortest time between two events
 GIGA = 1e9
 DEMO = Path(__file__).resolve().parents[1] / "weights" / "demo"
 DEMO_QUALITY = 27  # hard enough that rows need different numbers of iterations
@@ -54,15 +54,24 @@ DEMO_QUALITY = 27  # hard enough that rows need different numbers of iterations
 @command
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("--model", choices=list(PRESETS), default="vec2face_vit_base_patch16", help="preset")
-    parser.add_argument("--batch_size", type=positive, default=8, help="images at a time")
     parser.add_argument(
-        "--precision", nargs="+", choices=list(PRECISIONS), help="default: fp32, and bf16 where it is fast"
+        "--model", choices=list(PRESETS), default="vec2face_vit_base_patch16", help="preset of the generator"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--repeats", type=positive, default=5, help="timed runs of a job; AttrOP: batches, but one")
-    parser.add_argument("--compile", action="store_true", help="time each job with its models compiled, too")
-    parser.add_argument("--identities", type=positive, default=20_000, help="identity vectors to sample")
+    parser.add_argument("--batch_size", type=positive, default=8, help="number of images in a batch")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=list(PRECISIONS),
+        help="number formats to measure (default: fp32, and bf16 where it is fast)",
+    )
+    parser.add_argument("--device", default="auto", help="device to measure: auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--repeats", type=positive, default=5, help="number of timed runs of a job; AttrOP runs one batch more"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="further timings with the models compiled by torch.compile"
+    )
+    parser.add_argument("--identities", type=positive, default=20_000, help="number of identity vectors to sample")
     parser.add_argument("--output", default="benchmark.json", help="JSON file to write")
     args = parser.parse_args(argv)
     device = resolve_device(args.device)
@@ -96,7 +105,7 @@ def main(argv=None):
 
 
 def alone(function, *arguments):
-    """Run a function in a fresh process, forked from one that has imported all and computed nothing."""
+    """Run a function in a fresh process, forked from one that has imported everything and computed nothing."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["scripts.benchmark", "timm.models.vision_transformer"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -104,7 +113,7 @@ def alone(function, *arguments):
 
 
 def set_formats(device, precision):
-    """The torch.device and the dtype of two names; sets this process's backend flags: float32 peaks have no TF32."""
+    """The torch.device and the dtype of two names; sets this process's backend flags, without TF32 for float32."""
     precision = Precision(PRECISIONS[precision])
     precision.apply()
     return torch.device(device), precision.dtype
@@ -123,7 +132,7 @@ def machine_name(device):
 
 
 def fastest(function, device, repeats, warm_up=True):
-    """Seconds that a call takes: the lowest of ``repeats`` timings, after calls that do not count."""
+    """Seconds of a call: the lowest of ``repeats`` timings, after a warm-up."""
     if device.type == "cuda":
         return fastest_on_gpu(function, repeats)
     times = []
@@ -135,7 +144,7 @@ def fastest(function, device, repeats, warm_up=True):
 
 
 def fastest_on_gpu(function, repeats):
-    """``fastest``, each timing that of so many calls that launching the first of them does not matter."""
+    """``fastest`` on a GPU, with so many calls in each timing that launching the first one does not matter."""
     for _ in range(GPU_WARM_UP):
         function()
     calls = 1
@@ -153,7 +162,7 @@ def seconds_on_gpu(function, calls):
         function()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / 1000  # it says milliseconds
+    return start.elapsed_time(end) / 1000  # milliseconds
 
 
 @torch.inference_mode()
@@ -178,7 +187,7 @@ def measure_peaks(device, precision, batch_size, repeats):
 
 
 def decode_job(preset, device, dtype, batch_size):
-    """Decoding. Like all jobs here: the function to time, and {model: how often its FLOPs of one call are needed}."""
+    """Decoding. Like all jobs: the function to time, and {model: multiple of its forward FLOPs that a call needs}."""
     generator, vectors, mask = make_generator(preset, device, dtype, batch_size)
 
     @torch.inference_mode()
@@ -203,8 +212,8 @@ def attrop_job(preset, device, dtype, batch_size):
 
 
 def training_job(preset, device, dtype, batch_size):
-    """One training step without the GAN: the generator forward and twice that backward, to its weights and its input;
-    both judges, identity and LPIPS, forward and back to the image, and LPIPS forward once more for the photo."""
+    """One training step without the GAN: the generator forward, and twice that backward to its weights and its input;
+    the identity and LPIPS losses forward and back to the image, and LPIPS forward once more for the photo."""
     torch.manual_seed(0)
     generator = Vec2Face(PRESETS[preset]).to(device, memory_format=torch.channels_last)
     encoder = IResNet().for_inference(device, dtype)
@@ -235,7 +244,7 @@ def make_generator(preset, device, dtype, batch_size):
 
 
 def measure(work, device, precision, preset, batch_size, repeats, compile=False):
-    """One row of the table, without its share of the floor. ``compile``: with the models through torch.compile."""
+    """One row of the table, without its share of the floor. ``compile``: compile the models by torch.compile."""
     device, dtype = set_formats(device, precision)
     keep_freed_memory(device)
     job, models = work(preset, device, dtype, batch_size)
@@ -265,7 +274,7 @@ def with_share_of_floor(row, conv_peak, gemm_peak):
 
 
 def accepted_per_minute(device, precision, batch_size, batches):
-    """Accepted images a minute of whole AttrOP runs: rows replaced as they pass, or whole batches one by one."""
+    """Accepted images per minute of AttrOP runs: rows replaced as soon as they pass, or whole batches in lockstep."""
     device, dtype = set_formats(device, precision)
     keep_freed_memory(device)
     generator = load_vec2face(DEMO / "vec2face_generator.pth", device, dtype)
@@ -290,7 +299,7 @@ def accepted_per_minute(device, precision, batch_size, batches):
 
 
 def sampling_speed(device, count):
-    """Seconds to sample ``count`` identity vectors that lie apart and to check all pairs, and the share of the floor.
+    """Seconds to sample ``count`` separate identity vectors and to check all pairs, and the share of the floor.
 
     The floor is each pair's product once, count² x 512 FLOPs (a multiplication and an addition for half of the pairs),
     at the peak of such products.
@@ -306,16 +315,16 @@ def sampling_speed(device, count):
 
 
 def peak_memory(device):
-    """Bytes: of the GPU's allocator, or of this process."""
+    """Peak memory in bytes, of the GPU's allocator or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def count_flops(job, models):
-    """(convolution, matrix product) FLOPs of one forward pass, for each model, as the definition has them.
+    """(convolution, matrix product) FLOPs of one forward pass of each model, as the layers are defined.
 
-    Attention's products and everything element-wise are left out; so is what we save in Upsample.
+    The products of attention and all element-wise operations are left out; what Upsample saves is not subtracted.
     """
     counts = {id(model): [0, 0] for model in models}
 

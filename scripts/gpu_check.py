@@ -1,15 +1,21 @@
-"""Check what this project promises on the GPUs of this machine, in at most 15 minutes.
+"""Check on the GPUs of this machine what the project promises, in at most 15 minutes.
 
     python scripts/gpu_check.py                            all GPUs that CUDA shows
     python scripts/gpu_check.py --checks decoding attrop   some of the checks
-    python scripts/gpu_check.py --device cpu --quick       small models on the CPU: the checks themselves
+    python scripts/gpu_check.py --device cpu --quick       the checks themselves, with small models on the CPU
 
-decoding: images of each precision against the CPU's. attrop: gradients, accepted vectors. training: losses, and how
-often the host waits for the GPU. resumed-training, resumed-generation: killed and gone on with. identical: bytes of
-datasets made in other ways. ranks: torchrun over all GPUs equals one process. memory: the largest batches. speed:
-images a second, as a share of the peak. Writes gpu_check.md and gpu_check.json, and again after every check.
+The checks are
+    decoding             images of each precision against those of the CPU
+    attrop               gradients and accepted vectors
+    training             losses, and how often the host waits for the GPU
+    resumed-training, resumed-generation    runs that are killed and resumed
+    identical            bytes of datasets that are made in different ways
+    ranks                torchrun over all GPUs against one process
+    memory               the largest batches
+    speed                images per second, as a fraction of the peak
 
-Exit status: 0 when nothing failed, 1 when something did, 3 without a GPU. A check that crashes does not end the others.
+Writes gpu_check.md and gpu_check.json after every check. The exit status is 0 when nothing failed, 1 when something
+did, and 3 without a GPU. A check that crashes does not end the others.
 """
 
 import json
@@ -41,12 +47,12 @@ from utils.cli.flags import make_parser, positive
 from utils.cli.outputs import refuse_existing
 
 WITHOUT_GPU = 3  # exit status
-TAIL = 30  # lines of what a failed check has printed that are kept
+TAIL = 30  # lines of output that are kept of a failed check
 FILES = ("gpu_check.json", "gpu_check.md")
 
 
 class Check(NamedTuple):
-    """``run(setting)`` yields Rows; it has ``seconds`` to do so."""
+    """A check: ``run(setting)`` yields the Rows of its result within ``seconds``."""
 
     name: str
     run: Callable
@@ -70,27 +76,40 @@ CHECKS = [
 def main(argv=None):
     names = [check.name for check in CHECKS]
     parser = make_parser(__doc__)
-    parser.add_argument("--checks", nargs="+", choices=names, default=names, metavar="CHECK", help="checks to run")
-    parser.add_argument("--device", default="auto", help="auto (a GPU), cuda, cuda:N, or cpu to try the checks")
+    parser.add_argument(
+        "--checks", nargs="+", choices=names, default=names, metavar="CHECK", help="names of the checks to run"
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="device to check: auto (a GPU), cuda, cuda:N, or cpu to try the checks themselves",
+    )
     parser.add_argument("--quick", action="store_true", help="small models and few steps, to try the checks themselves")
-    parser.add_argument("--minutes", type=positive, default=15, help="time for all checks; those left are skipped")
-    parser.add_argument("--output_dir", type=Path, default=Path("."), help="folder of gpu_check.md and gpu_check.json")
+    parser.add_argument(
+        "--minutes",
+        type=positive,
+        default=15,
+        help="minutes for all checks together, after which the others are skipped",
+    )
+    parser.add_argument(
+        "--output", "--output_dir", type=Path, default=Path("."), help="folder for gpu_check.md and gpu_check.json"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replacement of the tables of an earlier run")
     args = parser.parse_args(argv)
     if args.device != "cpu" and not torch.cuda.is_available():
         print("no CUDA device: nothing to check; --device cpu --quick tries the checks themselves", file=sys.stderr)
         sys.exit(WITHOUT_GPU)
-    refuse_existing(*(args.output_dir / name for name in FILES), overwrite=args.overwrite)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
+    refuse_existing(*(args.output / name for name in FILES), overwrite=args.overwrite)
+    args.output.mkdir(parents=True, exist_ok=True)
     device = "cuda" if args.device == "auto" else args.device
     chosen = [check for check in CHECKS if check.name in args.checks]
     with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:
         setting = Setting(device, args.quick, Path(folder), time.monotonic() + 60 * args.minutes)
-        sys.exit(run_checks(chosen, setting, args.output_dir))
+        sys.exit(run_checks(chosen, setting, args.output))
 
 
 def run_checks(checks: list[Check], setting: Setting, output_dir: Path) -> int:
-    """Run the checks one by one, a line each, and write both tables after each; the exit status."""
+    """Run the checks one by one, print one line for each, write both tables after each; the exit status."""
     start_server("scripts.gpu_check")
     machine = dict(results_of(describe_machine, setting, setting.folder / "machine.log", 60))
     report = partial(write_report, output_dir, machine)
@@ -109,13 +128,13 @@ def run_checks(checks: list[Check], setting: Setting, output_dir: Path) -> int:
     report(results, notes, finished)
     print(markdown(machine, results))
     if not finished:
-        print(f"stopped; what was checked before stands in {output_dir / FILES[1]}.", file=sys.stderr)
+        print(f"stopped; the results so far are in {output_dir / FILES[1]}.", file=sys.stderr)
         return INTERRUPTED
     return int(any(row.result == FAILED for _, row in results))
 
 
 def run_check(check: Check, setting: Setting, results: list, notes: dict):
-    """Add the check's (name, row) pairs to ``results``; to ``notes``, when it fails, the last that it has printed."""
+    """Add the check's (name, row) pairs to ``results`` and, when it fails, its last lines of output to ``notes``."""
     left = setting.seconds_left()
     if left <= 0:
         results.append((check.name, skipped("", "no time left; see --minutes")))
@@ -136,7 +155,7 @@ def tally(rows: list[Row]) -> str:
 
 
 def write_report(output_dir: Path, machine: dict, results: list, notes: dict, finished: bool):
-    """Write both tables. ``finished``: whether all checks that were asked for have been run."""
+    """Write both tables. ``finished``: whether all chosen checks have been run."""
     content = {"machine": machine, "finished": finished, "rows": plain(results), "printed_by_failed_checks": notes}
     (output_dir / FILES[0]).write_text(json.dumps(content, indent=2) + "\n")
     (output_dir / FILES[1]).write_text(markdown(machine, results))

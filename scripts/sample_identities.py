@@ -124,8 +124,9 @@ class Sampling:
 def main(argv=None):
     args = sampling_parser().parse_args(argv)
     sampling = Sampling(
-        args.count, args.method, args.features, args.max_similarity, args.avoid, args.average_similarity, args.mixup,
-        tuple(args.mixup_range), args.seed,
+        args.count, method=args.method, features=args.features, max_similarity=args.max_similarity, avoid=args.avoid,
+        average_similarity=args.average_similarity, mixup=args.mixup, mixup_range=tuple(args.mixup_range),
+        seed=args.seed,
     )  # fmt: skip
     check_output(args.output, args.overwrite)
     device = resolve_device(args.device)

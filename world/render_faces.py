@@ -1,13 +1,13 @@
-"""Render people who do not exist: photos with exact labels, free to use and to ship.
+"""Render photos of people who do not exist, with exact labels, free to use and to redistribute.
 
-    python world/render_faces.py --identities 100 --images 20 --output rendered --workers 2
-    python world/render_faces.py --identities 1000 --first_identity 100000 --images 20 --output unseen.lmdb
+    python world/render_faces.py --identities 100 --example 20 --output rendered --workers 2
+    python world/render_faces.py --identities 1000 --first_identity 100000 --example 20 --output unseen.lmdb
     python world/render_faces.py --grid 7 --output person7.jpg
 
-Every photo comes from (seed, identity, image) alone, on any number of workers. Writes OUTPUT/<identity>/<image>.jpg,
-or an LMDB for FR training, and labels.jsonl: who, yaw, pitch and roll in degrees (positive yaw turns the nose to the
-image's right), expression, light, what spoils the photo, and its quality. Killed: run it again. Needs
-`pip install -e .[render]`.
+Every photo depends on (seed, identity, image) alone, whatever the number of workers. Writes
+OUTPUT/<identity>/<image>.jpg, or an LMDB for FR training, and labels.jsonl: identity, yaw, pitch and roll in degrees
+(positive yaw turns the nose to the image's right), expression, light, the artefacts of the photo, and its quality.
+After an interruption the same command continues. Needs `pip install -e .[render]`.
 """
 
 import json
@@ -16,9 +16,12 @@ import os
 import shutil
 import signal
 from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.cli.command import command
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -29,6 +32,10 @@ from utils.data.images import contact_sheet, encode_jpeg
 from utils.data.lmdb_files import write_fr_lmdb
 from utils.runtime.device import CPU, keep_freed_memory
 
+if TYPE_CHECKING:  # needs the packages of the render extra
+    from world.renderer.head import HeadModel
+    from world.renderer.paint import Painter
+
 LABELS, SETTINGS = "labels.jsonl", "settings.json"
 JPEG_QUALITY = 92
 GRID_YAWS = (-90, -60, -30, -15, 0, 15, 30, 60, 90)
@@ -38,63 +45,78 @@ GRID_LIGHTS = ((-80, 20), (-30, 45), (0, 60), (60, 10))  # azimuth and elevation
 @command
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("--identities", type=positive, default=10, help="people")
-    parser.add_argument("--images", type=positive, default=20, help="photos of each")
-    parser.add_argument("--first_identity", type=not_negative, default=0, help="number of the first: others are others")
-    parser.add_argument("--seed", type=not_negative, default=0, help="of the world")
-    parser.add_argument("--grid", type=not_negative, metavar="IDENTITY", help="only a sheet of one person, yaw x light")
-    parser.add_argument("--workers", type=positive, default=len(os.sched_getaffinity(0)), help="processes that render")
-    parser.add_argument("--output", required=True, help="folder, NAME.lmdb, or with --grid a .jpg")
+    parser.add_argument("--identities", type=positive, default=10, help="number of identities")
+    parser.add_argument("--example", "--images", type=positive, default=20, help="number of photos of an identity")
+    parser.add_argument(
+        "--first_identity",
+        type=not_negative,
+        default=0,
+        help="number of the first identity; other numbers are other people",
+    )
+    parser.add_argument("--seed", type=not_negative, default=0, help="seed of all random draws")
+    parser.add_argument(
+        "--grid",
+        type=not_negative,
+        metavar="IDENTITY",
+        help="number of an identity, for a single picture of it with yaw in columns and light in rows",
+    )
+    parser.add_argument(
+        "--workers", type=positive, default=len(os.sched_getaffinity(0)), help="number of processes that render"
+    )
+    parser.add_argument("--output", required=True, help="folder or NAME.lmdb to write, with --grid a .jpg")
     args = parser.parse_args(argv)
+    identities = range(args.first_identity, args.first_identity + args.identities)
     with output_file(args.output) as target:
         if args.grid is not None:
             target.write_bytes(encode_jpeg(contact_sheet(grid(args.seed, args.grid)), 92))
-            print(f"{target}: person {args.grid}, yaw {GRID_YAWS[0]} to {GRID_YAWS[-1]}, a light a row")
+            print(f"{target}: identity {args.grid}, yaw {GRID_YAWS[0]} to {GRID_YAWS[-1]}, one light per row")
         elif target.suffix == ".lmdb":
             folder = target.with_name(target.name + ".photos")
-            render(args, folder)
+            render(folder, args.seed, identities, args.example, args.workers)
             count = to_lmdb(folder, target)
             shutil.rmtree(folder)
-            print(f"{target}: {count} photos of {args.identities} people; labels: {target.with_suffix('.jsonl')}")
+            print(f"{target}: {count} photos of {args.identities} identities; labels: {target.with_suffix('.jsonl')}")
         else:
-            render(args, target)
-            print(f"{target}: {args.identities * args.images} photos of {args.identities} people; labels: {LABELS}")
+            render(target, args.seed, identities, args.example, args.workers)
+            print(
+                f"{target}: {args.identities * args.example} photos of {args.identities} identities; labels: {LABELS}"
+            )
 
 
-def render(args, folder):
-    """Photos in folder/<identity>/<image>.jpg: a person's folder appears when it is complete."""
+def render(folder: Path, seed: int, identities: range, images: int, workers: int) -> None:
+    """Render folder/<identity>/<image>.jpg; the folder of an identity appears when it is complete."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"seed": args.seed, "images": args.images}
+    settings = {"seed": seed, "images": images}
     check_settings(folder / SETTINGS, settings)
-    people = range(args.first_identity, args.first_identity + args.identities)
-    missing = [person for person in people if not (folder / f"{person:06d}").exists()]
-    work = [(folder, args.seed, person, args.images) for person in missing]
-    studio()  # loaded before the workers are made, which share it
+    missing = [identity for identity in identities if not (folder / f"{identity:06d}").exists()]
+    work = [(folder, seed, identity, images) for identity in missing]
+    studio()  # loaded before the workers are forked, which share it
     fork = multiprocessing.get_context("fork")
-    with fork.Pool(args.workers, begin_worker) as pool, tqdm(total=len(work), unit="id") as bar:
+    with fork.Pool(workers, begin_worker) as pool, tqdm(total=len(work), unit="id") as bar:
         for _ in pool.imap_unordered(render_person, work):
             bar.update()
         pool.close()
         pool.join()
     with open(folder / (LABELS + ".next"), "w") as file:
-        for person in people:
-            file.write((folder / f"{person:06d}" / LABELS).read_text())
+        for identity in identities:
+            file.write((folder / f"{identity:06d}" / LABELS).read_text())
     os.replace(folder / (LABELS + ".next"), folder / LABELS)
 
 
-def check_settings(path, settings):
+def check_settings(path: Path, settings: dict) -> None:
+    """Write the settings of a folder; raise UserError when it holds photos of other settings."""
     if path.exists():
         try:
-            there = json.loads(path.read_text())
+            before = json.loads(path.read_text())
         except ValueError as error:
             raise UserError(f"{path}: damaged; delete the folder and start again.") from error
-        if there != settings:
-            raise UserError(f"{path.parent}: was begun with {there}, now it is {settings}; choose another --output.")
+        if before != settings:
+            raise UserError(f"{path.parent}: was begun with {before}, now it is {settings}; choose another --output.")
     path.write_text(json.dumps(settings) + "\n")
 
 
-def begin_worker():
-    """Signals are the parent's to answer, and threads of a forked process must not wait for the parent's."""
+def begin_worker() -> None:
+    """Leave signals to the parent process, and compute in one thread, as a fork has none of the parent's threads."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
@@ -102,8 +124,8 @@ def begin_worker():
 
 
 @cache
-def studio():
-    """What all people share: the head model and the painter."""
+def studio() -> tuple["HeadModel", "Painter"]:
+    """The head model and the painter, which all identities share."""
     from world.renderer.head import HeadModel
     from world.renderer.paint import Painter
 
@@ -111,38 +133,38 @@ def studio():
     return model, Painter(model.head)
 
 
-def render_person(work):
-    """All photos of one person, in one step."""
+def render_person(work: tuple[Path, int, int, int]) -> None:
+    """Render all photos of one identity, whose folder appears when it is complete."""
     from world.renderer.photo import Photographer
 
-    folder, seed, person, images = work
-    photographer = Photographer(*studio(), seed, person)
-    unfinished = folder / f".{person:06d}"
+    folder, seed, identity, images = work
+    photographer = Photographer(*studio(), seed, identity)
+    unfinished = folder / f".{identity:06d}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     with open(unfinished / LABELS, "w") as labels:
         for image in range(images):
             photo, label = photographer.take(image)
             (unfinished / f"{image:03d}.jpg").write_bytes(encode_jpeg(photo, JPEG_QUALITY))
-            labels.write(json.dumps({"file": f"{person:06d}/{image:03d}.jpg", "identity": person} | label) + "\n")
-    unfinished.rename(folder / f"{person:06d}")
+            labels.write(json.dumps({"file": f"{identity:06d}/{image:03d}.jpg", "identity": identity} | label) + "\n")
+    unfinished.rename(folder / f"{identity:06d}")
 
 
-def to_lmdb(folder, target):
-    """The FR-training LMDB and its labels beside it; how many photos."""
+def to_lmdb(folder: Path, target: Path) -> int:
+    """Write the FR-training LMDB, and its labels beside it; the number of photos."""
     lines = [json.loads(line) for line in (folder / LABELS).read_text().splitlines()]
-    people = {person: number for number, person in enumerate(sorted({line["identity"] for line in lines}))}
+    classes = {identity: label for label, identity in enumerate(sorted({line["identity"] for line in lines}))}
     unfinished = target.with_name(target.name + ".unfinished")
     unfinished.unlink(missing_ok=True)
-    photos = ((people[line["identity"]], (folder / line["file"]).read_bytes()) for line in lines)
-    write_fr_lmdb(unfinished, photos, len(people))
+    photos = ((classes[line["identity"]], (folder / line["file"]).read_bytes()) for line in lines)
+    write_fr_lmdb(unfinished, photos, len(classes))
     (folder / LABELS).replace(target.with_suffix(".jsonl"))
     unfinished.replace(target)
     return len(lines)
 
 
-def grid(seed, identity):
-    """Rows of pictures: one person over yaw, a light a row."""
+def grid(seed: int, identity: int) -> list[list[np.ndarray]]:
+    """Images (112, 112, 3) uint8 of one identity: a row for each light, over yaw."""
     from world.renderer.person import stream
     from world.renderer.photo import Photographer
 

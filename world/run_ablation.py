@@ -109,8 +109,10 @@ def number(text: str) -> str:
 def main(argv=None):
     args = ablation_parser().parse_args(argv)
     ablation = Ablation(
-        Path(args.output), args.photos, args.unseen, args.people, args.images, args.pairs, float(args.max_similarity),
-        args.generator, args.encoder, args.quality, args.judge, args.batch_size, args.image_quality, args.recogniser,
+        output=Path(args.output), photos=args.photos, unseen=args.unseen, identities=args.people, example=args.images,
+        pair_count=args.pairs, max_similarity=float(args.max_similarity), model_weights=args.generator,
+        id_weights=args.encoder, quality_weights=args.quality, evaluator_weights=args.judge,
+        batch_size=args.batch_size, image_quality=args.image_quality, recogniser=args.recogniser,
     )  # fmt: skip
     with output_file(ablation.output / f"{args.table}.md") as target:
         remember_settings(vars(args), ablation.output, args.table)

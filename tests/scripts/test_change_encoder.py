@@ -27,7 +27,7 @@ def test_a_generator_reads_the_vectors_of_another_encoder(demo, rendered, tmp_pa
     ]
     words += ["--photos", rendered, "--ridge", 1e-3]
     change_encoder.main(list(map(str, words)))
-    assert "on photos left out" in capsys.readouterr().out
+    assert "on held-out photos" in capsys.readouterr().out
 
     faces = FaceSet(rendered)
     photos = [faces.image(index) for index in (1, 2)]  # every tenth is left out

@@ -39,7 +39,7 @@ def test_inspect_lists_broken_records(training_lmdb, tmp_path, capsys):
         run(inspect_dataset.main, path, "--sheet", tmp_path / "sheet.jpg", "--overwrite")
     assert error.value.code == 1
     out = capsys.readouterr().out
-    assert "broken record 1: label 7, there are 3 people" in out
+    assert "broken record 1: label 7, there are 3 identities" in out
     assert "broken record 2: truncated JPEG" in out
 
 

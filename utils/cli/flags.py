@@ -1,12 +1,14 @@
-"""The parser and the flags that command lines share."""
+"""The parser of all scripts, the types of their flags, and the flags that the training scripts share."""
 
 import argparse
 import difflib
 import math
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from utils.cli.command import say
 
-# Flags of the released scripts that change nothing there either: (flag, argparse options).
+# Flags of the released scripts that have no effect there either: (flag, argparse options).
 WITHOUT_EFFECT = [
     ("--use_rep", {"action": "store_true"}),
     ("--use_class_label", {"action": "store_true"}),
@@ -18,7 +20,7 @@ WITHOUT_EFFECT = [
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, keeps the line breaks of the description, and says nothing about a default of None."""
+    """Shows defaults unless they are None, False or empty, and keeps the line breaks of the description."""
 
     def _get_help_string(self, action):
         if action.default is None or action.default is False or action.default == []:
@@ -27,34 +29,38 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a mistake with one line, and an unknown flag with the known one that is most like it."""
+    """Reports a mistake in one line, and for an unknown flag suggests the most similar known one."""
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
         args, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flags = [word.split("=")[0] for word in unknown if word.startswith("-")]
-            self.error(f"unrecognized arguments: {', '.join(map(self._with_a_guess, flags)) or ' '.join(unknown)}")
+            self.error(f"unrecognized arguments: {', '.join(map(self._with_suggestion, flags)) or ' '.join(unknown)}")
         return args
 
-    def _with_a_guess(self, flag):
-        likely = difflib.get_close_matches(flag, self._option_string_actions, n=1)
-        return f"{flag} (did you mean {likely[0]}?)" if likely else flag
+    def _with_suggestion(self, flag: str) -> str:
+        similar = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+        return f"{flag} (did you mean {similar[0]}?)" if similar else flag
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(say(f"error: {message}; see --help", 2))
 
 
-def make_parser(description):
+def make_parser(description: str) -> Parser:
+    """The parser of a script. ``description``: its module docstring."""
     return Parser(description=description, formatter_class=HelpFormatter)
 
 
-def add_flags_without_effect(parser, flags=WITHOUT_EFFECT):
-    """Accept the flags that have no effect; ``note_flags_without_effect`` says so when one is used."""
+def add_flags_without_effect(parser: argparse._ActionsContainer, flags: list = WITHOUT_EFFECT) -> None:
+    """Add flags without effect; ``note_flags_without_effect`` prints a line when one is used."""
     for flag, options in flags:
-        parser.add_argument(flag, **options, help="accepted, but without effect, as in the released model")
+        parser.add_argument(flag, **options, help="no effect, as in the released model; accepted for its commands")
 
 
-def note_flags_without_effect(args, flags=WITHOUT_EFFECT):
+def note_flags_without_effect(args: argparse.Namespace, flags: list = WITHOUT_EFFECT) -> None:
+    """Print one line that names the flags without effect that differ from their defaults."""
     used = [
         flag
         for flag, options in flags
@@ -64,10 +70,10 @@ def note_flags_without_effect(args, flags=WITHOUT_EFFECT):
         print(f"note: {', '.join(used)}: without effect, as in the released model")
 
 
-def multiple_of(step):
-    """argparse type: a positive whole number that ``step`` divides."""
+def multiple_of(step: int) -> Callable[[str], int]:
+    """argparse type: a positive multiple of ``step``."""
 
-    def whole_number(text):
+    def whole_number(text: str) -> int:
         if int(text) < step or int(text) % step:
             raise argparse.ArgumentTypeError(f"must be a multiple of {step}, not {text}")
         return int(text)
@@ -75,7 +81,7 @@ def multiple_of(step):
     return whole_number
 
 
-def positive(text):
+def positive(text: str) -> int:
     """argparse type: a whole number of at least 1."""
     value = int(text)
     if value < 1:
@@ -91,10 +97,7 @@ def fraction(text: str) -> float:
     return value
 
 
-share = fraction  # the name that vec2face.py still imports
-
-
-def not_negative(text):
+def not_negative(text: str) -> int:
     """argparse type: a whole number of at least 0."""
     value = int(text)
     if value < 0:
@@ -102,40 +105,40 @@ def not_negative(text):
     return value
 
 
-def finite(text):
-    """argparse type: a number."""
+def finite(text: str) -> float:
+    """argparse type: a finite number."""
     value = float(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be a number, not {text}")
     return value
 
 
-def cosine(text):
-    """argparse type: a similarity, -1 to 1."""
+def cosine(text: str) -> float:
+    """argparse type: a cosine similarity, -1 to 1."""
     value = float(text)
     if not -1 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be between -1 and 1, not {text}")
     return value
 
 
-def noise_level(text):
-    """argparse type: a sigma, at least 0."""
+def noise_level(text: str) -> float:
+    """argparse type: the standard deviation of noise, from 0 to below 100."""
     value = float(text)
     if not 0 <= value < 100:
         raise argparse.ArgumentTypeError(f"must be between 0 and 100, not {text}")
     return value
 
 
-def jpeg_quality(text):
-    """argparse type: 1 to 100."""
+def jpeg_quality(text: str) -> int:
+    """argparse type: a JPEG quality, 1 to 100."""
     value = int(text)
     if not 1 <= value <= 100:
         raise argparse.ArgumentTypeError(f"must be between 1 and 100, not {value}")
     return value
 
 
-def folder_name(text):
-    """argparse type: one plain folder name."""
+def folder_name(text: str) -> str:
+    """argparse type: a folder name without a path, not hidden."""
     if not text or text in (".", "..") or text.startswith(".") or any(c in text for c in "/\\\0"):
         raise argparse.ArgumentTypeError(f"must be a plain folder name, not {text!r}")
     return text

@@ -1,29 +1,35 @@
-"""The flags of scripts that run models: which, where, and how precisely. Apart from cli.py, as this imports torch."""
+"""The flags of scripts that run models: weights, device and precision. Unlike flags.py this module imports torch."""
+
+from argparse import Namespace
+
+import torch
 
 from models.vec2face import PRESETS
-from utils.cli.flags import not_negative
+from utils.cli.flags import Parser, not_negative
 from utils.data.photo_loader import FEW, MOST_WORKERS
 from utils.runtime.device import keep_freed_memory, resolve_device
 from utils.runtime.precision import PRECISIONS, Precision
 
 
-def add_device_flags(parser, precision="fp32"):
-    """``--device`` and ``--precision``: fp32 where something is stored or quoted, auto where images are drawn."""
-    group = parser.add_argument_group("where and how to compute")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+def add_device_flags(parser: Parser, precision: str = "fp32") -> None:
+    """Add ``--device`` and ``--precision``: fp32 for results that are stored, auto for generation."""
+    group = parser.add_argument_group("computation")
+    group.add_argument("--device", default="auto", help="device to compute on: auto, cpu, cuda or cuda:N")
     group.add_argument(
         "--precision",
         default=precision,
         choices=["auto", *PRECISIONS],
-        help="number format the models compute in; auto: 16 bit where the hardware is fast at it",
+        help="number format of the models; auto is 16 bit where the hardware is fast at it",
     )
 
 
-def set_up_inference(args, local_rank=0, deterministic=False):
-    """The device and the Precision that the flags ask for, with this process's backend flags set to them.
+def set_up_inference(
+    args: Namespace, local_rank: int = 0, deterministic: bool = False
+) -> tuple[torch.device, Precision]:
+    """The device and the Precision of the flags, with the backend flags of this process set accordingly.
 
-    Only for the ``main`` of a script, as these flags hold for the whole process. Raises UserError for a device or a
-    precision that is not there.
+    Only for the ``main`` of a script, as the backend flags hold for the whole process. Raises UserError for a device or
+    a precision that this machine lacks.
     """
     device = resolve_device(args.device, local_rank)
     keep_freed_memory(device)
@@ -32,23 +38,28 @@ def set_up_inference(args, local_rank=0, deterministic=False):
     return device, precision
 
 
-def add_model_flags(parser):
+def add_model_flags(parser: Parser) -> None:
+    """Add the flags of the generator and the face encoder."""
     group = parser.add_argument_group("models")
     group.add_argument(
-        "--model", choices=list(PRESETS), help="preset; read off the weights, given only to be checked against them"
+        "--model",
+        choices=list(PRESETS),
+        help="preset of the generator, to check the weights against (default: the preset of the weights)",
     )
     group.add_argument(
-        "--model_weights", default="weights/vec2face_generator.pth", help="generator, released or own file"
+        "--model_weights",
+        default="weights/vec2face_generator.pth",
+        help="weights of the generator, in the released form or ours",
     )
-    group.add_argument("--id_weights", default="weights/arcface-r100-glint360k.pth", help="face encoder")
+    group.add_argument("--id_weights", default="weights/arcface-r100-glint360k.pth", help="weights of the face encoder")
 
 
-def add_workers_flag(parser, *names):
-    """``--workers`` of a script that reads photos. ``names``: further names of the flag."""
+def add_workers_flag(parser: Parser, *names: str) -> None:
+    """Add the ``--workers`` of a script that reads photos. ``names``: further names of the flag."""
     parser.add_argument(
         "--workers",
         *names,
         type=not_negative,
-        help="processes that read photos, at most one a core; 0: none but the script's own "
-        f"(default: one a core up to {MOST_WORKERS}, none for fewer than {FEW} photos)",
+        help="number of processes that read photos, at most one per core; with 0 the script reads them itself "
+        f"(default: one per core up to {MOST_WORKERS}, 0 for fewer than {FEW} photos)",
     )

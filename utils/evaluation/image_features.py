@@ -1,4 +1,4 @@
-"""Features of images that precision, recall and the Fréchet distance are taken in."""
+"""Networks whose image features precision, recall and the Fréchet distance are computed from."""
 
 import io
 from pathlib import Path
@@ -20,41 +20,41 @@ FID_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 class Extractor(NamedTuple):
     network: nn.Module  # (N, 3, H, W) in [-1, 1] -> (N, D)
-    name: str  # whose features these are, for people to read
-    is_fid: bool  # whether the Fréchet distance of these features is the FID
+    name: str  # of the network, for reports
+    is_fid: bool  # whether the Fréchet distance of its features is the FID
 
 
 class ImageNetFeatures(nn.Module):
     """(N, 3, H, W) in [-1, 1] -> (N, D): a torchvision classifier without its last layer, at its own resolution."""
 
-    def __init__(self, network, side):
+    def __init__(self, network: nn.Module, side: int):
         super().__init__()
         self.network, self.side = network, side
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
         self.register_buffer("std", torch.tensor(STD)[:, None, None])
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         images = F.interpolate((images + 1) / 2, size=(self.side, self.side), mode="bilinear", antialias=True)
         return self.network((images - self.mean) / self.std)
 
 
 class FIDFeatures(nn.Module):
-    """(N, 3, H, W) in [-1, 1] -> (N, 2048): torch-fidelity's FID network, which takes bytes and resizes them itself."""
+    """(N, 3, H, W) in [-1, 1] -> (N, 2048): torch-fidelity's FID network on 8-bit pixels, which it resizes."""
 
-    def __init__(self, network):
+    def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         pixels = ((images + 1) * 127.5).round().to(torch.uint8)
         return self.network(pixels)[0]
 
 
-def load_extractor(name, path, device):
+def load_extractor(name: str, path: str | None, device: torch.device) -> Extractor:
     """The Extractor ``vgg16`` (4096-d fc2, Kynkaanniemi et al.), ``inception`` or ``fid`` (2048-d) from a weight file.
 
     ``vgg16`` and ``inception`` are torchvision's classifiers; ``fid`` is the network that FID is defined by. Raises
-    UserError when the file is missing or another, or torch-fidelity is not installed.
+    UserError when the file is missing or holds other weights, or torch-fidelity is not installed.
     """
     from torchvision.models import inception_v3, vgg16
 
@@ -77,7 +77,7 @@ def load_extractor(name, path, device):
     return Extractor(frozen(ImageNetFeatures(network, SIDES[name]), device, torch.float32), title, False)
 
 
-def _load_fid_network(path, device):
+def _load_fid_network(path: str | None, device: torch.device) -> Extractor:
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
     except ImportError as error:
@@ -86,7 +86,7 @@ def _load_fid_network(path, device):
         problem = f"--extractor_weights {path}: no such file" if path else "--extractor fid needs --extractor_weights"
         raise UserError(f"{problem}. Fetch {URL_INCEPTION_V3} and name the file with --extractor_weights.")
     state = state_dict_of(load_file(path), path)
-    buffer = io.BytesIO()  # the package would unpickle whatever the file holds: it gets only the tensors found in it
+    buffer = io.BytesIO()  # the package unpickles whatever it is given, so it gets only the tensors of the file
     torch.save(state, buffer)
     buffer.seek(0)
     try:

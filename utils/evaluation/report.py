@@ -1,13 +1,16 @@
-"""A report in one file: text, tables, charts and pictures in self-contained HTML."""
+"""A report in a single HTML file, with its text, tables, charts and pictures."""
 
 import base64
 import html
 import io
+from collections.abc import Callable
 
 import matplotlib
 
 matplotlib.use("Agg")  # no window system needed
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
 
 from utils.data.images import contact_sheet, encode_jpeg
 
@@ -20,19 +23,19 @@ td { text-align: right } td:first-child, th { text-align: left } img { max-width
 
 
 class Report:
-    """Sections are added top to bottom; ``html()`` is the whole page."""
+    """Text, tables, charts and pictures are appended; ``html()`` returns the page."""
 
-    def __init__(self, title):
+    def __init__(self, title: str):
         self.title, self.parts = title, []
 
-    def heading(self, text):
+    def heading(self, text: str) -> None:
         self.parts.append(f"<h2>{html.escape(text)}</h2>")
 
-    def note(self, text):
+    def note(self, text: str) -> None:
         self.parts.append(f'<p class="note">{html.escape(text)}</p>')
 
-    def table(self, rows, head=None):
-        """``rows``: lists of cells, see ``shown``."""
+    def table(self, rows: list[list], head: list[str] | None = None) -> None:
+        """``rows``: lists of cells, which ``shown`` turns into text."""
         lines = [head] if head else []
         cells = [
             "<tr>" + "".join(f"<{tag}>{html.escape(shown(cell))}</{tag}>" for cell in row) + "</tr>"
@@ -41,8 +44,8 @@ class Report:
         ]
         self.parts.append("<table>" + "".join(cells) + "</table>")
 
-    def chart(self, draw, alt):
-        """``draw(axes)`` draws one chart."""
+    def chart(self, draw: Callable[[Axes], object], alt: str) -> None:
+        """A chart that ``draw(axes)`` draws; ``alt``: its textual alternative."""
         figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
         draw(axes)
         axes.grid(alpha=0.3)
@@ -51,29 +54,29 @@ class Report:
         plt.close(figure)
         self._image("png", buffer.getvalue(), alt)
 
-    def pictures(self, rows, alt):
+    def pictures(self, rows: list[list[np.ndarray]], alt: str) -> None:
         """Rows of (112, 112, 3) uint8 images."""
         if any(rows):
             self._image("jpeg", encode_jpeg(contact_sheet(rows), 85), alt)
 
-    def _image(self, kind, data, alt):
+    def _image(self, kind: str, data: bytes, alt: str) -> None:
         code = base64.b64encode(data).decode()
         self.parts.append(f'<p><img alt="{html.escape(alt)}" src="data:image/{kind};base64,{code}"></p>')
 
-    def html(self):
+    def html(self) -> str:
         return (
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(self.title)}</title>'
             f"<style>{STYLE}</style><h1>{html.escape(self.title)}</h1>{''.join(self.parts)}</html>\n"
         )
 
 
-def shown(value):
-    """A table cell as text: numbers that are not whole, such as similarities, with three decimals."""
+def shown(value: object) -> str:
+    """A table cell as text: floats with three decimals, "-" for None."""
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def percent(value):
+def percent(value: float | None) -> str:
     """A fraction as a percentage, "-" for None."""
     return "-" if value is None else f"{value:.2%}"

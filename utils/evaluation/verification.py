@@ -1,19 +1,28 @@
-"""Face verification: how well features tell same from different (LFW protocol; Huang et al., 2007)."""
+"""Face verification: whether two photos show the same identity (protocol of LFW; Huang et al., 2007)."""
+
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from sklearn.metrics import roc_curve
 from sklearn.model_selection import KFold
+from torch import nn
 
 FOLDS = 10
 FALSE_ACCEPT_RATES = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 @torch.inference_mode()
-def features_of(encoder, images, batch_size=64, flip=True, show=None):
-    """Features (N, D) float32 of images, a sequence of (112, 112, 3) uint8; ``flip``: plus those of the mirror images.
+def features_of(
+    encoder: nn.Module,
+    images: Sequence[np.ndarray],
+    batch_size: int = 64,
+    flip: bool = True,
+    show: Callable[[Iterable], Iterable] | None = None,
+) -> np.ndarray:
+    """Features (N, D) float32 of images, a sequence of (112, 112, 3) uint8.
 
-    ``show``: wraps the batches' starts, as tqdm does.
+    ``flip``: add the features of the mirror images; ``show``: wraps the batches in a progress bar, as tqdm does.
     """
     device, features = next(encoder.parameters()).device, []
     starts = range(0, len(images), batch_size)
@@ -28,36 +37,40 @@ def features_of(encoder, images, batch_size=64, flip=True, show=None):
     return np.concatenate(features)
 
 
-def norm_percentiles(encoder, images):
+def norm_percentiles(encoder: nn.Module, images: Sequence[np.ndarray]) -> dict[str, float]:
     """{"5%", "50%", "75%", "95%"} of the feature norms of images, a sequence of (112, 112, 3) uint8."""
     norms = np.linalg.norm(features_of(encoder, images, flip=False), axis=1)
-    return {f"{share}%": float(np.percentile(norms, share)) for share in (5, 50, 75, 95)}
+    return {f"{rank}%": float(np.percentile(norms, rank)) for rank in (5, 50, 75, 95)}
 
 
-def pair_similarities(features):
-    """(2P, D) -> cosine of each pair, (P,)."""
+def pair_similarities(features: np.ndarray) -> np.ndarray:
+    """Cosine similarity (P,) of each pair of consecutive rows of features (2P, D)."""
     unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)  # (2P, D)
     return (unit[0::2] * unit[1::2]).sum(1)
 
 
-def best_threshold(similarities, same):
-    """The threshold that puts most pairs right: similar enough from it on; (threshold, accuracy)."""
+def best_threshold(similarities: np.ndarray, same: np.ndarray) -> tuple[float, float]:
+    """(the threshold of the highest accuracy, that accuracy); pairs at or above the threshold count as the same.
+
+    ``similarities`` (P,), ``same`` (P,) bool.
+    """
     order = np.argsort(similarities, kind="stable")
     sorted_same = same[order]
-    # With the threshold before place k: below it the different ones are right, from it on the same ones.
-    right = np.concatenate([[0], np.cumsum(~sorted_same)]) + same.sum() - np.concatenate([[0], np.cumsum(sorted_same)])
+    # correct[k]: with the threshold before pair k, the different pairs below it and the same ones from it on.
+    different_below, same_below = (np.concatenate([[0], np.cumsum(kind)]) for kind in (~sorted_same, sorted_same))
+    correct = different_below + same.sum() - same_below  # (P + 1,)
     values = similarities[order]
-    ends = np.concatenate([[values[0] - 1e-6], (values[1:] + values[:-1]) / 2, [values[-1] + 1e-6]])
+    thresholds = np.concatenate([[values[0] - 1e-6], (values[1:] + values[:-1]) / 2, [values[-1] + 1e-6]])
     allowed = np.concatenate([[True], values[1:] > values[:-1], [True]])  # not between equal values
-    place = np.flatnonzero(allowed)[right[allowed].argmax()]
-    return float(ends[place]), float(right[place] / len(same))
+    best = np.flatnonzero(allowed)[correct[allowed].argmax()]
+    return float(thresholds[best]), float(correct[best] / len(same))
 
 
-def verify(similarities, same):
+def verify(similarities: np.ndarray, same: np.ndarray) -> dict:
     """The 10-fold protocol: accuracy on each fold with the threshold chosen on the others, and TPR at given FPRs.
 
-    ``similarities`` (P,), ``same`` (P,) bool. Returns {accuracy, std, threshold, tpr: {fpr: tpr}}; a rate that
-    the number of pairs cannot resolve is None.
+    ``similarities`` (P,), ``same`` (P,) bool. Returns {accuracy, std, threshold, tpr: {fpr: tpr}}, with None for a rate
+    that the number of pairs cannot resolve.
     """
     accuracies, thresholds = [], []
     for train, test in KFold(min(FOLDS, len(same))).split(similarities):
@@ -76,10 +89,10 @@ def verify(similarities, same):
     }
 
 
-def equal_error_rate(genuine, impostor):
-    """Where as many genuine pairs are refused as impostor pairs are let in; similarities of each, any number."""
+def equal_error_rate(genuine: np.ndarray, impostor: np.ndarray) -> float:
+    """The rate at which false rejects equal false accepts, from the similarities of genuine and impostor pairs."""
     scores = np.concatenate([genuine, impostor])
     same = np.concatenate([np.ones(len(genuine), bool), np.zeros(len(impostor), bool)])
     fpr, tpr, _ = roc_curve(same, scores, drop_intermediate=False)
-    place = np.argmin(np.abs(fpr - (1 - tpr)))
-    return float((fpr[place] + 1 - tpr[place]) / 2)
+    nearest = np.argmin(np.abs(fpr - (1 - tpr)))
+    return float((fpr[nearest] + 1 - tpr[nearest]) / 2)

@@ -1,10 +1,12 @@
-"""Verification sets: pairs of photos, same person or not. Read without running what is in the files."""
+"""Verification sets: pairs of photos of one identity or of two, read without executing anything in the files."""
 
 import io
 import lzma
 import pickle
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from utils.data.face_set import FaceSet
 from utils.data.images import SIDE, decode_image, resize
 
 ENDINGS = (".bin", ".xz", ".npz", ".npy")
-ADMITTED = {  # what pickles of arrays and of bytes name, in old and new NumPy
+ADMITTED = {  # names in pickles of arrays and of bytes, of old and new NumPy
     ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy", "bool_"), ("_codecs", "encode"),
     *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
@@ -25,9 +27,10 @@ BYTEARRAYS = {("builtins", "bytearray"), ("__builtin__", "bytearray")}  # of Pyt
 
 
 class PairSet:
-    """P pairs of 2P ``images``, (112, 112, 3) uint8 RGB; a photo of several pairs is kept, and looked at, once.
+    """P pairs of 2P ``images``, (112, 112, 3) uint8 RGB. A photo that is in several pairs is stored and encoded once.
 
-    ``photos``: the different ones; ``numbers`` (2P,): which of them, pair p is 2p and 2p + 1; ``same`` (P,) bool.
+    ``photos``: the U different photos; ``numbers`` (2P,): the photo of each image, pair p being 2p and 2p + 1; ``same``
+    (P,) bool: whether a pair shows one identity.
     """
 
     def __init__(self, name, images, same):
@@ -38,7 +41,7 @@ class PairSet:
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Admits lists, bytes, booleans, numbers and NumPy arrays; anything else in a pickle is refused, not run."""
+    """Reads lists, bytes, booleans, numbers and NumPy arrays; refuses to execute anything else."""
 
     def find_class(self, module, name):
         if (module, name) in BYTEARRAYS:
@@ -48,8 +51,8 @@ class PlainUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def bytes_of_bytearray(content=b"", encoding=None):
-    """What a pickled bytearray holds, as bytes: pickles give its bytes, old ones as text of as many characters."""
+def bytes_of_bytearray(content: bytes | str = b"", encoding: str | None = None) -> bytes:
+    """The bytes of a pickled bytearray, which old pickles store as text with one character per byte."""
     if isinstance(content, str):
         return content.encode("latin-1")
     if not isinstance(content, bytes):
@@ -57,11 +60,12 @@ def bytes_of_bytearray(content=b"", encoding=None):
     return content
 
 
-def load_pairs(path):
+def load_pairs(path: Path | str) -> PairSet:
     """A PairSet from an InsightFace ``.bin``, a released ``.xz`` (the same, compressed), ``.npz`` (ours), or ``.npy``.
 
     The ``.npy`` holds images (2P, 112, 112, 3) or (2P, 3, 112, 112), with ``issame.txt`` or ``<name>_issame.txt``
-    beside it: a line a pair, True/False or 1/0. Raises UserError when the file is damaged, hostile, or has odd pairs.
+    beside it: one line per pair, True/False or 1/0. Raises UserError when the file is damaged or hostile,
+    or lacks pairs of either kind.
     """
     path = Path(path)
     if not path.is_file():
@@ -79,17 +83,17 @@ def load_pairs(path):
     if len(images) != 2 * len(same) or not len(same):
         raise UserError(f"{path}: {len(images)} images for {len(same)} pairs; every pair needs two.")
     if len(set(same)) < 2:
-        raise UserError(f"{path}: needs pairs of one person and pairs of two.")
+        raise UserError(f"{path}: needs pairs of one identity and pairs of two.")
     try:
         return PairSet(path.stem, map(as_image, images), same)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: {error}.") from error
 
 
-def find_set(name, folder):
+def find_set(name: str, folder: Path | str) -> Path:
     """The file of a verification set by its name, with or without its ending, in a folder, or by its own path.
 
-    NAME/NAME.npy is found too, where FR-training code keeps them. Raises UserError when there is none.
+    NAME/NAME.npy is found as well, where the FR-training repository keeps sets. Raises UserError when there is none.
     """
     inside = Path(folder) / name
     array = f"{Path(name).name}.npy"
@@ -103,36 +107,36 @@ def find_set(name, folder):
     )
 
 
-def unpickle(file):
-    """(images, issame), the two in whichever order the file has them."""
+def unpickle(file: BinaryIO) -> tuple[list, list[bool]]:
+    """(images, issame), which files hold in either order."""
     first, second = PlainUnpickler(file, encoding="bytes").load()
     if len(first) < len(second):
         first, second = second, first
     return first, [bool(value) for value in second]
 
 
-def read_bin(path):
+def read_bin(path: Path) -> tuple[list, list[bool]]:
     with open(path, "rb") as file:
         return unpickle(file)
 
 
-def read_xz(path):
+def read_xz(path: Path) -> tuple[list, list[bool]]:
     with lzma.open(path) as file:
         return unpickle(file)
 
 
-def read_npz(path):
+def read_npz(path: Path) -> tuple[list, np.ndarray]:
     content = np.load(path, allow_pickle=False)
     offsets = content["offsets"]
     data = content["data"].tobytes()
     return [data[a:b] for a, b in pairwise(offsets)], content["same"].tolist()
 
 
-def read_npy(path):
+def read_npy(path: Path) -> tuple[np.ndarray, list[bool]]:
     candidates = (path.with_name(f"{path.stem}_issame.txt"), path.with_name("issame.txt"))
     listed = next((candidate for candidate in candidates if candidate.exists()), None)
     if listed is None:
-        raise UserError(f"{path}: needs issame.txt beside it, a line a pair.")
+        raise UserError(f"{path}: needs issame.txt beside it, with one line per pair.")
     words = {"true": True, "1": True, "false": False, "0": False}
     words |= {f"{value:.18e}": bool(value) for value in (0, 1)}  # as np.savetxt writes them
     lines = [line.strip().lower() for line in listed.read_text().splitlines() if line.strip()]
@@ -144,7 +148,7 @@ def read_npy(path):
 READERS = {".bin": read_bin, ".xz": read_xz, ".npz": read_npz, ".npy": read_npy}
 
 
-def as_image(image):
+def as_image(image: bytes | np.ndarray) -> np.ndarray:
     """Encoded bytes, also as an array, or pixels (H, W, 3) or (3, H, W), uint8 or in [-1, 1] -> (112, 112, 3) uint8."""
     if isinstance(image, (bytes, bytearray)):  # in a pickle of protocol 5 a bytearray is one
         return resize(decode_image(bytes(image)))
@@ -160,7 +164,7 @@ def as_image(image):
     return resize(np.ascontiguousarray(image))
 
 
-STYLES = {  # of pairs: what a label says of the one photo, and of the other
+STYLES = {  # style of pairs -> conditions on the labels of the first photo and of the second
     "random": None,  # LFW
     "frontal_profile": (lambda one: abs(one["yaw"]) < 15, lambda one: abs(one["yaw"]) > 55),  # CFP-FP
     "light": (lambda one: one["light_azimuth"] < -30, lambda one: one["light_azimuth"] > 30),
@@ -168,27 +172,29 @@ STYLES = {  # of pairs: what a label says of the one photo, and of the other
 }
 
 
-def draw_pairs(source, count, seed, style="random"):
-    """``count`` random pairs of a FaceSet, half of them of one person: ((2 count,) photo numbers, (count,) same).
+def draw_pairs(
+    source: FaceSet | Path | str, count: int, seed: int, style: str = "random"
+) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` different random pairs, half of them of one identity: (photo numbers (2 count,), same (count,) bool).
 
-    ``style``: a key of STYLES; all but random need the labels of render_faces.py. No pair twice. Raises UserError
-    when there are too few people or photos.
+    ``style``: a key of STYLES; all but random need the labels of world/render_faces.py. Raises UserError when there are
+    too few identities or photos.
     """
     faces = source if isinstance(source, FaceSet) else FaceSet(source)
     if style != "random":
         return draw_styled_pairs(faces, count, seed, *STYLES[style])
     rng = np.random.default_rng(seed)
     photos = [np.flatnonzero(faces.labels == label) for label in range(len(faces.people))]
-    several = [own for own in photos if len(own) > 1]
-    if len(photos) < 2 or not several:
-        raise UserError(f"{faces.path}: pairs need two people, and one of them with two photos.")
-    possible = (sum(len(own) * (len(own) - 1) // 2 for own in several), len(faces) * (len(faces) - 1) // 2)
-    wanted = (count - count // 2, count // 2)
-    if wanted[0] > possible[0] or wanted[1] > (possible[1] - possible[0]) // 2:
+    with_pairs = [own for own in photos if len(own) > 1]
+    if len(photos) < 2 or not with_pairs:
+        raise UserError(f"{faces.path}: pairs need two identities, and one of them with two photos.")
+    possible = (sum(len(own) * (len(own) - 1) // 2 for own in with_pairs), len(faces) * (len(faces) - 1) // 2)
+    genuine, impostor = count - count // 2, count // 2
+    if genuine > possible[0] or impostor > (possible[1] - possible[0]) // 2:
         raise UserError(f"{faces.path}: too few photos for {count} different pairs.")
     pairs = {}
-    while len(pairs) < wanted[0]:
-        own = several[rng.integers(len(several))]
+    while len(pairs) < genuine:
+        own = with_pairs[rng.integers(len(with_pairs))]
         pairs[tuple(sorted(rng.choice(own, 2, replace=False).tolist()))] = True
     while len(pairs) < count:
         a, b = sorted(rng.choice(len(photos), 2, replace=False).tolist())
@@ -198,12 +204,14 @@ def draw_pairs(source, count, seed, style="random"):
     return numbers.reshape(-1), same
 
 
-def draw_styled_pairs(faces, count, seed, is_first, is_second):
-    """Pairs of a photo that ``is_first`` and one that ``is_second``, by their labels; the rest as ``draw_pairs``."""
+def draw_styled_pairs(
+    faces: FaceSet, count: int, seed: int, is_first: Callable[[dict], bool], is_second: Callable[[dict], bool]
+) -> tuple[np.ndarray, np.ndarray]:
+    """``draw_pairs`` of photos whose labels satisfy ``is_first`` and ``is_second``, one of each in a pair."""
     rng, labels = np.random.default_rng(seed), load_labels(faces)
-    firsts, seconds = (of_each_person(faces, [fits(line) for line in labels]) for fits in (is_first, is_second))
-    both = [person for person in range(len(faces.people)) if len(firsts[person]) and len(seconds[person])]
-    possible = sum(len(firsts[person]) * len(seconds[person]) for person in both)
+    firsts, seconds = (of_each_identity(faces, [fits(line) for line in labels]) for fits in (is_first, is_second))
+    both = [label for label in range(len(faces.people)) if len(firsts[label]) and len(seconds[label])]
+    possible = sum(len(firsts[label]) * len(seconds[label]) for label in both)
     if len(both) < 2 or possible < count - count // 2 or possible * (len(both) - 1) < count:
         raise UserError(f"{faces.path}: too few photos of this kind for {count} different pairs.")
     pairs = {}
@@ -218,13 +226,13 @@ def draw_styled_pairs(faces, count, seed, is_first, is_second):
     return numbers.reshape(-1), same
 
 
-def of_each_person(faces, chosen):
-    """The numbers of the chosen photos (N,) bool, a list a person."""
-    return [np.flatnonzero((faces.labels == person) & chosen) for person in range(len(faces.people))]
+def of_each_identity(faces: FaceSet, chosen: list[bool]) -> list[np.ndarray]:
+    """The numbers of the chosen photos of each identity. ``chosen``: (N,)."""
+    return [np.flatnonzero((faces.labels == label) & chosen) for label in range(len(faces.people))]
 
 
-def save_pairs(path, encoded, same):
-    """Write pairs of encoded images (2P) as ``.npz``, which needs no pickle."""
+def save_pairs(path: Path | str, encoded: list[bytes], same: np.ndarray) -> None:
+    """Write pairs of 2P encoded images as ``.npz``, which needs no pickle. ``same``: (P,) bool."""
     offsets = np.cumsum([0] + [len(data) for data in encoded])
     buffer = io.BytesIO()
     np.savez(buffer, data=np.frombuffer(b"".join(encoded), np.uint8), offsets=offsets, same=np.asarray(same, bool))

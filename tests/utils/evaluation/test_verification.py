@@ -154,7 +154,7 @@ def test_bad_verification_sets_are_refused(tmp_path, monkeypatch):
         "hostile.bin": (pickle.dumps(([data] * 4, [Hostile(), True])), "refused"),
         "vast.bin": (pickle.dumps(([data] * 4, [Vast(), True])), "refused.*bytearray"),
         "odd.bin": (pickle.dumps(([data] * 3, [True, False])), "3 images for 2 pairs"),
-        "one_kind.bin": (pickle.dumps(([data] * 4, [True, True])), "pairs of one person and pairs of two"),
+        "one_kind.bin": (pickle.dumps(([data] * 4, [True, True])), "pairs of one identity and pairs of two"),
         "truncated.bin": (pickle.dumps(([data] * 4, [True, False]))[:-500], "truncated|damaged"),
         "broken.bin": (pickle.dumps(([data[:900]] * 4, [True, False])), "truncated JPEG"),
         "noise.xz": (b"nothing", "damaged"),
