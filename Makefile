@@ -64,9 +64,9 @@ SHARPEN := --disc_width 32 --disc_noise 0.06 --disc_weight 0.3 --adversarial lsg
 
 # Run it again to go on. The second of the two epochs with the GAN.
 train-demo: .venv/.installed $(PHOTOS)
-	$(PY) scripts/prepare_training_set.py --images $(PHOTOS) --encoder $(DEMO)/face_encoder.pth -d $(TRAINING) -n people
+	$(PY) scripts/prepare_training_set.py --data $(PHOTOS) --id_weights $(DEMO)/face_encoder.pth -d $(TRAINING) -n people
 	$(PY) scripts/small_portion_training_mask.py --data $(TRAINING)/people.lmdb -d $(TRAINING)/masks --identities 900 --rest
-	$(PY) scripts/linear_start.py --train_source $(TRAINING)/people.lmdb --mask $(TRAINING)/masks/*_ims.npy \
+	$(PY) scripts/linear_start.py --data $(TRAINING)/people.lmdb --mask $(TRAINING)/masks/*_ims.npy \
 		--id_weights $(DEMO)/face_encoder.pth --output $(TRAINING)/start.pth
 	$(PY) vec2face.py --train_source $(TRAINING)/people.lmdb --mask $(TRAINING)/masks/*_ims.npy \
 		--held_out $(TRAINING)/masks/*_rest.npy --score_every 500 --id_weights $(DEMO)/face_encoder.pth \
@@ -84,7 +84,7 @@ pipeline: .venv/.installed $(PIPELINE)/people.npy
 		--quality_weights $(DEMO)/face_encoder.pth --reference tests/photos
 	$(PY) scripts/train_fr.py --data $(PIPELINE)/dataset --network 18 --width 16 --no-se --batch_size 32 --epochs 12 \
 		--milestones 9 --random_erasing 0 --output_dir $(PIPELINE)/fr --resume $(PIPELINE)/fr
-	$(PY) scripts/test_fr.py --weights $(PIPELINE)/fr/model.pth --pairs tests/photos --pair_count 16
+	$(PY) scripts/evaluate_fr.py --id_weights $(PIPELINE)/fr/model.pth --pairs tests/photos --pair_count 16
 
 table-%: .venv/.installed $(PHOTOS) $(UNSEEN)
 	$(PY) world/run_ablation.py $* --photos $(PHOTOS) --unseen $(UNSEEN) $(TABLE)

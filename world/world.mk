@@ -36,7 +36,7 @@ $(WORLD)/unseen: | .venv/.installed-render
 	mv $@.unfinished $@
 
 $(WORLD)/sets/%.npz: $(WORLD)/unseen
-	$(PY) scripts/test_fr.py --pairs $(WORLD)/unseen --style $* --pair_count $(PAIRS) --save_pairs $@
+	$(PY) scripts/evaluate_fr.py --data $(WORLD)/unseen --style $* --pair_count $(PAIRS) --save_pairs $@
 
 # One network for identity and quality, which keeps traces of pose and light; and another one, to judge.
 $(WORLD_WEIGHTS)/face_encoder.pth: $(WORLD)/people
@@ -59,14 +59,14 @@ $(WORLD_WEIGHTS)/head_pose.pth $(WORLD)/pose/scores.json &: $(WORLD)/people $(WO
 # for which the image decoder is trained, then sharpened by the GAN; a part of that is taken back, and a second GAN, with a
 # discriminator that knows nothing yet, takes away what the first one let through. See docs/world.md.
 $(WORLD)/people.lmdb $(WORLD)/unseen.lmdb: $(WORLD)/%.lmdb: $(WORLD)/% $(WORLD_WEIGHTS)/face_encoder.pth
-	$(PY) scripts/prepare_training_set.py --images $(WORLD)/$* --encoder $(WORLD_WEIGHTS)/face_encoder.pth \
+	$(PY) scripts/prepare_training_set.py --data $(WORLD)/$* --id_weights $(WORLD_WEIGHTS)/face_encoder.pth \
 		-d $(WORLD)/unfinished -n $*
 	mv $(WORLD)/unfinished/$*.lmdb $@
 
 $(WORLD)/soft_generator.pth: $(WORLD)/people.lmdb
 	$(PY) scripts/small_portion_training_mask.py --data $< --identities $(PEOPLE) --min_quality 0.6 \
 		--labels $(WORLD)/people/labels.jsonl -d $(WORLD)/good
-	$(PY) scripts/linear_start.py --train_source $< --mask $(WORLD)/good/*.npy \
+	$(PY) scripts/linear_start.py --data $< --mask $(WORLD)/good/*.npy \
 		--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --output $(WORLD)/linear_start.pth
 	$(PY) vec2face.py --train_source $< --mask $(WORLD)/good/*.npy --id_weights $(WORLD_WEIGHTS)/face_encoder.pth \
 		--start_from $(WORLD)/linear_start.pth $(DECODER_ALONE) --lr 1e-3 --ema 0.995 $(WORLD_GENERATOR) \
@@ -85,24 +85,24 @@ $(WORLD_WEIGHTS)/vec2face_generator.pth: $(WORLD)/sharp_generator.pth
 	$(PY) scripts/convert_weights.py $(WORLD)/generator/checkpoint-last.pth $@ --ema --finished --overwrite
 
 $(WORLD_WEIGHTS)/identity_vectors.npy: $(WORLD)/people $(WORLD_WEIGHTS)/face_encoder.pth
-	$(PY) scripts/extract_features.py --images $(WORLD)/people --encoder $(WORLD_WEIGHTS)/face_encoder.pth -d $(WORLD)/features
+	$(PY) scripts/extract_features.py --data $(WORLD)/people --id_weights $(WORLD_WEIGHTS)/face_encoder.pth --output $(WORLD)/features
 	$(PY) scripts/center_features.py -feat $(WORLD)/features -dataset people -dest $(WORLD)
 	$(PY) scripts/sample_identities.py --features $(WORLD)/people_center_feature.npy --avoid $(WORLD)/people_center_feature.npy \
 		--count $(VECTORS) $(WORLD_SIMILARITY) --output $@ --overwrite
 
 # What they achieve, on people that none of them saw.
 $(WORLD)/fr.json: $(WORLD_WEIGHTS)/face_encoder.pth $(SETS)
-	$(PY) scripts/test_fr.py --weights $< --sets $(SETS) --output $@
+	$(PY) scripts/evaluate_fr.py --id_weights $< --sets $(SETS) --output $@
 
 $(WORLD)/judge.json: $(WORLD)/judge/model.pth $(SETS)
-	$(PY) scripts/test_fr.py --weights $< --sets $(SETS) --output $@
+	$(PY) scripts/evaluate_fr.py --id_weights $< --sets $(SETS) --output $@
 
 $(WORLD)/quality.json: $(WORLD_WEIGHTS)/face_encoder.pth $(WORLD)/unseen
 	$(PY) world/quality_curve.py --quality_weights $< --photos $(WORLD)/unseen --output $(WORLD)/quality --overwrite
 
 $(WORLD)/generator.json: $(WORLD_WEIGHTS)/vec2face_generator.pth $(WORLD)/unseen.lmdb $(WORLD)/judge.json
 	$(PY) scripts/evaluate_generator.py --data $(WORLD)/unseen.lmdb --model_weights $< \
-		--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --judge_weights $(WORLD)/judge/model.pth \
+		--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --evaluator_weights $(WORLD)/judge/model.pth \
 		--threshold $(WORLD)/judge.json --count 1000 --output $(WORLD)/generator --overwrite
 
 WORLD_MODELS = --model_weights $(WORLD_WEIGHTS)/vec2face_generator.pth --id_weights $(WORLD_WEIGHTS)/face_encoder.pth \
