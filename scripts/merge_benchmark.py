@@ -29,7 +29,7 @@ from utils.dataset.writer import (
     prepare_dataset,
     read_records,
 )
-from utils.generation.generate import GeneratedImage
+from utils.generation.pipeline import GeneratedImage
 from utils.generation.recipe import Identity
 from utils.generation.summary import count_records
 

@@ -1,5 +1,6 @@
 """What README, docs, docstrings and makefiles show can be run as it stands."""
 
+import json
 import os
 import pickle
 import re
@@ -45,9 +46,12 @@ def test_every_command_that_is_shown_is_understood(command, monkeypatch):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_command_of_make_is_understood(target, monkeypatch):
+def test_every_command_of_make_is_understood(target, tmp_path, monkeypatch):
     commands = make_commands(target)
     assert commands
+    (tmp_path / "rendered_world").mkdir()  # of which one command reads a threshold
+    (tmp_path / "rendered_world" / "judge.json").write_text(json.dumps({"random": {"threshold": 0.3}}))
+    monkeypatch.chdir(tmp_path)
     for command in commands:
         with monkeypatch.context() as patch:
             assert_understood(command, patch)

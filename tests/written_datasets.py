@@ -12,7 +12,7 @@ from utils.dataset.writer import (
     finish_dataset,
     prepare_dataset,
 )
-from utils.generation.generate import GeneratedImage
+from utils.generation.pipeline import GeneratedImage
 from utils.generation.recipe import Identity
 
 FORMATS = pytest.mark.parametrize("format", ["folder", "lmdb"])

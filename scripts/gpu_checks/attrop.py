@@ -9,7 +9,7 @@ from models.attrop import AttrOP, quality_target, yaw_target
 from models.vec2face import load_vec2face
 from scripts.gpu_checks.rows import Row, judged
 from scripts.gpu_checks.setting import DEMO, Setting, demo_judges, demo_vectors, seeded_mask
-from utils.generation.generate import optimise_identities
+from utils.generation.pipeline import optimise_identities
 from utils.generation.recipe import Identity, Recipe
 from utils.runtime.precision import PRECISIONS
 

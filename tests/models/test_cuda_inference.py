@@ -19,8 +19,8 @@ from models.transfer import Download
 from models.vec2face import Architecture
 from models.weight_files import frozen
 from utils.generation.gate import RetryQueue
-from utils.generation.generate import decode, image_jobs
 from utils.generation.image_measures import ImageMeasures
+from utils.generation.pipeline import decode, image_jobs
 from utils.generation.recipe import Identity, Recipe
 
 HALVES = [torch.float16, torch.bfloat16]

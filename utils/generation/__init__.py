@@ -5,7 +5,7 @@ The names are imported when they are first used, as loading torch takes seconds.
 
 from importlib import import_module
 
-HOMES = {"Identity": "recipe", "Recipe": "recipe", "generate": "generate"}
+HOMES = {"Identity": "recipe", "Recipe": "recipe", "generate": "pipeline"}
 
 
 def __getattr__(name):

@@ -29,9 +29,9 @@ from utils.dataset.writer import (
 )
 from utils.generation.batch_rows import decoded_rows
 from utils.generation.gate import Gate
-from utils.generation.generate import GeneratedImage, generate
 from utils.generation.measures import choose_measures
 from utils.generation.networks import Networks
+from utils.generation.pipeline import GeneratedImage, generate
 from utils.generation.recipe import Identity, Recipe
 from utils.generation.summary import attrop_lines, count_records, gate_lines
 from utils.runtime.distributed import World

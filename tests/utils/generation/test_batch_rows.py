@@ -9,7 +9,7 @@ import image_generation
 from models import AttrOP, Row, load_face_encoder, load_pose_estimator, load_vec2face, quality_target, yaw_target
 from models.masking import MaskRates
 from utils.generation.batch_rows import CPU_ATTROP_ROWS, CPU_DECODED_ROWS, attrop_rows, decoded_rows
-from utils.generation.generate import generate
+from utils.generation.pipeline import generate
 from utils.generation.recipe import Identity, Recipe
 from utils.generation.streams import identity_stream
 

@@ -18,8 +18,8 @@ from utils.data.images import read_image
 from utils.dataset.lmdb_store import reading
 from utils.dataset.writer import compact_dataset
 from utils.generation.gate import Gate
-from utils.generation.generate import generate
 from utils.generation.image_measures import ImageMeasures
+from utils.generation.pipeline import generate
 from utils.generation.recipe import Identity, Recipe
 
 
@@ -131,7 +131,7 @@ def test_images_from_attrop_pass_or_are_drawn_again_as_well_when_they_are_measur
 
     def make(size):
         calls.clear()
-        monkeypatch.setattr("utils.generation.generate.measured_rows", lambda batch_size, device: size)
+        monkeypatch.setattr("utils.generation.pipeline.measured_rows", lambda batch_size, device: size)
         attrop = AttrOP(generator, encoder, batch_size=4, max_iters=1)
         options = {"attrop": attrop, "attrop_on": "image", "measures": ImageMeasures(encoder)}
         gate = Gate({"id_similarity": 0.55}, 3)

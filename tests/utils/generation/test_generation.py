@@ -5,7 +5,7 @@ import pytest
 
 from models import AttrOP, quality_target
 from models.errors import UserError
-from utils.generation.generate import generate
+from utils.generation.pipeline import generate
 from utils.generation.recipe import Identity, Recipe
 
 
