@@ -66,7 +66,7 @@ def test_broken_records_end_the_run_past_the_limit(demo, training_lmdb, tmp_path
     path = write_lmdb(tmp_path / "x.lmdb", records)
     np.save(four_of(path), np.arange(4))
     run(*flags(demo, path, tmp_path / "a", "--epochs", 1, "--batch_size", 4))
-    assert "record 3 skipped" in capsys.readouterr().out
+    assert "skipped record 3" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         run(*flags(demo, path, tmp_path / "b", "--epochs", 1, "--batch_size", 4, "--max_bad_records", 0))
     assert "more than --max_bad_records 0" in capsys.readouterr().err

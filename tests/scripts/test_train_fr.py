@@ -47,7 +47,7 @@ def test_generation_tells_a_quality_the_model_never_gives(trained, demo, tmp_pat
     for quality, told in ((1000, True), (1, False)):
         name = f"quality{quality}"
         image_generation.main([str(word) for word in [*words, "--image_quality", quality, "--name", name]])
-        assert ("more than 95 % of the photos" in capsys.readouterr().out) == told
+        assert ("higher than that of 95 % of the photos" in capsys.readouterr().out) == told
 
 
 def test_batch_norm_has_no_weight_decay():

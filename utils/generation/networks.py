@@ -104,13 +104,14 @@ def load_networks(files: WeightFiles, device: torch.device, dtype: torch.dtype, 
 
 def load_estimators(files: WeightFiles, device: torch.device, dtype: torch.dtype) -> dict[str, nn.Module]:
     """{role: network} of the roles that have a file."""
-    by_role, by_path = {}, {}
+    by_role, loaded = {}, {}
     for role in files.roles:
-        path = Path(getattr(files, role)).resolve()
-        if path not in by_path:
-            load = load_pose_estimator if role == "pose" else load_face_encoder
-            by_path[path] = load(getattr(files, role), device, dtype)
-        by_role[role] = by_path[path]
+        load = load_pose_estimator if role == "pose" else load_face_encoder
+        path = Path(getattr(files, role))
+        kind = load, path.resolve()
+        if kind not in loaded:
+            loaded[kind] = load(path, device, dtype)
+        by_role[role] = loaded[kind]
     return by_role
 
 
