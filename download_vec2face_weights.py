@@ -8,7 +8,7 @@ python download_vec2face_weights.py --list              what there is, and what 
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.cli.command import command
+from utils.cli.command import command  # first, as it makes settings that must precede torch
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

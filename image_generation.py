@@ -10,7 +10,7 @@ Several GPUs: put `torchrun --nproc_per_node=N` in the place of `python`. Stoppe
 again.
 """
 
-from utils.cli.command import command
+from utils.cli.command import command  # first, as it makes settings that must precede torch
 
 from models.attrop import AttrOP, quality_target
 from utils.cli.flags import make_parser

@@ -7,7 +7,7 @@ The FR feature of each photo is the identity vector; noise on it gives the image
 Photos must be aligned 112x112 crops, or give --align. Stopped, or more to do: run the same command again.
 """
 
-from utils.cli.command import command
+from utils.cli.command import command  # first, as it makes settings that must precede torch
 
 from utils.cli.flags import make_parser
 from utils.cli.generation_flags import (

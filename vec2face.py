@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from utils.cli.command import command
+from utils.cli.command import command  # first, as it makes settings that must precede torch
 
 import numpy as np
 import torch
@@ -218,11 +218,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         steps = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
         state.last_step = steps // args.accum_iter * args.accum_iter
 
-        base_lr = args.lr or args.blr * args.batch_size * args.accum_iter * world.size / RELEASED_DIVISOR
+        highest_lr = args.lr
+        if highest_lr is None:
+            highest_lr = args.blr * args.batch_size * args.accum_iter * world.size / RELEASED_DIVISOR
         recipe = Recipe(
             steps_per_epoch=steps_per_epoch, accum_iter=args.accum_iter, fmae_lr=args.fmae_lr, seed=args.seed,
             learning_rate=partial(
-                warmup_then_cosine, highest=base_lr, lowest=args.min_lr, warmup_epochs=args.warmup_epochs,
+                warmup_then_cosine, highest=highest_lr, lowest=args.min_lr, warmup_epochs=args.warmup_epochs,
                 epochs=args.epochs,
             ),
             clip_grad=args.clip_grad, disc_start=args.disc_start, score_every=args.score_every or steps_per_epoch,

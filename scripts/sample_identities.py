@@ -131,7 +131,7 @@ def main(argv=None):
     check_output(args.output, args.overwrite)
     device = resolve_device(args.device)
     Precision().apply()
-    write_identities(sampling, args.output, device)
+    write_identities(sampling, args.output, device, args.overwrite)
 
 
 def check_output(output: Path | str, overwrite: bool) -> None:
@@ -142,15 +142,17 @@ def check_output(output: Path | str, overwrite: bool) -> None:
     refuse_existing(output, *([] if unfinished else companions_of(Path(output))), overwrite=overwrite)
 
 
-def write_identities(sampling: Sampling, output: Path | str, device: torch.device) -> None:
+def write_identities(sampling: Sampling, output: Path | str, device: torch.device, overwrite: bool = False) -> None:
     """Sample the vectors and write them with their report and mixtures, replacing what is there.
+
+    An interrupted run with the same settings goes on; ``overwrite``: one with other settings is discarded.
 
     Raises UserError when the vectors do not fit, the input is damaged, or the files cannot be written.
     """
     sampler = sampling.sampler()
     avoid = np.array(load_vectors(sampling.avoid, WIDTH)) if sampling.avoid else ()
     settings = sampling.settings()
-    with output_file(output) as target, Partial(target, settings) as partial:
+    with output_file(output) as target, Partial(target, settings, overwrite) as partial:
         vectors = collect(sampler, sampling, avoid, partial, device)
         if sampling.average_similarity is not None:
             vectors = with_mean_similarity(vectors, sampling.average_similarity)
@@ -190,6 +192,11 @@ def collect(sampler, sampling: Sampling, avoid: np.ndarray, partial: "Partial", 
             partial.add(block, vectors)
             bar.update(len(vectors))
     vectors = partial.vectors()
+    if not len(vectors):
+        raise UserError(
+            f"no vector fits below --max_similarity {sampling.max_similarity}. --method {sampling.method} needs the "
+            "features of many more identities, or a higher --max_similarity."
+        )
     if len(vectors) < count:
         raise UserError(
             f"only {len(vectors)} vectors fit below --max_similarity {sampling.max_similarity}: the space of --method "
@@ -222,17 +229,21 @@ def save(path: Path, array: np.ndarray) -> None:
 class Partial:
     """The vectors that an unfinished run has accepted, as raw float32 rows beside the output, and how far it came.
 
-    Raises UserError when the run was begun with other settings.
+    Raises UserError when the run was begun with other settings, unless ``overwrite``.
     """
 
-    def __init__(self, target: Path, settings: dict):
+    def __init__(self, target: Path, settings: dict, overwrite: bool = False):
         self.rows, self.state = self.files(target)
         self.settings, self.block, self.count = settings, 0, 0
         if self.begun(target):
             state = json.loads(self.state.read_text())
-            if state["settings"] != settings:
-                raise UserError(f"{self.rows}: was begun with other settings; delete it, or choose another --output.")
-            self.block, self.count = state["block"], state["count"]
+            if state["settings"] == settings:
+                self.block, self.count = state["block"], state["count"]
+            elif not overwrite:
+                raise UserError(
+                    f"{self.rows}: an unfinished run with other settings; give --overwrite to start anew, or another "
+                    "--output."
+                )
 
     @staticmethod
     def files(target: Path | str) -> list[Path]:

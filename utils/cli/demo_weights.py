@@ -5,7 +5,9 @@ from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
 
-DEMO = Path(__file__).resolve().parents[2] / "weights" / "demo"
+ROOT = Path(__file__).resolve().parents[2]  # where download_vec2face_weights.py puts them, run from there
+DEMO = ROOT / "weights" / "demo"
+PARTNERS = {"model_weights": "id_weights", "id_weights": "model_weights"}  # one reads what the other computes
 STAND_INS = {  # released file, as it is named by default -> demo file
     "weights/vec2face_generator.pth": "vec2face_generator.pth",
     "weights/arcface-r100-glint360k.pth": "face_encoder.pth",
@@ -18,11 +20,21 @@ STAND_INS = {  # released file, as it is named by default -> demo file
 def use_demo_weights(args: Namespace, unused: Iterable[str] = ()) -> None:
     """Point the flags that name released files to the demo models, and print a note, if none of the files exists.
 
-    If only some of them exist, all flags stay as they are, because a released generator does not work with a demo
-    encoder. ``args``: parsed flags, changed in place; ``unused``: names of flags that this run does not read.
+    A released file that is not in the current folder is looked for in the project's. If only some of them exist, the
+    flags of the others stay as they are, because a released generator does not work with a demo encoder; neither does
+    the demo encoder replace a missing one beside a generator of the user's own. ``args``: parsed flags, changed in
+    place; ``unused``: names of flags that this run does not read.
     """
-    named = {flag: value for flag, value in vars(args).items() if flag not in unused and value in list(STAND_INS)}
-    if not named or any(Path(value).exists() for value in named.values()):
+    flags = {flag: value for flag, value in vars(args).items() if flag not in unused}
+    named = {flag: value for flag, value in flags.items() if value in list(STAND_INS)}
+    for flag, value in named.items():
+        if not Path(value).exists() and (ROOT / value).exists():
+            named[flag] = str(ROOT / value)
+            setattr(args, flag, named[flag])
+    if any(Path(value).exists() for value in named.values()):
+        return
+    named = {flag: value for flag, value in named.items() if not is_own(flags.get(PARTNERS.get(flag)))}
+    if not named:
         return
     for flag, value in named.items():
         setattr(args, flag, str(DEMO / STAND_INS[value]))
@@ -33,3 +45,8 @@ def use_demo_weights(args: Namespace, unused: Iterable[str] = ()) -> None:
         f"note: released files that are missing: {files}. Using the small demo models in {DEMO}. "
         "`python download_vec2face_weights.py` downloads the released ones."
     )
+
+
+def is_own(value: str | None) -> bool:
+    """Whether a flag names a weight file of the user's own: neither a released one nor a demo model."""
+    return value is not None and value not in STAND_INS and Path(value).resolve().parent != DEMO

@@ -120,7 +120,9 @@ def add_pose_flags(group: Any) -> None:
     group.add_argument(
         "--pose", type=finite, default=85, help="yaw in degrees, to either side unless --signed_pose is given"
     )
-    group.add_argument("--signed_pose", action="store_true", help="distinction of left and right by the sign of --pose")
+    group.add_argument(
+        "--signed_pose", action="store_true", help="signed yaw: the sign of --pose tells the sides apart"
+    )
     group.add_argument("--pitch", type=finite, help="pitch in degrees (default: any)")
     group.add_argument("--pose_weights", default=POSE_WEIGHTS, help="weights of the head pose estimator")
 
@@ -155,7 +157,7 @@ def add_run_flags(parser: ArgumentParser, output_dir: str, own_quality_model: bo
         "--feat_batch_size",
         type=positive,
         default=2000,
-        help="most photos at a time in feature extraction",
+        help="largest number of photos per batch of feature extraction",
     )
     parser.add_argument("--workers", type=positive, default=2, help="number of threads that encode and write images")
     output = parser.add_argument_group("output")
@@ -169,7 +171,7 @@ def add_run_flags(parser: ArgumentParser, output_dir: str, own_quality_model: bo
         help="measurement of every image's id similarity and quality (and yaw and pitch in pose mode) for the manifest "
         "(default: where it costs less than a tenth of drawing the images)",
     )  # fmt: skip
-    output.add_argument("--overwrite", action="store_true", help="deletion of a dataset of this name first")
+    output.add_argument("--overwrite", action="store_true", help="replacement of an existing dataset of this name")
     output.add_argument(
         "--migrate", action="store_true", help="conversion of a dataset that an earlier version wrote, to go on with it"
     )

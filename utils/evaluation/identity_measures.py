@@ -11,6 +11,7 @@ from utils.evaluation.report import percent, shown
 
 WORST = 8  # pairs shown
 CHANCE = 0.05  # p-value below which a difference is reported
+ENOUGH = 20  # identities below which its absence says nothing
 MEANING_OF_SIMILARITY = (
     "An identity is represented here by the mean FR feature of its images, by {model}. A bound on the similarity of "
     "sampled identity vectors holds for those vectors, not for the images made from them."
@@ -98,6 +99,8 @@ def compare_separability(measurement: Measurement, references: list[MeasuredSet]
 
 def verdict_on(separate: tuple[int, int], count: int, chance: float, name: str) -> str:
     """What the separate identities out of ``count``, of the dataset and of the reference, show and no more."""
+    if chance >= CHANCE and count < ENOUGH:
+        return f"{count} identities are too few to tell them from identities of {name} (p = {chance:.2g})"
     if chance >= CHANCE:
         return f"{count} identities show no difference from identities of {name} (p = {chance:.2g})"
     word = "less" if separate[0] < separate[1] else "more"

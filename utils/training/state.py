@@ -130,7 +130,7 @@ class TrainingState:
         if content.get("scaler"):  # empty after a run without a loss scale, in bfloat16 or float32
             self.scaler.load_state_dict(content["scaler"])
         if self.ema is not None:
-            averaged = content["model_ema"] or self.generator.state_dict()
+            averaged = content.get("model_ema") or self.generator.state_dict()
             self.ema = {key: value.to(self.ema[key].device, copy=True) for key, value in averaged.items()}
         self.step = content["step"]
         return notes

@@ -122,7 +122,7 @@ def test_other_settings_do_not_go_on_with_a_begun_file(tmp_path, capsys):
     assert "the space of --method gaussian is full" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         sample(*words, "--count", 3000, "--seed", 1)
-    assert "was begun with other settings" in capsys.readouterr().err
+    assert "an unfinished run with other settings" in capsys.readouterr().err
 
 
 @given(st.floats(0.05, 0.95), st.integers(0, 100))
