@@ -1,7 +1,7 @@
 """AttrOP: gradient descent on the vector until the decoded image has the wanted attributes (paper section 3.3).
 
 Every row of the batch is its own optimisation: it has its own Adam state, retires when *it* passes
-(or ends), and the next waiting row takes its place at once, so the batch stays full.
+(or ends), and the next waiting row takes its slot at once, so the batch stays full.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -102,7 +102,7 @@ class AttrOP:
 
     ``generator``, ``encoder``: frozen models. ``drop_ratio``: share of dropped feature-map rows.
     Identity is always a target: 100 * (1 - cosine similarity), passed at distance <= ``id_tolerance``.
-    Empty places in the batch are filled, so that results do not depend on how many rows wait.
+    Empty slots in the batch are filled, so that results do not depend on how many rows wait.
     ``on_iteration(results)`` is called after each iteration of the batch with the Results of the rows that ended.
     """
 
@@ -173,22 +173,22 @@ class AttrOP:
             yield outputs[id(model)]
 
     def _endings(self, batch, finite, accepted):
-        """{place: why} of the rows that end here: "" for an accepted row, None when their iterations are used up."""
+        """{slot: why} of the rows that end here: "" for an accepted row, None when their iterations are used up."""
         ended = {}
-        for place in sorted(batch.rows):
-            if not finite[place]:
-                ended[place] = f"not finite at iteration {batch.iterations[place]}"
-            elif accepted[place]:
-                ended[place] = ""
-            elif batch.iterations[place] == self.max_iters:
-                ended[place] = None
+        for slot in sorted(batch.rows):
+            if not finite[slot]:
+                ended[slot] = f"not finite at iteration {batch.iterations[slot]}"
+            elif accepted[slot]:
+                ended[slot] = ""
+            elif batch.iterations[slot] == self.max_iters:
+                ended[slot] = None
         return ended
 
     def _results(self, batch, ended):
-        """Results of the rows that end, whose places get free. ``ended``: see _endings."""
+        """Results of the rows that end, whose slots get free. ``ended``: see _endings."""
         results = []
-        for (place, reason), best in zip(ended.items(), batch.best_of(list(ended)), strict=True):
-            row, iterations = batch.rows.pop(place), batch.iterations[place]
+        for (slot, reason), best in zip(ended.items(), batch.best_of(list(ended)), strict=True):
+            row, iterations = batch.rows.pop(slot), batch.iterations[slot]
             missed = tuple(name for name, passed in zip(self.target_names, best.passed, strict=True) if not passed)
             if reason is None:
                 reason = f"{', '.join(missed)} missed after {iterations} iterations"

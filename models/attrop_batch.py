@@ -51,9 +51,9 @@ class Batch:
 
     def __init__(self, size, device, scale=1):
         self.size, self.device, self.first_scale = size, device, scale
-        self.rows = {}  # place -> Row
+        self.rows = {}  # slot -> Row
         self.iterations = [0] * size
-        self.vectors = torch.ones(size, 512, device=device)  # empty places hold harmless vectors
+        self.vectors = torch.ones(size, 512, device=device)  # empty slots hold harmless vectors
         self.identities = torch.ones_like(self.vectors)
         self.mean, self.square = torch.zeros_like(self.vectors), torch.zeros_like(self.vectors)  # Adam's moments
         self.steps = torch.zeros(size, device=device)  # of Adam
@@ -64,32 +64,32 @@ class Batch:
 
     def fill(self, next_row):
         """Put waiting rows into the free slots; whether any row is at work. ``next_row()``: a Row, or None."""
-        started = []  # (place, vector, identity) in one array
-        for place in range(self.size):
-            if place not in self.rows and (row := next_row()) is not None:
-                self.rows[place], self.iterations[place] = row, 0
-                started.append(np.concatenate([[place], row.vector, row.identity], dtype=np.float32))
+        started = []  # (slot, vector, identity) in one array
+        for slot in range(self.size):
+            if slot not in self.rows and (row := next_row()) is not None:
+                self.rows[slot], self.iterations[slot] = row, 0
+                started.append(np.concatenate([[slot], row.vector, row.identity], dtype=np.float32))
         if started:
             packed = upload(torch.from_numpy(np.stack(started)), self.device)  # (S, 1 + 512 + 512)
-            places, vectors, identities = packed[:, 0].long(), *packed[:, 1:].chunk(2, dim=1)  # (S,), (S, 512) twice
-            self.vectors[places] = self.best_vectors[places] = vectors
-            self.identities[places] = identities
+            slots, vectors, identities = packed[:, 0].long(), *packed[:, 1:].chunk(2, dim=1)  # (S,), (S, 512) twice
+            self.vectors[slots] = self.best_vectors[slots] = vectors
+            self.identities[slots] = identities
             for state, first in (
                 (self.mean, 0.0), (self.square, 0.0), (self.steps, 0.0), (self.scale, float(self.first_scale)),
                 (self.best_loss, math.inf),
             ):  # fmt: skip
-                state.index_fill_(0, places, first)
-            if self.best_values is not None:  # of the rows that had these places before
-                self.best_values.index_fill_(1, places, math.nan)
-                self.best_passed.index_fill_(1, places, False)
+                state.index_fill_(0, slots, first)
+            if self.best_values is not None:  # of the rows that had these slots before
+                self.best_values.index_fill_(1, slots, math.nan)
+                self.best_passed.index_fill_(1, slots, False)
         return bool(self.rows)
 
     def draw_masks(self, drop_ratio):
         """The masks of the next iteration, each row's from its own stream."""
         noise, rates = np.zeros((self.size, ROWS)), np.ones(self.size)
-        for place, row in self.rows.items():
-            noise[place], rates[place] = row.draw_mask()
-            self.iterations[place] += 1
+        for slot, row in self.rows.items():
+            noise[slot], rates[slot] = row.draw_mask()
+            self.iterations[slot] += 1
         return TokenMask.from_noise(torch.from_numpy(noise), drop_ratio, torch.from_numpy(rates)).to(self.device)
 
     def remember_best(self, step):
@@ -106,9 +106,9 @@ class Batch:
         self.best_values = torch.where(better, step.values, self.best_values)
         self.best_passed = torch.where(better, step.passed, self.best_passed)
 
-    def best_of(self, places):
-        """The Best of each of these places, in one transfer."""
-        index = upload(torch.tensor(places), self.device)  # (S,)
+    def best_of(self, slots):
+        """The Best of each of these slots, in one transfer."""
+        index = upload(torch.tensor(slots), self.device)  # (S,)
         parts = [self.best_loss[:, None], self.best_values.T, self.best_passed.T, self.best_vectors, self.best_images]
         ends = np.cumsum([part[0].numel() for part in parts])
         packed = torch.cat([part[index].flatten(1).float() for part in parts], dim=1)  # (S, all sizes)

@@ -9,7 +9,7 @@ import torch
 from models.errors import UserError
 from models.released_weights import released_key
 from models.vec2face import PRESETS, Architecture, Vec2Face, generator_state, preset_of
-from models.weight_files import check_fit, load_file, sha256
+from models.weight_files import check_state_dict, load_file, sha256
 
 
 def native_checkpoint(
@@ -70,5 +70,5 @@ def checked_state(content, path):
     preset = preset_of(state, path)
     with torch.device("meta"):
         expected = Vec2Face(PRESETS[preset])
-    check_fit(expected, state, path, f"a {preset} generator", name_of=released_key if released else str)
+    check_state_dict(expected, state, path, f"a {preset} generator", name_of=released_key if released else str)
     return preset, state

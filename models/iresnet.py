@@ -10,7 +10,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from models.errors import UserError
 from models.fused_layers import FrozenPReLU
 from models.official_encoders import to_iresnet
-from models.weight_files import Undrawn, first_few, fit, frozen, load_file, state_dict_of
+from models.weight_files import (
+    first_few,
+    freeze_for_inference,
+    load_file,
+    load_weights_strict,
+    skip_init,
+    state_dict_of,
+)
 
 DEPTHS = {
     18: (2, 2, 2, 2),
@@ -115,7 +122,7 @@ class IResNet(nn.Module):
 
     def for_inference(self, device="cpu", dtype=torch.float32):
         """Frozen, in eval mode, fused; gradients reach the images, the last norm stays in float32."""
-        frozen(self.eval().fuse(), device, dtype).features.float()
+        freeze_for_inference(self.eval().fuse(), device, dtype).features.float()
         return self
 
     def fuse(self):
@@ -156,14 +163,14 @@ def trainable_encoder(content, path):
     state = state_dict_of(content, path)
     try:
         state, unit_range = to_iresnet(state, path)
-        with Undrawn():
+        with skip_init():
             encoder = IResNet(**architecture_of(state))
     except (KeyError, IndexError) as error:
         raise UserError(
             f"{path}: not a face-recognition model (IResNet): missing {error.args[0]}; "
             f"its first keys are {first_few(list(state))}."
         ) from error
-    fit(encoder, state, path, "an IResNet face encoder")
+    load_weights_strict(encoder, state, path, "an IResNet face encoder")
     encoder.feature_norms, encoder.unit_range = content.get("feature_norms"), unit_range
     return encoder
 

@@ -138,7 +138,7 @@ def fit_patch_units(generator: Vec2Face, layout: RowLayout, vectors: Tensor, com
     generator.decoder.positions[0, 1:, layout.patch] = components.mean(0)
     mask = TokenMask.from_noise(torch.zeros(len(vectors), ROWS), 1.0, 1.0)
     encoded = generator.encoder(*generator.expander(vectors), mask)  # (N, 1, D): no row is kept
-    tokens = generator.decoder.enter(encoded, mask)  # (N, 50, D)
+    tokens = generator.decoder.restore_masked_tokens(encoded, mask)  # (N, 50, D)
     for block in generator.decoder.blocks:
         hidden = block.norm2(tokens)[:, 1:]  # (N, 49, D): the input of the MLP, as attention adds nothing yet
         missing = components - tokens[:, 1:, layout.patch]  # (N, 49, patch)

@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 
 from models.errors import UserError
-from models.weight_files import Undrawn, check_fit, load_file, state_dict_of
+from models.weight_files import check_state_dict, load_file, skip_init, state_dict_of
 
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 EFFICIENTNET = "efficientnet_lite0"  # the value of --lpips_weights
@@ -70,7 +70,7 @@ class EfficientNetDistance(PerceptualDistance):
         import timm
 
         super().__init__()
-        with Undrawn():
+        with skip_init():
             network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         own = network.state_dict()
         if [value.shape for value in own.values()] != [value.shape for value in state.values()]:
@@ -101,7 +101,7 @@ class LPIPS(PerceptualDistance):
         import lpips
 
         super().__init__()
-        with Undrawn(), warnings.catch_warnings():
+        with skip_init(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the package calls torchvision by old names
             package = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)  # heads from the package, no download
         self.scale, self.features, self.heads = package.scaling_layer, package.net, package.lins
@@ -157,5 +157,5 @@ def load_lpips(path):
     state = {key.removeprefix("features."): value for key, value in state.items() if not key.startswith("classifier.")}
     with torch.device("meta"):
         expected = vgg16().features
-    check_fit(expected, state, path, "torchvision's VGG16")
+    check_state_dict(expected, state, path, "torchvision's VGG16")
     return LPIPS(state)

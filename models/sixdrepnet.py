@@ -5,7 +5,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models.weight_files import Undrawn, fit, frozen, load_file, state_dict_of
+from models.weight_files import freeze_for_inference, load_file, load_weights_strict, skip_init, state_dict_of
 
 STAGES = ((4, 128), (6, 256), (16, 512), (1, 2048))  # blocks and width of each stage
 STEM_WIDTH = 64
@@ -44,7 +44,7 @@ class SixDRepNet(nn.Module):
 
     def for_inference(self, device="cpu", dtype=torch.float32):
         """Frozen, in eval mode; gradients reach the images, the last layer stays in float32."""
-        frozen(self, device, dtype).linear_reg.float()
+        freeze_for_inference(self, device, dtype).linear_reg.float()
         return self
 
     def rotation(self, images):
@@ -100,9 +100,9 @@ def load_pose_estimator(path, device="cpu", dtype=torch.float32):
     holds no 6DRepNet.
     """
     state = state_dict_of(load_file(path), path)
-    with Undrawn():
+    with skip_init():
         estimator = SixDRepNet(**architecture_of(state))
-    fit(estimator, state, path, "a 6DRepNet pose estimator")
+    load_weights_strict(estimator, state, path, "a 6DRepNet pose estimator")
     return estimator.for_inference(device, dtype)
 
 

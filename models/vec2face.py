@@ -18,7 +18,14 @@ from models.errors import UserError
 from models.image_decoder import MAP_CHANNELS, ImageDecoder
 from models.masking import MAP_SIDE, ROWS
 from models.released_weights import from_released, released_key
-from models.weight_files import Undrawn, first_few, fit, frozen, load_file, state_dict_of
+from models.weight_files import (
+    first_few,
+    freeze_for_inference,
+    load_file,
+    load_weights_strict,
+    skip_init,
+    state_dict_of,
+)
 
 VECTOR_SIZE = 512
 DROPOUT = 0.1
@@ -111,9 +118,9 @@ class Decoder(nn.Module):
         self.norm = layer_norm(width)
 
     def forward(self, encoded, mask):
-        return self.norm(run_blocks(self.blocks, self.enter(encoded, mask)))  # (N, 50, D')
+        return self.norm(run_blocks(self.blocks, self.restore_masked_tokens(encoded, mask)))  # (N, 50, D')
 
-    def enter(self, encoded, mask):
+    def restore_masked_tokens(self, encoded, mask):
         """The tokens of all rows, (N, 50, D'), that the first block takes."""
         encoded = self.embed(encoded)  # (N, 1 + K, D')
         slot = torch.zeros_like(mask.masked, dtype=torch.long)  # (N, 49): where each row stands in `encoded`
@@ -183,7 +190,7 @@ class Vec2Face(nn.Module):
         for block in [*self.encoder.blocks, *self.decoder.blocks]:
             # On a CPU, the fused kernel's backward pass is slow in 16 bit.
             block.attn.fused_attn = torch.device(device).type != "cpu" or blocks_dtype(dtype) == torch.float32
-        frozen(self, device, blocks_dtype(dtype))
+        freeze_for_inference(self, device, blocks_dtype(dtype))
         for part in (self.expander, self.to_map, self.image_decoder):
             part.to(dtype)
         return self
@@ -212,9 +219,9 @@ def load_vec2face(path, device="cpu", dtype=torch.float32, model=None):
     name = preset_of(state, path)
     if model is not None and model != name:
         raise UserError(f"{path} holds a {name}, not a {model}: give --model {name} or leave --model out.")
-    with Undrawn():
+    with skip_init():
         generator = Vec2Face(architecture_of(content, name, path))
-    fit(generator, state, path, f"a {name} generator", name_of=released_key if released else str)
+    load_weights_strict(generator, state, path, f"a {name} generator", name_of=released_key if released else str)
     generator.trained_on = content.get("trained_on")
     return generator.for_inference(device, dtype)
 

@@ -58,7 +58,7 @@ def state_dict_of(content, path):
     }
 
 
-class Undrawn(TorchFunctionMode):
+class skip_init(TorchFunctionMode):
     """Models built in this context draw no random start values, which takes seconds: for weights from a file."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -68,13 +68,13 @@ class Undrawn(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def fit(module, state, path, kind, name_of=str):
+def load_weights_strict(module, state, path, kind, name_of=str):
     """Load ``state`` into ``module``; UserError with the first differing keys when it does not fit exactly."""
-    check_fit(module, state, path, kind, name_of)
+    check_state_dict(module, state, path, kind, name_of)
     module.load_state_dict({**module.state_dict(), **state})
 
 
-def check_fit(module, state, path, kind, name_of=str):
+def check_state_dict(module, state, path, kind, name_of=str):
     """Raise UserError when ``state`` is not what ``module`` (on any device, meta too) holds, or is not finite.
 
     ``name_of`` turns a key of the module into the name it has in the file, for the message.
@@ -105,7 +105,7 @@ def first_few(names):
     return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def frozen(module, device, dtype):
+def freeze_for_inference(module, device, dtype):
     """Ready for inference: eval mode, no parameter gradients, channels_last. Gradients still reach the input."""
     module.eval().requires_grad_(False)
     return module.to(device=device, dtype=dtype, memory_format=torch.channels_last)

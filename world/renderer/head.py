@@ -75,7 +75,7 @@ class HeadModel:
 
     def _cut(self, data):
         """Keep head, neck and shoulders."""
-        from world.renderer.tracer import openness  # warp is there only where people are rendered
+        from world.renderer.rasterizer import openness  # warp is there only where people are rendered
 
         phenotypes = self._phenotypes({})
         body = self._forward(phenotype_kwargs=phenotypes)[0]  # (B, 3)

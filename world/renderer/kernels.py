@@ -1,4 +1,4 @@
-"""What ``warp`` compiles for rendering.tracer: ribbons of hair, z-buffers, and the light of each sample.
+"""What ``warp`` compiles for world.renderer.rasterizer: ribbons of hair, z-buffers, and the light of each sample.
 
 Camera space: x to the image's right, y down, z away from the camera; lengths in metres.
 """
@@ -24,7 +24,7 @@ def crossing(p: wp.vec3, q: wp.vec3, y: float) -> wp.vec2:
 
 
 @wp.kernel
-def rasterise(
+def rasterize(
     screen: wp.array(dtype=wp.vec3), faces: wp.array(dtype=int), side: int, nearest: wp.array(dtype=wp.int64)
 ):
     """One triangle a thread: the nearest one of each pixel, as depth << 32 | triangle.

@@ -1,4 +1,4 @@
-"""Who a rendered person is: bones, skin, hair, eyes, in numbers; see rendering.figure for the mesh.
+"""Who a rendered person is: bones, skin, hair, eyes, in numbers; see world.renderer.figure for the mesh.
 
 Everything of a person comes from (seed, identity), so it is the same on all photos. The population is uniform over
 sex, broad over age (young adult to old), ancestry and skin tone, and independent otherwise: no group is the default.

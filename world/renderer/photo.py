@@ -8,8 +8,8 @@ from utils.data.images import SIDE
 from world.renderer.figure import FLATS, Figure, make_texture
 from world.renderer.head import SIDE as TEXELS
 from world.renderer.person import make_person, rotation, stream
+from world.renderer.rasterizer import Rasterizer
 from world.renderer.scene import make_background, make_cloth, make_light, occlude
-from world.renderer.tracer import Tracer
 
 AXES = np.float32([[1, 0, 0], [0, 0, -1], [0, 1, 0]])  # the model's axes -> x right, y down, z away
 SAMPLES = 2  # along each edge of a pixel
@@ -80,7 +80,7 @@ class Photographer:
         self.figure = Figure(model, painter, self.person, rng)
         texture = make_texture(painter, self.person, rng)
         figure = self.figure
-        self.tracer = Tracer(
+        self.rasterizer = Rasterizer(
             figure.faces, figure.solid, figure.uv, texture, figure.openness, figure.tangents, figure.strand_normals,
             figure.strand_shape,
         )  # fmt: skip
@@ -101,8 +101,8 @@ class Photographer:
         camera[:, :2] = camera[:, :2] @ tilt.T
         to_camera = np.eye(3, dtype=np.float32)
         to_camera[:2, :2] = tilt
-        self.tracer.colour(slice(FLATS["cloth"], FLATS["cloth"] + 32), slice(TEXELS + 8, None), make_cloth(rng))
-        picture = self.tracer.render(
+        self.rasterizer.colour(slice(FLATS["cloth"], FLATS["cloth"] + 32), slice(TEXELS + 8, None), make_cloth(rng))
+        picture = self.rasterizer.render(
             camera, to_camera @ AXES @ turn, self.figure.shown, make_light(setting), focal, centre, SIDE, SAMPLES
         )
         picture = cv2.GaussianBlur(picture, (0, 0), LENS)

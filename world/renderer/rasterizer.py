@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import warp as wp
 
-from world.renderer.kernels import NOTHING, add_normals, look_round, project, rasterise, shade, spread, transform
+from world.renderer.kernels import NOTHING, add_normals, look_round, project, rasterize, shade, spread, transform
 
 wp.config.quiet = True
 SHADOW_SIDE = 256  # texels of the shadow map, which spans the head
@@ -27,7 +27,7 @@ def openness(vertices, faces):
     return out.numpy().copy()
 
 
-class Tracer:
+class Rasterizer:
     """A mesh whose vertices move: ``surface`` (S) vertices with triangles, and H points of strands with ribbons.
 
     Its vertices: those of the surface, one edge of all ribbons, the other edge. ``faces`` (F, 3) of these, the first
@@ -73,12 +73,12 @@ class Tracer:
         launch(project, len(self.points), self.points, focal, centre, self.screen)
         nearest = empty(fine * fine, wp.int64)
         nearest.fill_(NOTHING)
-        launch(rasterise, self.count, self.screen, self.faces, fine, nearest)
+        launch(rasterize, self.count, self.screen, self.faces, fine, nearest)
         view = light_view(vertices[shown], scene.directions[0])
         to_shadow = wp.mat44(*view.ravel().tolist())
         launch(transform, len(self.points), self.points, to_shadow, self.screen)
         self.shadow.fill_(NOTHING)
-        launch(rasterise, self.shadow_faces.size // 3, self.screen, self.shadow_faces, SHADOW_SIDE, self.shadow)
+        launch(rasterize, self.shadow_faces.size // 3, self.screen, self.shadow_faces, SHADOW_SIDE, self.shadow)
         out = empty(fine * fine, wp.vec4)
         softness = float(scene.softness * np.linalg.norm(view[0, :3]))  # in texels of the shadow map
         launch(
