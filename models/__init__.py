@@ -1,9 +1,10 @@
-"""The networks, and AttrOP on top of them.
+"""The networks and AttrOP.
 
-A name is imported when it is first used: loading torch takes seconds, which scripts that need no network do without.
+Each name is imported when it is first used, because importing torch takes seconds and some scripts need no network.
 """
 
 from importlib import import_module
+from typing import Any
 
 HOMES = {
     "attrop": (
@@ -18,11 +19,11 @@ MODULE_OF = {name: module for module, names in HOMES.items() for name in names}
 __all__ = sorted(MODULE_OF)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{MODULE_OF[name]}"), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

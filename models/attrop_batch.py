@@ -1,7 +1,11 @@
-"""The rows that AttrOP works on at a time, as tensors on its device: what an iteration found and what is kept of it."""
+"""The batch of rows that AttrOP optimises: their vectors, Adam states and best iterations, as tensors on the device."""
+
+from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,22 +16,50 @@ from models.transfer import Download, upload
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam (Kingma & Ba, 2015)
 
 
-class Step:
-    """One iteration: images (B, 3, 112, 112), per-row loss (B,), values and passed (1 + T, B), identity first."""
+@dataclass
+class Row:
+    """One vector to optimise.
 
-    def __init__(self, leaf, images, loss, values, passed):
+    ``key``: any label, copied to the Result. ``vector`` (512,): the starting point. ``identity`` (512,): the identity
+    vector that the feature of the image is compared with. ``draw_mask()`` draws the mask of the next iteration as noise
+    (49,) and a mask rate.
+    """
+
+    key: Any
+    vector: np.ndarray
+    identity: np.ndarray
+    draw_mask: Callable[[], tuple[np.ndarray, float]]
+
+
+class Step:
+    """The results of one iteration of a batch with T targets besides the identity.
+
+    ``leaf`` (B, 512): the vectors, with gradients. ``images`` (B, 3, 112, 112) in [-1, 1]. ``loss`` (B,). ``values``
+    and ``passed`` (1 + T, B): attributes, and whether their targets are reached; the identity comes first.
+    """
+
+    def __init__(
+        self,
+        leaf: torch.Tensor,
+        images: torch.Tensor,
+        loss: torch.Tensor,
+        values: torch.Tensor,
+        passed: torch.Tensor,
+    ):
         self.leaf, self.images, self.loss, self.values, self.passed = leaf, images, loss, values, passed
 
-    def finite(self):
+    def finite(self) -> torch.Tensor:
+        """Whether loss and image of each row are finite, (B,) bool."""
         return self.loss.isfinite() & self.images.flatten(1).isfinite().all(1)  # (B,)
 
-    def accepted(self):
+    def accepted(self) -> torch.Tensor:
+        """Whether each row is finite and reaches all targets, (B,) bool."""
         return self.passed.all(0) & self.finite()  # (B,)
 
-    def gradient(self, scale=None):
-        """d loss_i / d vector_i for every row, (B, 512): rows do not touch each other, so one sum serves all.
+    def gradient(self, scale: torch.Tensor | None = None) -> torch.Tensor:
+        """d loss_i / d vector_i of each row i, (B, 512): rows are independent, so the sum of the losses is derived.
 
-        ``scale``: (B,) factors that the losses have on their way back.
+        ``scale`` (B,): loss scales of the backward pass; the gradient is divided by them again.
         """
         scale = torch.ones_like(self.loss) if scale is None else scale
         (gradient,) = torch.autograd.grad((self.loss * scale).sum(), self.leaf)
@@ -35,65 +67,69 @@ class Step:
 
 
 class Best(NamedTuple):
-    """A row's best iteration: vector (512,), image (3, 112, 112) or None, and of all targets value and passed."""
+    """The best iteration of a row.
+
+    ``vector`` (512,); ``image`` (3, 112, 112), or None if no iteration was finite; ``values`` and ``passed``: attribute
+    and whether it passed, for each target.
+    """
 
     vector: np.ndarray
     image: torch.Tensor | None
-    values: list
-    passed: list
+    values: list[float]
+    passed: list[float]
 
 
 class Batch:
-    """The rows at work: their vectors, their Adam state, and the best iteration of each so far.
+    """The rows in the slots of a batch, with their vectors, Adam states and best iterations so far.
 
-    All but ``rows`` and ``iterations`` lies on the device. ``scale``: of the loss on its way back, at first.
+    All but ``rows`` and ``iterations`` are tensors on ``device``. ``scale``: initial loss scale of the backward pass.
     """
 
-    def __init__(self, size, device, scale=1):
+    def __init__(self, size: int, device: torch.device, scale: float = 1):
         self.size, self.device, self.first_scale = size, device, scale
-        self.rows = {}  # place -> Row
+        self.rows: dict[int, Row] = {}  # by slot
         self.iterations = [0] * size
-        self.vectors = torch.ones(size, 512, device=device)  # empty places hold harmless vectors
+        self.vectors = torch.ones(size, 512, device=device)  # constant in free slots
         self.identities = torch.ones_like(self.vectors)
-        self.mean, self.square = torch.zeros_like(self.vectors), torch.zeros_like(self.vectors)  # Adam's moments
-        self.steps = torch.zeros(size, device=device)  # of Adam
+        self.mean, self.square = torch.zeros_like(self.vectors), torch.zeros_like(self.vectors)  # Adam
+        self.steps = torch.zeros(size, device=device)  # number of Adam steps
         self.scale = torch.full((size,), float(scale), device=device)
         self.best_loss = torch.full((size,), math.inf, device=device)
-        self.best_images = self.best_values = self.best_passed = None  # shaped by the first step
+        self.best_images = self.best_values = self.best_passed = None  # made in the first iteration
         self.best_vectors = torch.zeros_like(self.vectors)
 
-    def fill(self, next_row):
-        """Put waiting rows into the free slots; whether any row is at work. ``next_row()``: a Row, or None."""
-        started = []  # (place, vector, identity) in one array
-        for place in range(self.size):
-            if place not in self.rows and (row := next_row()) is not None:
-                self.rows[place], self.iterations[place] = row, 0
-                started.append(np.concatenate([[place], row.vector, row.identity], dtype=np.float32))
+    def fill(self, next_row: Callable[[], Row | None]) -> bool:
+        """Put waiting rows into free slots and return whether the batch has any row. ``next_row()``: a Row or None."""
+        started = []  # arrays (1 + 512 + 512,): slot, vector, identity
+        for slot in range(self.size):
+            if slot not in self.rows and (row := next_row()) is not None:
+                self.rows[slot], self.iterations[slot] = row, 0
+                started.append(np.concatenate([[slot], row.vector, row.identity], dtype=np.float32))
         if started:
             packed = upload(torch.from_numpy(np.stack(started)), self.device)  # (S, 1 + 512 + 512)
-            places, vectors, identities = packed[:, 0].long(), *packed[:, 1:].chunk(2, dim=1)  # (S,), (S, 512) twice
-            self.vectors[places] = self.best_vectors[places] = vectors
-            self.identities[places] = identities
+            slots, vectors, identities = packed[:, 0].long(), *packed[:, 1:].chunk(2, dim=1)  # (S,), (S, 512) twice
+            self.vectors[slots] = self.best_vectors[slots] = vectors
+            self.identities[slots] = identities
             for state, first in (
                 (self.mean, 0.0), (self.square, 0.0), (self.steps, 0.0), (self.scale, float(self.first_scale)),
                 (self.best_loss, math.inf),
             ):  # fmt: skip
-                state.index_fill_(0, places, first)
-            if self.best_values is not None:  # of the rows that had these places before
-                self.best_values.index_fill_(1, places, math.nan)
-                self.best_passed.index_fill_(1, places, False)
+                state.index_fill_(0, slots, first)
+            if self.best_values is not None:  # those of the previous rows in these slots
+                self.best_values.index_fill_(1, slots, math.nan)
+                self.best_passed.index_fill_(1, slots, False)
         return bool(self.rows)
 
-    def draw_masks(self, drop_ratio):
-        """The masks of the next iteration, each row's from its own stream."""
+    def draw_masks(self, drop_ratio: float) -> TokenMask:
+        """The masks of the next iteration, each drawn from the random stream of its row."""
         noise, rates = np.zeros((self.size, ROWS)), np.ones(self.size)
-        for place, row in self.rows.items():
-            noise[place], rates[place] = row.draw_mask()
-            self.iterations[place] += 1
+        for slot, row in self.rows.items():
+            noise[slot], rates[slot] = row.draw_mask()
+            self.iterations[slot] += 1
         return TokenMask.from_noise(torch.from_numpy(noise), drop_ratio, torch.from_numpy(rates)).to(self.device)
 
-    def remember_best(self, step):
-        """Keep the iteration with the lowest loss; one that is accepted beats all."""
+    def remember_best(self, step: Step) -> None:
+        """Update the best iteration of each row: the accepted one, or else the one with the lowest loss."""
         if self.best_images is None:
             self.best_images = torch.zeros_like(step.images)
             self.best_values = torch.full_like(step.values, math.nan)
@@ -106,9 +142,9 @@ class Batch:
         self.best_values = torch.where(better, step.values, self.best_values)
         self.best_passed = torch.where(better, step.passed, self.best_passed)
 
-    def best_of(self, places):
-        """The Best of each of these places, in one transfer."""
-        index = upload(torch.tensor(places), self.device)  # (S,)
+    def best_of(self, slots: Sequence[int]) -> Iterator[Best]:
+        """Yield the Best of each slot, after one transfer for all."""
+        index = upload(torch.tensor(slots), self.device)  # (S,)
         parts = [self.best_loss[:, None], self.best_values.T, self.best_passed.T, self.best_vectors, self.best_images]
         ends = np.cumsum([part[0].numel() for part in parts])
         packed = torch.cat([part[index].flatten(1).float() for part in parts], dim=1)  # (S, all sizes)
@@ -117,10 +153,13 @@ class Batch:
             image = torch.from_numpy(image.reshape(self.best_images.shape[1:]))  # (3, 112, 112)
             yield Best(vector, image if loss < math.inf else None, values.tolist(), passed.tolist())
 
-    def descend(self, step, lr):
-        """One Adam step of every row, each at its own step count.
+    def descend(self, step: Step, lr: float) -> None:
+        """Make one Adam step in each row, with its own step count t and gradient g:
 
-        A row whose gradient is not finite stays where it is and, as float16 may have overflowed, halves its scale.
+            m = b1 m + (1 - b1) g,   s = b2 s + (1 - b2) g^2,   v -= lr (m / (1 - b1^t)) / (sqrt(s / (1 - b2^t)) + eps)
+
+        A row with a non-finite gradient is left unchanged, and its loss scale is halved, as float16 may have
+        overflowed.
         """
         gradient = step.gradient(self.scale)
         finite = gradient.isfinite().all(1)  # (B,)

@@ -12,11 +12,12 @@ GROUPS = 8
 
 
 def leaky_relu() -> nn.LeakyReLU:
+    """The activation of all layers."""
     return nn.LeakyReLU(0.1)
 
 
 class ParallelConvs(nn.Module):
-    """Parallel convolutions of several kernel sizes, with their channels concatenated."""
+    """Parallel convolutions of several kernel sizes, concatenated: (N, in_width, H, W) -> (N, width / 2, H, W)."""
 
     def __init__(self, in_width: int, width: int):
         super().__init__()
@@ -29,7 +30,7 @@ class ParallelConvs(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + conv3(LeakyReLU(GroupNorm(x)))."""
+    """x + conv3(LeakyReLU(GroupNorm(x))): (N, C, H, W) -> (N, C, H, W)."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -1,5 +1,5 @@
-"""What went wrong, for the person at the command line."""
+"""The exception for errors that users can correct."""
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The message is one line: what is wrong, with which file, what to do."""
+    """An error that the user can correct. Its message is one line: what is wrong, with which file, and what to do."""

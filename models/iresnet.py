@@ -1,7 +1,13 @@
-"""IResNet face encoder (ArcFace, Deng et al., 2019; improved ResNet, Duta et al., 2020).
+"""The IResNet face encoder (ArcFace, Deng et al., 2019; improved ResNet, Duta et al., 2020).
 
-The same network serves as identity model (its feature) and as MagFace quality model (its norm).
+The network is used as identity model, by its feature, and with MagFace weights as quality model, by the feature's norm.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -10,7 +16,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from models.errors import UserError
 from models.fused_layers import FrozenPReLU
 from models.official_encoders import to_iresnet
-from models.weight_files import Undrawn, first_few, fit, frozen, load_file, state_dict_of
+from models.weight_files import (
+    first_few,
+    freeze_for_inference,
+    load_file,
+    load_weights_strict,
+    skip_init,
+    state_dict_of,
+)
 
 DEPTHS = {
     18: (2, 2, 2, 2),
@@ -24,24 +37,24 @@ MAP_SIDE = 7  # side of the last feature map for a 112x112 image
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales every channel by what all channels are on average (Hu et al., 2018): (N, C, H, W) -> (N, C, H, W)."""
+    """Scales each channel depending on the means of all channels (Hu et al., 2018): (N, C, H, W) -> (N, C, H, W)."""
 
-    def __init__(self, width, reduction=16):
+    def __init__(self, width: int, reduction: int = 16):
         super().__init__()
         self.fc1 = nn.Conv2d(width, width // reduction, 1, bias=False)
         self.fc2 = nn.Conv2d(width // reduction, width, 1, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()  # scales (N, C, 1, 1)
 
 
 class Bottleneck(nn.Module):
-    """bn, conv, bn, PReLU, conv (stride), bn, added to the input or to its 1x1 projection.
+    """BN, conv, BN, PReLU, conv (stride), BN, added to the input or to its 1x1 projection.
 
-    ``se``: squeeze-excitation on that shortcut.
+    (N, in_width, H, W) -> (N, width, H / stride, W / stride). ``se``: squeeze-excitation on the shortcut.
     """
 
-    def __init__(self, in_width, width, stride, se=False):
+    def __init__(self, in_width: int, width: int, stride: int, se: bool = False):
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_width)
         self.conv1 = nn.Conv2d(in_width, width, 3, padding=1, bias=False)
@@ -57,7 +70,7 @@ class Bottleneck(nn.Module):
 
         self.attn = SqueezeExcitation(width) if se else None
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.prelu(self.bn2(self.conv1(self.bn1(x))))  # (N, width, H, W)
         h = self.bn3(self.conv2(h))  # (N, width, H / stride, W / stride)
         shortcut = x if self.downsample is None else self.downsample(x)  # (N, width, H / stride, W / stride)
@@ -65,18 +78,23 @@ class Bottleneck(nn.Module):
 
 
 class IResNet(nn.Module):
-    """(N, 3, 112, 112) RGB in [-1, 1] -> (N, feature_size) unnormalised feature.
+    """Face encoder: RGB images (N, 3, 112, 112) in [-1, 1] -> features (N, feature_size), not normalised.
 
-    ``blocks``: how many blocks in each of the four stages; ``widths``: their channels, the stem has
-    the first one's. ``se``: squeeze-excitation in the first block of each stage (the HSFace recipe's SE-IResNet).
-    With released weights a feature has about unit variance per dimension (norm 22-23).
+    ``blocks`` and ``widths``: number of blocks and of channels of the four stages; the stem has the channels of the
+    first stage. ``se``: squeeze-excitation in the first block of each stage, as in the SE-IResNet of the HSFace recipe.
+    With the released weights, features have about unit variance per dimension, i.e. norms of 22 to 23.
     """
 
-    def __init__(self, blocks=DEPTHS[100], widths=(64, 128, 256, 512), feature_size=512, se=False):
+    def __init__(
+        self,
+        blocks: Sequence[int] = DEPTHS[100],
+        widths: Sequence[int] = (64, 128, 256, 512),
+        feature_size: int = 512,
+        se: bool = False,
+    ):
         super().__init__()
-        self.feature_norms = (
-            None  # {"5%", "50%", "95%"} of photos, where the weight file says so: what quality to expect
-        )
+        # Percentiles "5%", "50%" and "95%" of the feature norms of photos, if the weight file contains them.
+        self.feature_norms: dict[str, float] | None = None
         self.unit_range = False  # official MagFace networks take pixels in [0, 1]
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
@@ -93,35 +111,38 @@ class IResNet(nn.Module):
         self.features = nn.BatchNorm1d(feature_size)
         self.features.weight.requires_grad_(False)
 
-    def maps(self, images):
-        """The map after each of the four stages, computed as it is asked for: (N, C, 56, 56) ... (N, C, 7, 7)."""
+    def maps(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the map after each of the four stages, (N, C, 56, 56) to (N, C, 7, 7), computed only when taken."""
         images = (images + 1) / 2 if self.unit_range else images  # (N, 3, 112, 112)
         x = self.prelu(self.bn1(self.conv1(images.to(self.conv1.weight.dtype))))  # (N, C, 112, 112)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)  # half the side
+            x = stage(x)  # (N, C, H, W) -> (N, C', H / 2, W / 2)
             yield x
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         *_, x = self.maps(images)  # (N, C, 7, 7)
         x = self.dropout(self.bn2(x).flatten(1))  # (N, 49 C)
         return self.features(self.fc(x).float())  # (N, feature_size), always in float32
 
-    def initialise(self):
-        """Start values for training, those of ArcFace's code; returns the model."""
+    def initialise(self) -> IResNet:
+        """Initialise the convolutions for training as in ArcFace's code. Returns the model."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.1)
         return self
 
-    def for_inference(self, device="cpu", dtype=torch.float32):
-        """Frozen, in eval mode, fused; gradients reach the images, the last norm stays in float32."""
-        frozen(self.eval().fuse(), device, dtype).features.float()
+    def for_inference(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> IResNet:
+        """Freeze, fuse and move the model; gradients still reach the images. Returns the model.
+
+        The last BatchNorm stays in float32.
+        """
+        freeze_for_inference(self.eval().fuse(), device, dtype).features.float()
         return self
 
-    def fuse(self):
-        """The same function, faster, for inference only: BatchNorms folded into the convolutions before them.
+    def fuse(self) -> IResNet:
+        """Fold BatchNorms into the preceding convolutions, which makes inference faster. Returns the model.
 
-        bn1 of a block stands before a padded convolution and cannot be folded exactly.
+        The bn1 of a block precedes a zero-padded convolution and cannot be folded exactly.
         """
         self.conv1, self.bn1 = fuse_conv_bn_eval(self.conv1, self.bn1), nn.Identity()
         self.prelu = freeze_prelu(self.prelu)
@@ -135,41 +156,44 @@ class IResNet(nn.Module):
         return self
 
 
-def freeze_prelu(layer):
-    frozen = FrozenPReLU(layer.num_parameters)
-    frozen.load_state_dict(layer.state_dict())
-    return frozen
+def freeze_prelu(layer: nn.PReLU) -> FrozenPReLU:
+    """A PReLU with the same slopes, which get no gradient."""
+    result = FrozenPReLU(layer.num_parameters)
+    result.load_state_dict(layer.state_dict())
+    return result
 
 
-def load_face_encoder(path, device="cpu", dtype=torch.float32):
-    """The IResNet in a weight file: (N, 3, 112, 112) RGB in [-1, 1] -> (N, 512).
+def load_face_encoder(
+    path: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> IResNet:
+    """The frozen, fused IResNet in a weight file: RGB images (N, 3, 112, 112) in [-1, 1] -> features (N, 512).
 
-    Reads released and own files and the official ones of MagFace and AdaFace (``models.official_encoders``), all for
-    the same images. Depth and widths are read off the file. Frozen, in eval mode, BatchNorms folded into the
-    convolutions; gradients reach the images. Raises UserError when the file holds no IResNet.
+    Reads the files of this project, of the FR-training repository, and the official ones of MagFace and AdaFace (see
+    ``models.official_encoders``), all for the same images. Depth and widths follow from the weights. Gradients reach
+    the images. Raises UserError if the file does not contain an IResNet.
     """
     return trainable_encoder(load_file(path), path).for_inference(device, dtype)
 
 
-def trainable_encoder(content, path):
-    """The IResNet in the content of a weight file as it is trained, not fused. Raises UserError when it holds none."""
+def trainable_encoder(content: Any, path: Path | str) -> IResNet:
+    """The IResNet in the content of a weight file, not frozen or fused. Raises UserError if there is none."""
     state = state_dict_of(content, path)
     try:
         state, unit_range = to_iresnet(state, path)
-        with Undrawn():
+        with skip_init():
             encoder = IResNet(**architecture_of(state))
     except (KeyError, IndexError) as error:
         raise UserError(
             f"{path}: not a face-recognition model (IResNet): missing {error.args[0]}; "
             f"its first keys are {first_few(list(state))}."
         ) from error
-    fit(encoder, state, path, "an IResNet face encoder")
+    load_weights_strict(encoder, state, path, "an IResNet face encoder")
     encoder.feature_norms, encoder.unit_range = content.get("feature_norms"), unit_range
     return encoder
 
 
-def architecture_of(state):
-    """The keyword arguments of IResNet that fit a released state dict. Raises KeyError when it is not one."""
+def architecture_of(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """The keyword arguments of the IResNet with the shapes of a state dict. Raises KeyError if keys are missing."""
     stages = []
     for stage in range(1, 5):
         count = len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")})

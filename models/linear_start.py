@@ -1,16 +1,16 @@
 """Initialisation of a generator as a linear map from vectors to images, for machines that are too slow to learn one.
 
-The mean image of a vector is nearly a linear function of the vector, and least squares finds that function in a second.
-Gradient descent takes long to find it in a transformer: all 49 rows of the feature map share their weights, so a
-different linear map for every row has to be put together from hidden units that respond in one row only. This module
-writes such units into the weights, row by row. All residual branches that it does not use begin at zero. What is left
-to training is the image decoder.
+The mean image of a vector is nearly a linear function of the vector, which least squares determines in a second.
+Gradient descent in a transformer needs much longer, because all 49 rows of the feature map share their weights: a
+different linear map for each row has to be composed of hidden units that respond in one row only. This module writes
+such units into the weights, row by row. All residual branches that it does not use are initialised with zero. The
+image decoder is left to training.
 
 A row consists of four parts, in this order:
 
     z          uncorrelated functions of the vector, of unit variance, that predict the image best
-    constant   two opposite large numbers, by which layer norms divide every row by nearly the same
-    position   one-hot code of the row, which switches the row's hidden units on
+    constant   two large numbers of opposite sign, so that layer norms divide all rows by nearly the same number
+    position   one-hot code of the row, which activates the row's hidden units
     patch      principal components of the row's patch of the image, to which the hidden units add
 """
 
@@ -24,7 +24,7 @@ from models.vec2face import Vec2Face
 
 FIT_SIDE = 56  # pixels along an edge of the images that the map is fitted to
 PATCH = FIT_SIDE // MAP_SIDE  # 8 x 8 pixels for each row
-GATE = 6.0  # pre-activation of a hidden unit that is on, and minus that of one that is off: GELU is linear or 0 there
+GATE = 6.0  # pre-activation of an active hidden unit, and minus that of an inactive one: GELU is linear or 0 there
 POSITION = 8.0  # size of the one-hot code
 PATCH_SCALE = 0.5  # standard deviation of the first component in the patch part: small beside the constant
 SMALLEST_STD = 1e-3  # lower bound of the standard deviation of a channel of the map
@@ -35,10 +35,10 @@ RIDGE = 1e-3  # regularisation, as a fraction of the mean variance
 def linear_start(generator: Vec2Face, vectors: Tensor, images: Tensor, sigma: float, seed: int = 0) -> float:
     """Write the linear map from ``vectors`` (N, 512) to ``images`` (N, 3, 112, 112) in [-1, 1] into a generator's fMAE.
 
-    ``sigma``: standard deviation of the noise on the vectors that the map is best for (.3 to .7 in generation), so that
-    it does not rely on directions that the noise hides. The image decoder stays as it is. Returns the fraction of the
-    patches' variance that the map explains. N should be several thousand. Raises ValueError when the encoder and the
-    decoder of the fMAE have different widths.
+    ``sigma``: standard deviation of the noise on the vectors for which the map is optimal (.3 to .7 in generation), so
+    that it does not rely on directions that the noise hides. N should be several thousand. The image decoder is
+    unchanged. Returns the fraction of the patches' variance that the map explains. Raises ValueError if the encoder and
+    the decoder of the fMAE have different widths.
     """
     width = generator.architecture.width
     if generator.architecture.decoder_width != width:
@@ -103,8 +103,8 @@ def fit_input_layer(generator: Vec2Face, layout: RowLayout, vectors: Tensor, ima
 def fold_in_wiener_filter(layer: nn.Linear, vectors: Tensor, sigma: float) -> None:
     """Make a first layer respond to the most likely clean vector behind a vector with noise of ``sigma``.
 
-    Without this filter, noise in directions in which vectors hardly vary drowns what these directions say about the
-    image: faces fall apart at sigma .5.
+    The filter is x -> mean + C (C + sigma^2 I)^-1 (x - mean), with C the covariance of the vectors. Without it, noise
+    exceeds the signal in directions in which vectors hardly vary, and faces fall apart at sigma .5.
     """
     vectors, weight = vectors.double(), layer.weight.double()  # (N, 512), (D, 512)
     mean = vectors.mean(0)
@@ -116,7 +116,7 @@ def fold_in_wiener_filter(layer: nn.Linear, vectors: Tensor, sigma: float) -> No
 
 
 def make_identity_path(generator: Vec2Face, layout: RowLayout) -> None:
-    """Make everything between the first layer and the map pass its input on, and the decoder's positions one-hot."""
+    """Make all layers between the first one and the map the identity, and the decoder's positions one-hot."""
     generator.encoder.positions.zero_()
     for block in [*generator.encoder.blocks, *generator.decoder.blocks]:
         for layer in (block.attn.proj, block.mlp.fc2):
@@ -131,14 +131,14 @@ def make_identity_path(generator: Vec2Face, layout: RowLayout) -> None:
 
 
 def fit_patch_units(generator: Vec2Face, layout: RowLayout, vectors: Tensor, components: Tensor) -> float:
-    """Give every row hidden units of its own that add what is missing of its patch, one block after the other.
+    """Give each row hidden units of its own that add the missing part of its patch, block after block.
 
     ``components`` (N, 49, patch): the targets. Returns the fraction of their variance that is explained.
     """
     generator.decoder.positions[0, 1:, layout.patch] = components.mean(0)
     mask = TokenMask.from_noise(torch.zeros(len(vectors), ROWS), 1.0, 1.0)
     encoded = generator.encoder(*generator.expander(vectors), mask)  # (N, 1, D): no row is kept
-    tokens = generator.decoder.enter(encoded, mask)  # (N, 50, D)
+    tokens = generator.decoder.restore_masked_tokens(encoded, mask)  # (N, 50, D)
     for block in generator.decoder.blocks:
         hidden = block.norm2(tokens)[:, 1:]  # (N, 49, D): the input of the MLP, as attention adds nothing yet
         missing = components - tokens[:, 1:, layout.patch]  # (N, 49, patch)
@@ -153,7 +153,7 @@ def fit_patch_units(generator: Vec2Face, layout: RowLayout, vectors: Tensor, com
 
 
 def equalise_map(generator: Vec2Face, tokens: Tensor) -> None:
-    """Give every channel of the map that varies at all the mean 0 and the variance 1. ``tokens``: (N, 50, D)."""
+    """Standardise each channel of the map that varies to mean 0 and variance 1. ``tokens``: (N, 50, D)."""
     rows = generator.to_map(generator.decoder.norm(tokens)[:, 1:]).flatten(0, 1)  # (N * 49, 256)
     mean, std = rows.mean(0), rows.std(0).clamp(min=SMALLEST_STD)
     generator.to_map.weight /= std[:, None]
@@ -161,9 +161,9 @@ def equalise_map(generator: Vec2Face, tokens: Tensor) -> None:
 
 
 def write_row_units(mlp: nn.Module, units: slice, layout: RowLayout, hidden: Tensor, missing: Tensor, row: int) -> None:
-    """Set hidden units that respond in one row only to the best linear map of their number from z to ``missing``.
+    """Set hidden units that respond in one row only to the best linear map of their rank from z to ``missing``.
 
-    ``hidden`` (N, 49, D): input of the MLP; ``missing`` (N, 49, patch): what its output should be.
+    ``units``: their indices. ``hidden`` (N, 49, D): input of the MLP. ``missing`` (N, 49, patch): target of its output.
     """
     z, target = hidden[:, row, layout.z], missing[:, row] - missing[:, row].mean(0)  # (N, z), (N, patch)
     centred = z - z.mean(0)

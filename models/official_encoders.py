@@ -1,21 +1,24 @@
-"""Face encoders as other projects keep them: their key names and pixels, turned into those of IResNet.
+"""Conversion of the face encoders of other projects to the key names and input of this project's IResNet.
 
-- The FR-training repository's form is a plain IResNet state dict, ``{"conv1.weight": ...}``. Other training code keeps
-  the network under a prefix, with the classifier beside it: the prefix is dropped, and so is what lies outside it.
-- MagFace (Meng et al., 2021), ``features.module.*``: an IResNet of BGR images in [0, 1] whose norms add 2e-5, not 1e-5.
-- AdaFace (Kim et al., 2022), ``model.input_layer.*``: IR-18, 34, 50 and 101 are IResNets of BGR images in [-1, 1] by
-  other names, whose first block leaves out every other pixel of its input where IResNet projects it.
+- The FR-training repository stores a plain IResNet state dict, ``{"conv1.weight": ...}``. Other training code stores
+  the network under a prefix, beside the classifier: the prefix and all keys without it are removed.
+- MagFace (Meng et al., 2021), ``features.module.*``: an IResNet on BGR images in [0, 1], whose BatchNorms have an eps
+  of 2e-5 instead of 1e-5.
+- AdaFace (Kim et al., 2022), ``model.input_layer.*``: IR-18, 34, 50 and 101 are IResNets with other key names on BGR
+  images in [-1, 1]. The shortcut of the first block subsamples its input by 2 without IResNet's projection.
 """
 
 import re
+from pathlib import Path
 
 import torch
 
 from models.errors import UserError
+from models.weight_files import StateDict
 
-IRESNET_KEY, ADAFACE_KEY = "layer1.0.conv1.weight", "input_layer.0.weight"  # in every such network
+IRESNET_KEY, ADAFACE_KEY = "layer1.0.conv1.weight", "input_layer.0.weight"  # keys by which the networks are recognised
 MAGFACE_PREFIXES = ("features.module.", "features.")
-EPS, MAGFACE_EPS = 1e-5, 2e-5  # what norms add to the variance: PyTorch's default, MagFace's
+EPS, MAGFACE_EPS = 1e-5, 2e-5  # eps of BatchNorm: PyTorch's default and MagFace's
 ADAFACE_NAMES = {
     "input_layer.0": "conv1", "input_layer.1": "bn1", "input_layer.2": "prelu",
     "output_layer.0": "bn2", "output_layer.3": "fc", "output_layer.4": "features",
@@ -26,16 +29,16 @@ ADAFACE_BLOCK_NAMES = {
 }  # fmt: skip
 
 
-def is_face_encoder(state):
-    """Whether a state dict, under any prefix, is that of an IResNet or of an AdaFace network."""
+def is_face_encoder(state: StateDict) -> bool:
+    """Whether a state dict contains an IResNet or an AdaFace network, under any prefix."""
     return prefix_of(state, IRESNET_KEY) is not None or prefix_of(state, ADAFACE_KEY) is not None
 
 
-def to_iresnet(state, path):
-    """(state dict of an IResNet for RGB images, whether it wants them in [0, 1]) of a face encoder's state dict.
+def to_iresnet(state: StateDict, path: Path | str) -> tuple[StateDict, bool]:
+    """The state dict of an IResNet for RGB images, and whether it takes them in [0, 1], from that of a face encoder.
 
-    One of any other kind comes back as it is. Raises UserError for an AdaFace network that is no IResNet, KeyError
-    when parts of one are missing.
+    State dicts of other networks are returned unchanged. Raises UserError for an AdaFace network that is not an
+    IResNet, and KeyError if keys are missing.
     """
     adaface, iresnet = prefix_of(state, ADAFACE_KEY), prefix_of(state, IRESNET_KEY)
     if adaface is not None:
@@ -49,49 +52,49 @@ def to_iresnet(state, path):
     return for_rgb(state | variances), True
 
 
-def prefix_of(state, key):
-    """What stands before ``key`` in the names of a state dict, None when it is in none."""
+def prefix_of(state: StateDict, key: str) -> str | None:
+    """The prefix of ``key`` in a state dict, None if no name ends with this key."""
     return next((name.removesuffix(key) for name in state if name.endswith(key)), None)
 
 
-def below(state, prefix):
-    """The part of a state dict with a prefix, without it."""
+def below(state: StateDict, prefix: str) -> dict[str, torch.Tensor]:
+    """The part of a state dict whose names have a prefix, with the prefix removed."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-def for_rgb(state):
-    """The network that does with RGB images what this one does with BGR images."""
+def for_rgb(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict for RGB images that is equivalent to one for BGR images."""
     return state | {"conv1.weight": state["conv1.weight"].flip(1)}  # (C, 3, 3, 3)
 
 
-def from_adaface(state, path):
-    """An AdaFace state dict under the names of IResNet, still for BGR images. Raises UserError for other blocks."""
+def from_adaface(state: StateDict, path: Path | str) -> dict[str, torch.Tensor]:
+    """An AdaFace state dict in the names of IResNet, for BGR images. Raises UserError if its blocks differ."""
     if any("se_block" in key or "res_layer.7" in key for key in state):
         raise UserError(
-            f"{path}: an AdaFace network with squeeze-excitation or bottlenecks; of AdaFace's networks only IR-18, "
-            "IR-34, IR-50 and IR-101 can be read."
+            f"{path}: an AdaFace network with squeeze-excitation or bottlenecks; only AdaFace's IR-18, IR-34, IR-50 "
+            "and IR-101 can be read."
         )
     names = ADAFACE_NAMES | block_names(state)
     renamed = {}
     for key, value in state.items():
         layer, _, parameter = key.rpartition(".")
-        renamed[f"{names.get(layer, layer)}.{parameter}"] = value  # unknown ones are reported where it is loaded
+        renamed[f"{names.get(layer, layer)}.{parameter}"] = value  # unknown layers are reported on loading
     return renamed | unchanged_shortcut(renamed["conv1.weight"].shape[0]) | unit_scale(renamed["fc.bias"].shape[0])
 
 
-def block_names(state):
-    """{AdaFace's name of a layer in a block: IResNet's}: a stage begins with block 0 and wherever the width changes."""
-    numbers = {int(found[1]) for key in state if (found := re.match(r"body\.(\d+)\.", key))}
-    names, stage, place = {}, 0, 0
+def block_names(state: StateDict) -> dict[str, str]:
+    """{AdaFace's name: IResNet's name} of the layers in blocks. Each change of the width begins a new stage."""
+    numbers = {int(match[1]) for key in state if (match := re.match(r"body\.(\d+)\.", key))}
+    names, stage, index = {}, 0, 0
     for number in sorted(numbers):
         begins = number == 0 or f"body.{number}.shortcut_layer.0.weight" in state
-        stage, place = (stage + 1, 0) if begins else (stage, place + 1)
-        names |= {f"body.{number}.{a}": f"layer{stage}.{place}.{b}" for a, b in ADAFACE_BLOCK_NAMES.items()}
+        stage, index = (stage + 1, 0) if begins else (stage, index + 1)
+        names |= {f"body.{number}.{a}": f"layer{stage}.{index}.{b}" for a, b in ADAFACE_BLOCK_NAMES.items()}
     return names
 
 
-def unchanged_shortcut(width):
-    """The projection of the first block, as one that changes no pixel."""
+def unchanged_shortcut(width: int) -> dict[str, torch.Tensor]:
+    """The projection of the first block, set to the identity."""
     name, ones, zeros = "layer1.0.downsample", torch.ones(width), torch.zeros(width)
     return {
         f"{name}.0.weight": torch.eye(width)[:, :, None, None],  # (C, C, 1, 1)
@@ -102,6 +105,6 @@ def unchanged_shortcut(width):
     }
 
 
-def unit_scale(width):
-    """Scale and shift of the last norm, which AdaFace's has not."""
+def unit_scale(width: int) -> dict[str, torch.Tensor]:
+    """Unit scale and zero shift of the last BatchNorm, which has neither in AdaFace."""
     return {"features.weight": torch.ones(width), "features.bias": torch.zeros(width)}

@@ -1,10 +1,12 @@
-"""The one table between the names in the released weight files and ours, both ways."""
+"""The table between the weight names of the released code and of this project, in both directions."""
+
+from collections.abc import Mapping
 
 import torch
 
 from models.image_decoder import WIDTH_MULTIPLIERS
 
-# (ours, released): whole keys, or prefixes that end in a dot.
+# (name in this project, released name): whole keys, or prefixes that end in a dot.
 RENAMED = [
     ("expander.to_feature.", "latent_prior_proj_f."),
     ("expander.to_rows.", "feature_token."),
@@ -24,25 +26,25 @@ RENAMED = [
     ("image_decoder.conv_out.", "im_decoder.conv_out."),
 ]
 for _level in range(len(WIDTH_MULTIPLIERS)):
-    _ours = f"image_decoder.levels.{_level}."
-    _released = f"im_decoder.up.{len(WIDTH_MULTIPLIERS) - 1 - _level}."  # the released levels count downwards
-    RENAMED.append((_ours + "blocks.", _released + "block."))
-    RENAMED.append((_ours + "upsample.", _released + "upsample.conv."))
+    _native = f"image_decoder.levels.{_level}."
+    _released = f"im_decoder.up.{len(WIDTH_MULTIPLIERS) - 1 - _level}."  # the released levels are in reverse order
+    RENAMED.append((_native + "blocks.", _released + "block."))
+    RENAMED.append((_native + "upsample.", _released + "upsample.conv."))
 SHORTCUT = (".shortcut.", ".nin_shortcut.")  # inside a residual block
 
-# In every released file, but without effect on the forward pass.
+# Keys in all released files that have no effect on the forward pass.
 UNUSED = ("patch_embed.", "center_token.", "token_emb.position_ids")
 
 
-def from_released(state):
-    """Released generator state dict -> ours. Keys the table does not know keep their name."""
+def from_released(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict of the generator in this project's names, from one in the released names. Other keys are kept."""
     return {_rename(key, 1, 0): value for key, value in state.items() if not key.startswith(UNUSED)}
 
 
-def to_released(state):
-    """Our generator state dict -> one that the released code loads strictly.
+def to_released(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict of the generator that the released code loads strictly, from one in this project's names.
 
-    The keys without effect get zeros, except the position numbers, which must be right.
+    Weights without effect are zero, except the position indices, which must be right.
     """
     released = {released_key(key): value for key, value in state.items()}
     positions, width = state["encoder.positions"].shape
@@ -55,12 +57,13 @@ def to_released(state):
     return released
 
 
-def released_key(key):
-    """The released name of one of our keys."""
+def released_key(key: str) -> str:
+    """The released name of a key of this project."""
     return _rename(key, 0, 1)
 
 
-def _rename(key, source, target):
+def _rename(key: str, source: int, target: int) -> str:
+    """A key translated between two columns of the table, 0 for this project and 1 for the released code."""
     for names in RENAMED:
         if key == names[source] or (names[source].endswith(".") and key.startswith(names[source])):
             key = names[target] + key[len(names[source]) :]

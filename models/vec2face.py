@@ -1,14 +1,17 @@
-"""The generator: an identity vector becomes a face (paper section 3).
+"""The Vec2Face generator, which decodes an identity vector into a face image (paper section 3).
 
-    vector --expander--> image feature + 49 rows --fMAE--> predicted map --image decoder--> image
+    vector --expander--> image feature and 49 rows --fMAE--> predicted map --image decoder--> image
 
-The feature-masked autoencoder (fMAE) follows MAE (He et al., 2022), with the rows of the feature
-map in the place of image patches.
+The feature-masked autoencoder (fMAE) is an MAE (He et al., 2022) on the rows of a feature map instead of image patches.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -16,9 +19,16 @@ from einops import rearrange
 
 from models.errors import UserError
 from models.image_decoder import MAP_CHANNELS, ImageDecoder
-from models.masking import MAP_SIDE, ROWS
+from models.masking import MAP_SIDE, ROWS, TokenMask
 from models.released_weights import from_released, released_key
-from models.weight_files import Undrawn, first_few, fit, frozen, load_file, state_dict_of
+from models.weight_files import (
+    first_few,
+    freeze_for_inference,
+    load_file,
+    load_weights_strict,
+    skip_init,
+    state_dict_of,
+)
 
 VECTOR_SIZE = 512
 DROPOUT = 0.1
@@ -26,7 +36,12 @@ DROPOUT = 0.1
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of one generator. Everything but the head counts and ``group_width`` can be read off the weights."""
+    """The sizes of a generator. All but the numbers of heads and ``group_width`` follow from the shapes of the weights.
+
+    ``width``, ``depth`` and ``heads``: of the fMAE's encoder; ``decoder_*``: of its decoder. ``image_width``: channels
+    of the last level of the image decoder. ``group_width``: smallest number of channels of a GroupNorm's group in the
+    image decoder; 1 in files that do not contain it.
+    """
 
     width: int
     depth: int
@@ -35,7 +50,7 @@ class Architecture:
     decoder_depth: int
     decoder_heads: int
     image_width: int
-    group_width: int = 1  # of the image decoder; own weight files say it, for others it is 1
+    group_width: int = 1
 
 
 PRESETS = {
@@ -49,9 +64,9 @@ PRESETS = {
 layer_norm = partial(nn.LayerNorm, eps=1e-6)
 
 
-def transformer(width, depth, heads, dropout):
-    """Pre-norm blocks (Dosovitskiy et al., 2021): (N, T, width) -> (N, T, width)."""
-    from timm.models.vision_transformer import Block  # takes as long as torch to import; most scripts need no generator
+def transformer(width: int, depth: int, heads: int, dropout: float) -> nn.Sequential:
+    """``depth`` pre-norm blocks (Dosovitskiy et al., 2021): (N, T, width) -> (N, T, width)."""
+    from timm.models.vision_transformer import Block  # slow to import, and most scripts need no generator
 
     return nn.Sequential(
         *(
@@ -62,17 +77,17 @@ def transformer(width, depth, heads, dropout):
 
 
 class Expander(nn.Module):
-    """(N, 512) vector -> image feature (N, D) and feature map (N, 49, D) (paper section 3.1).
+    """Vectors (N, 512) -> image features (N, D) and the rows of the feature map (N, 49, D) (paper section 3.1).
 
-    Row i is ``w_i * e + c_i``: one scalar pair a row, shared by all channels.
+    Row i is ``w_i * e + c_i``, where e is the image feature and w_i, c_i are scalars shared by all channels.
     """
 
-    def __init__(self, width):
+    def __init__(self, width: int):
         super().__init__()
         self.to_feature = nn.Linear(VECTOR_SIZE, width)
         self.to_rows = nn.Linear(1, ROWS)
 
-    def forward(self, vectors):
+    def forward(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         feature = self.to_feature(vectors)  # (N, D)
         rows = self.to_rows(feature[..., None])  # (N, D, 49)
         return feature, rows.mT  # (N, D), (N, 49, D)
@@ -81,7 +96,7 @@ class Expander(nn.Module):
 class Encoder(nn.Module):
     """Encodes the image feature and the kept rows: (N, 1 + 49, D) -> (N, 1 + K, D)."""
 
-    def __init__(self, width, depth, heads, dropout):
+    def __init__(self, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
         self.positions = nn.Parameter(torch.empty(1 + ROWS, width))
         self.embed_norm = layer_norm(width)
@@ -89,7 +104,7 @@ class Encoder(nn.Module):
         self.blocks = transformer(width, depth, heads, dropout)
         self.norm = layer_norm(width)
 
-    def forward(self, feature, rows, mask):
+    def forward(self, feature: torch.Tensor, rows: torch.Tensor, mask: TokenMask) -> torch.Tensor:
         rows = torch.where(mask.masked[..., None], feature[:, None], rows)  # (N, 49, D)
         tokens = torch.cat([feature[:, None], rows], dim=1) + self.positions  # (N, 50, D)
         tokens = torch.cat([tokens[:, :1], take_rows(tokens, mask.kept + 1)], dim=1)  # (N, 1 + K, D)
@@ -98,52 +113,55 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Predicts the whole map from the encoded rows: (N, 1 + K, D) -> (N, 50, D').
+    """Predicts the whole map from the encoded image feature and kept rows: (N, 1 + K, D) -> (N, 50, D').
 
-    Every masked row starts from the encoded image feature (row 0).
+    The token of each masked row is the encoded image feature (row 0).
     """
 
-    def __init__(self, encoder_width, width, depth, heads, dropout):
+    def __init__(self, encoder_width: int, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
         self.embed = nn.Linear(encoder_width, width)
         self.positions = nn.Parameter(torch.empty(1, 1 + ROWS, width))
         self.blocks = transformer(width, depth, heads, dropout)
         self.norm = layer_norm(width)
 
-    def forward(self, encoded, mask):
-        return self.norm(run_blocks(self.blocks, self.enter(encoded, mask)))  # (N, 50, D')
+    def forward(self, encoded: torch.Tensor, mask: TokenMask) -> torch.Tensor:
+        return self.norm(run_blocks(self.blocks, self.restore_masked_tokens(encoded, mask)))  # (N, 50, D')
 
-    def enter(self, encoded, mask):
-        """The tokens of all rows, (N, 50, D'), that the first block takes."""
+    def restore_masked_tokens(self, encoded: torch.Tensor, mask: TokenMask) -> torch.Tensor:
+        """The input (N, 50, D') of the first block: the tokens of all rows in their order, with positions."""
         encoded = self.embed(encoded)  # (N, 1 + K, D')
-        slot = torch.zeros_like(mask.masked, dtype=torch.long)  # (N, 49): where each row stands in `encoded`
+        slot = torch.zeros_like(mask.masked, dtype=torch.long)  # (N, 49): index of each row in `encoded`
         slot.scatter_(1, mask.kept, torch.arange(1, 1 + mask.kept.shape[1], device=slot.device).expand_as(mask.kept))
         rows = torch.where(mask.masked[..., None], encoded[:, :1], take_rows(encoded, slot))  # (N, 49, D')
         return torch.cat([encoded[:, :1], rows], dim=1) + self.positions  # (N, 50, D')
 
 
-def blocks_dtype(dtype):
-    """The dtype of the transformer blocks beside layers in ``dtype``: float32 for float16, which overflows in them."""
+def blocks_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the transformer blocks in a network of ``dtype``: float32 for float16, which overflows in them."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 
-def run_blocks(blocks, tokens):
-    """The transformer blocks, (N, T, D) -> (N, T, D); in float32 where float16 autocast is on, as released."""
+def run_blocks(blocks: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Apply transformer blocks, (N, T, D) -> (N, T, D); in float32 under float16 autocast, as in the released code."""
     kind = tokens.device.type
-    autocast = kind != "meta" and torch.is_autocast_enabled(kind)  # asking what is available breaks the graph of 2.6
+    autocast = kind != "meta" and torch.is_autocast_enabled(kind)  # is_autocast_available() breaks torch 2.6's graph
     if autocast and torch.get_autocast_dtype(kind) == torch.float16:
         with torch.autocast(kind, enabled=False):
             return blocks(tokens.float())
     return blocks(tokens)
 
 
-def take_rows(tokens, index):
-    """tokens (N, T, D), index (N, K) -> (N, K, D)."""
-    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
+def take_rows(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The tokens at ``index``: tokens (N, T, D), index (N, K) -> (N, K, D)."""
+    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))  # (N, K, D)
 
 
 class Output(NamedTuple):
-    """``images`` (N, 3, 112, 112), about [-1, 1], not clipped; the maps are (N, 50, D), row 0 the image feature."""
+    """``images`` (N, 3, 112, 112), roughly in [-1, 1] and not clipped, and two maps whose row 0 is the image feature.
+
+    ``target_map`` (N, 50, D): the expander's map, detached. ``predicted_map`` (N, 50, D'): that of the fMAE.
+    """
 
     images: torch.Tensor
     target_map: torch.Tensor
@@ -151,12 +169,12 @@ class Output(NamedTuple):
 
 
 class Vec2Face(nn.Module):
-    """The generator. ``forward(vectors (N, 512), mask)`` -> Output; ``mask`` is a TokenMask of N samples."""
+    """The generator: vectors (N, 512) and a TokenMask of N samples -> Output."""
 
-    def __init__(self, architecture, dropout=DROPOUT):
+    def __init__(self, architecture: Architecture, dropout: float = DROPOUT):
         super().__init__()
         a = self.architecture = architecture
-        self.trained_on = None  # {encoder_sha256, feature_norm, feature_norm_std}, where the weight file says so
+        self.trained_on: dict[str, Any] | None = None  # generator_file.training_vectors, if the file contains it
         self.expander = Expander(a.width)
         self.encoder = Encoder(a.width, a.depth, a.heads, dropout)
         self.decoder = Decoder(a.width, a.decoder_width, a.decoder_depth, a.decoder_heads, dropout)
@@ -166,31 +184,31 @@ class Vec2Face(nn.Module):
         nn.init.normal_(self.encoder.positions, std=0.02)
         nn.init.normal_(self.decoder.positions, std=0.02)
 
-    def forward(self, vectors, mask):
+    def forward(self, vectors: torch.Tensor, mask: TokenMask) -> Output:
         feature, rows = self.expander(vectors.to(self.to_map.weight.dtype))  # (N, D), (N, 49, D)
         target_map = torch.cat([feature[:, None], rows], dim=1).detach()  # (N, 50, D)
         predicted_map = self.decoder(self.encoder(feature, rows, mask), mask)  # (N, 50, D')
         feature_map = self.to_map(predicted_map[:, 1:].to(self.to_map.weight.dtype))  # (N, 49, 256)
-        feature_map = rearrange(feature_map, "n (h w) c -> n c h w", h=MAP_SIDE)  # (N, 256, 7, 7)
+        feature_map = rearrange(feature_map, "n (h w) c -> n c h w", h=MAP_SIDE)  # (N, 49, 256) -> (N, 256, 7, 7)
         return Output(self.image_decoder(feature_map).float(), target_map, predicted_map)
 
-    def for_inference(self, device="cpu", dtype=torch.float32):
-        """Frozen, in eval mode, and as fast as it gets; gradients reach the vectors.
+    def for_inference(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Vec2Face:
+        """Freeze, fuse and move the generator; gradients still reach the vectors. Returns the generator.
 
-        With ``dtype`` float16 the masked autoencoder stays in float32, weights and arithmetic: see blocks_dtype.
+        With ``dtype`` float16 the weights and arithmetic of the fMAE stay in float32: see ``blocks_dtype``.
         """
         self.image_decoder.fuse()
         for block in [*self.encoder.blocks, *self.decoder.blocks]:
-            # On a CPU, the fused kernel's backward pass is slow in 16 bit.
+            # The backward pass of the fused CPU kernel is slow in 16 bit.
             block.attn.fused_attn = torch.device(device).type != "cpu" or blocks_dtype(dtype) == torch.float32
-        frozen(self, device, blocks_dtype(dtype))
+        freeze_for_inference(self, device, blocks_dtype(dtype))
         for part in (self.expander, self.to_map, self.image_decoder):
             part.to(dtype)
         return self
 
 
-def initialise(module):
-    """Xavier-uniform linear layers with zero bias, unit norms; convolutions keep PyTorch's default."""
+def initialise(module: nn.Module) -> None:
+    """Initialise a linear layer (Xavier-uniform, zero bias) or a layer norm (identity) as in the released code."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -200,39 +218,46 @@ def initialise(module):
         nn.init.zeros_(module.bias)
 
 
-def load_vec2face(path, device="cpu", dtype=torch.float32, model=None):
-    """The generator in a released or own weight file: frozen, in eval mode, gradients reach the vectors.
+def load_vec2face(
+    path: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    model: str | None = None,
+) -> Vec2Face:
+    """The frozen generator in a weight file of this project or of the released code; gradients reach the vectors.
 
-    The sizes are read off the file, the head counts come from the preset with these sizes. ``model``:
-    the preset's name the caller expects. Raises UserError when the file is not a generator's, fits no
-    preset, or is another one than ``model``.
+    The shapes in the file determine the preset, which gives the numbers of heads. ``model``: name of the expected
+    preset. Raises UserError if the file does not contain a generator, matches no preset, or not that of ``model``.
     """
     content = load_file(path)
     state, released = generator_state(content, path)
     name = preset_of(state, path)
     if model is not None and model != name:
         raise UserError(f"{path} holds a {name}, not a {model}: give --model {name} or leave --model out.")
-    with Undrawn():
+    with skip_init():
         generator = Vec2Face(architecture_of(content, name, path))
-    fit(generator, state, path, f"a {name} generator", name_of=released_key if released else str)
+    load_weights_strict(generator, state, path, f"a {name} generator", name_of=released_key if released else str)
     generator.trained_on = content.get("trained_on")
     return generator.for_inference(device, dtype)
 
 
-def architecture_of(content, preset, path):
-    """The sizes of a preset, with the group width that a loaded weight file says; 1, as released, if it says none.
+def architecture_of(content: Any, preset: str, path: Path | str) -> Architecture:
+    """The sizes of a preset, with the group width in the content of a weight file, or 1 (released) if it has none.
 
-    Raises UserError when the preset has no such groups.
+    Raises UserError if the preset does not exist with this group width.
     """
-    said = content.get("architecture") if isinstance(content, dict) else None
-    width = said.get("group_width", 1) if isinstance(said, dict) else 1
+    stored = content.get("architecture") if isinstance(content, dict) else None
+    width = stored.get("group_width", 1) if isinstance(stored, dict) else 1
     if width not in (1, PRESETS[preset].group_width):
-        raise UserError(f"{path}: a generator with groups of {width!r} channels: no {preset} has them.")
+        raise UserError(f"{path}: this generator has groups of {width!r} channels, which {preset} does not support.")
     return replace(PRESETS[preset], group_width=width)
 
 
-def generator_state(content, path):
-    """The generator's state dict in our names, and whether the file used the released ones."""
+def generator_state(content: Any, path: Path | str) -> tuple[dict[str, torch.Tensor], bool]:
+    """The state dict of the generator in this project's names, and whether the file has the released names.
+
+    Raises UserError if the content of the file does not contain a generator.
+    """
     if isinstance(content, dict) and "model_vec2face" in content:
         content = content["model_vec2face"]
     state = state_dict_of(content, path)
@@ -242,14 +267,17 @@ def generator_state(content, path):
         return from_released(state), True
     raise UserError(
         f"{path}: not a Vec2Face generator: missing latent_prior_proj_f.weight (released name) or "
-        f"expander.to_feature.weight (ours); its first keys are {first_few(list(state))}."
+        f"expander.to_feature.weight (this project's name); its first keys are {first_few(list(state))}."
     )
 
 
-def preset_of(state, path):
-    """The name of the preset whose sizes a state dict (our names) has. Raises UserError when there is none."""
+def preset_of(state: Mapping[str, torch.Tensor], path: Path | str) -> str:
+    """The name of the preset with the sizes of a state dict in this project's names.
 
-    def depth(blocks):
+    Raises UserError if weights are missing or no preset has these sizes.
+    """
+
+    def depth(blocks: str) -> int:
         return len({key.split(".")[2] for key in state if key.startswith(blocks)})
 
     try:
@@ -262,12 +290,12 @@ def preset_of(state, path):
         )
     except KeyError as error:
         key = error.args[0]
-        raise UserError(f"{path}: an incomplete generator: missing {released_key(key)} (ours: {key}).") from error
+        raise UserError(f"{path}: an incomplete generator: missing {released_key(key)} (here: {key}).") from error
     for name, a in PRESETS.items():
         if sizes == (a.width, a.depth, a.decoder_width, a.decoder_depth, a.image_width):
             return name
     raise UserError(
         f"{path}: no preset has its sizes (width {sizes[0]}, depth {sizes[1]}, decoder width {sizes[2]}, decoder depth "
-        f"{sizes[3]}, image width {sizes[4]}), and the number of attention heads cannot be read off a file. "
+        f"{sizes[3]}, image width {sizes[4]}), and the number of attention heads cannot be inferred. "
         f"Presets: {', '.join(PRESETS)}."
     )

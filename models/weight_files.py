@@ -1,86 +1,103 @@
-"""Reading weight files without running what is in them, and saying clearly when one does not fit."""
+"""Safe reading and writing of weight files, and checks that their weights match a network."""
+
+from __future__ import annotations
 
 import argparse
 import hashlib
 import os
 import pickle
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn as nn
 from torch.overrides import TorchFunctionMode
 
 from models.errors import UserError
 
-NESTED = ("state_dict", "model_state_dict", "model", "backbone")  # where FR and pose projects put their weights
-SHOWN = 3  # keys named in a message
+StateDict = Mapping[str, torch.Tensor]
+NESTED = ("state_dict", "model_state_dict", "model", "backbone")  # keys of the state dict in other projects' files
+SHOWN = 3  # number of keys in a message
 
 
-def load_file(path, advice="Fetch it again."):
-    """Load a weight file on the CPU. Only tensors and plain values are admitted: nothing in the file is run.
+def load_file(path: Path | str, advice: str = "Download it again.") -> Any:
+    """The content of a weight file, on the CPU. Only tensors and plain values are read; no code in the file is run.
 
-    Raises UserError when the file is missing, truncated, no weight file, or holds anything else. ``advice``: how the
-    message about a damaged file ends.
+    Raises UserError if the file is missing, truncated or not a weight file, or contains other objects. ``advice``: last
+    sentence of the message about a damaged file.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"{path}: no such weight file. `python download_vec2face_weights.py` fetches the released ones; "
-            "small demo weights lie in weights/demo/."
+            f"{path}: no such weight file. `python download_vec2face_weights.py` downloads the released ones; "
+            "small demo weights are in weights/demo/."
         )
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # released checkpoints keep their arguments so
+        with torch.serialization.safe_globals([argparse.Namespace]):  # in released checkpoints
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "global" in str(error).lower():  # it names something to call
-            raise UserError(f"{path}: refused, it holds code and not only weights.") from error
+        if "global" in str(error).lower():  # the file refers to a function or class
+            raise UserError(f"{path}: refused, because it contains code and not only weights.") from error
         raise UserError(f"{path}: not a weight file, or damaged. {advice}") from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, IndexError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: not a weight file, or truncated. {advice}") from error
 
 
-def state_dict_of(content, path):
-    """The {key: tensor} inside a loaded file, without a ``module.`` prefix; half-precision tensors become float32."""
+def state_dict_of(content: Any, path: Path | str) -> dict[str, torch.Tensor]:
+    """The state dict in the content of a weight file, without ``module.`` prefixes and in float32.
+
+    ``path`` is named in messages. Raises UserError if there is none.
+    """
     while isinstance(content, dict):
         nested = next((content[key] for key in NESTED if isinstance(content.get(key), dict)), None)
         if nested is None:
             break
         content = nested
     if not isinstance(content, dict) or not content or not all(isinstance(v, torch.Tensor) for v in content.values()):
-        found = (
+        keys = (
             f"its first keys are {first_few(list(map(str, content)))}"
             if isinstance(content, dict)
-            else "no keys at all"
+            else "it contains no keys"
         )
-        raise UserError(f"{path}: not a plain file of weights by name (state dict): {found}.")
+        raise UserError(f"{path}: not a state dict, i.e. a dictionary of named weights; {keys}.")
     return {
         key.removeprefix("module."): value.float() if value.is_floating_point() else value
         for key, value in content.items()
     }
 
 
-class Undrawn(TorchFunctionMode):
-    """Models built in this context draw no random start values, which takes seconds: for weights from a file."""
+class skip_init(TorchFunctionMode):
+    """Context in which models are built without random initialisation, which takes seconds.
+
+    Their weights are undefined until a state dict is loaded.
+    """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function.__name__.endswith(("uniform_", "normal_")):  # nn.init's too, named kaiming_uniform_ and so on
+        if function.__name__.endswith(("uniform_", "normal_")):  # also those of nn.init, as kaiming_uniform_
             return args[0] if args else kwargs["tensor"]
         return function(*args, **kwargs)
 
 
-def fit(module, state, path, kind, name_of=str):
-    """Load ``state`` into ``module``; UserError with the first differing keys when it does not fit exactly."""
-    check_fit(module, state, path, kind, name_of)
+def load_weights_strict(
+    module: nn.Module, state: StateDict, path: Path | str, kind: str, name_of: Callable[[str], str] = str
+) -> None:
+    """Load a state dict into a module. For the parameters and the UserError raised see ``check_state_dict``."""
+    check_state_dict(module, state, path, kind, name_of)
     module.load_state_dict({**module.state_dict(), **state})
 
 
-def check_fit(module, state, path, kind, name_of=str):
-    """Raise UserError when ``state`` is not what ``module`` (on any device, meta too) holds, or is not finite.
+def check_state_dict(
+    module: nn.Module, state: StateDict, path: Path | str, kind: str, name_of: Callable[[str], str] = str
+) -> None:
+    """Raise UserError unless a state dict has the keys and shapes of a module, and finite values only.
 
-    ``name_of`` turns a key of the module into the name it has in the file, for the message.
+    ``module`` may be on any device, including meta. For the message: ``path`` is the file, ``kind`` a description of
+    the module such as "an IResNet face encoder", and ``name_of(key)`` the name in the file of a key of the module.
     """
     expected = {key: value.shape for key, value in module.state_dict().items()}
-    optional = "num_batches_tracked"  # counted in training, used nowhere
+    optional = "num_batches_tracked"  # a counter of BatchNorm without effect
     missing = [name_of(key) for key in expected if key not in state and not key.endswith(optional)]
     unexpected = [name_of(key) for key in state if key not in expected]
     reshaped = [
@@ -100,19 +117,20 @@ def check_fit(module, state, path, kind, name_of=str):
         raise UserError(f"{path}: NaN or infinite weights in {first_few(broken)}.")
 
 
-def first_few(names):
+def first_few(names: list[str]) -> str:
+    """The first names of a list, and the number of the others, for a message."""
     rest = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def frozen(module, device, dtype):
-    """Ready for inference: eval mode, no parameter gradients, channels_last. Gradients still reach the input."""
+def freeze_for_inference(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
+    """The module in eval mode, in channels_last, and without gradients of its parameters; the input still gets one."""
     module.eval().requires_grad_(False)
     return module.to(device=device, dtype=dtype, memory_format=torch.channels_last)
 
 
-def sha256(path):
-    """Hexadecimal SHA-256 of a file."""
+def sha256(path: Path | str) -> str:
+    """Hexadecimal SHA-256 of a file. Raises OSError if it cannot be read."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -120,8 +138,11 @@ def sha256(path):
     return digest.hexdigest()
 
 
-def save_file(content, path):
-    """Write a weight file in one step: a kill or a full disk leaves what was there before. Raises UserError."""
+def save_file(content: Any, path: Path | str) -> None:
+    """Write a weight file atomically, so that a kill or a full disk leaves an existing file intact.
+
+    Raises UserError if the file cannot be written.
+    """
     path = Path(path)
     temporary = path.with_name(path.name + ".next")
     try:

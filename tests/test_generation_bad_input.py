@@ -66,7 +66,7 @@ def test_weights_of_another_kind_are_refused(demo, tmp_path, capsys):
     assert "latent_prior_proj_f.weight" in line
     assert "conv1.weight" in line
     line = refused(image_generation.main, [*command(demo), "--id_weights", demo.generator], capsys)
-    assert "not a plain file of weights" in line
+    assert "not a state dict" in line
     flags = [*command(demo), "--pose_weights", demo.encoder]
     line = refused(pose_image_generation.main, flags, capsys)
     assert "not the weights of a 6DRepNet" in line

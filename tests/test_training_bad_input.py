@@ -23,7 +23,7 @@ def test_starting_from_a_generator_with_other_group_norms_is_refused(demo, train
         (["--batch_size", "5"], "4 records are fewer than --batch_size 5"),
         (["--rep_dim", "256"], "--rep_dim says 256"),
         (["--id_weights", "nowhere.pth"], "no such weight file"),
-        (["--lpips_weights", "nowhere.pth"], "fetch https://download.pytorch.org/models/vgg16-397923af.pth"),
+        (["--lpips_weights", "nowhere.pth"], "download https://download.pytorch.org/models/vgg16-397923af.pth"),
         (["--disc_width", "12"], "must be a multiple of 8"),
         (["--resume", "nowhere.pth"], "no such file or folder"),
         (["--mask_ratio_min", "2"], "mask ratios"),

@@ -26,7 +26,7 @@ from models.errors import UserError
 from models.pixels import to_images
 from models.sixdrepnet import SMALL, SixDRepNet, euler_angles, load_pose_estimator
 from models.transfer import upload
-from models.weight_files import fit, save_file
+from models.weight_files import load_weights_strict, save_file
 from utils.cli.flags import Parser, add_training_run_flags, make_parser, positive
 from utils.data.augmentation import augment_face
 from utils.data.face_labels import load_labels
@@ -194,7 +194,7 @@ class PoseState:
         if not isinstance(content, dict) or not {"pose", "optimizer", "step"} <= content.keys():
             raise UserError(f"{path}: not a checkpoint of this script.")
         notes = check_settings(path, content, self.settings, self.run, FIXED)
-        fit(self.model, content["pose"], path, "this pose estimator")
+        load_weights_strict(self.model, content["pose"], path, "this pose estimator")
         load_optimizer(self.optimizer, content["optimizer"], path)
         self.step = content["step"]
         return notes

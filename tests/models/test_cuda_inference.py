@@ -17,7 +17,7 @@ from models.perceptual import LPIPS, EncoderDistance
 from models.sixdrepnet import SMALL, SixDRepNet
 from models.transfer import Download
 from models.vec2face import Architecture
-from models.weight_files import frozen
+from models.weight_files import freeze_for_inference
 from utils.generation.gate import RetryQueue
 from utils.generation.image_measures import ImageMeasures
 from utils.generation.pipeline import decode, image_jobs
@@ -36,7 +36,7 @@ def tiny_encoder():
 
 
 def encoder_on_cuda(encoder, dtype=torch.float32):
-    frozen(encoder, "cuda", dtype).features.float()
+    freeze_for_inference(encoder, "cuda", dtype).features.float()
     return encoder
 
 

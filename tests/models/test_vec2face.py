@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from models import PRESETS, TokenMask, Vec2Face, load_vec2face
 from models.errors import UserError
 from models.vec2face import take_rows
-from models.weight_files import Undrawn
+from models.weight_files import skip_init
 
 TINY = PRESETS["vec2face_vit_tiny"]
 rates = st.floats(0, 1)
@@ -125,7 +125,7 @@ def test_bfloat16_images_stay_close_to_float32(generator, vectors, demo):
 
 def test_weights_from_a_file_are_not_drawn_first(demo):
     before = torch.get_rng_state()
-    with Undrawn():
+    with skip_init():
         Vec2Face(TINY)
     load_vec2face(demo.generator)
     assert torch.equal(torch.get_rng_state(), before)

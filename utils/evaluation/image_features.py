@@ -9,7 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from models.errors import UserError
-from models.weight_files import Undrawn, fit, frozen, load_file, sha256, state_dict_of
+from models.weight_files import freeze_for_inference, load_file, load_weights_strict, sha256, skip_init, state_dict_of
 
 EXTRACTORS = ("fr", "vgg16", "inception", "fid")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -63,18 +63,18 @@ def load_extractor(name: str, path: str | None, device: torch.device) -> Extract
     if not path:
         raise UserError(f"--extractor {name} needs --extractor_weights, torchvision's file of its weights.")
     state = state_dict_of(load_file(path), path)
-    with Undrawn():
+    with skip_init():
         if name == "vgg16":
             title, network = "torchvision's VGG16", vgg16(weights=None)
         else:
             title = "torchvision's Inception v3"
             network = inception_v3(weights=None, init_weights=False, transform_input=False)
-    fit(network, state, path, title)
+    load_weights_strict(network, state, path, title)
     if name == "vgg16":
         network.classifier = network.classifier[:-1]
     else:
         network.fc = nn.Identity()
-    return Extractor(frozen(ImageNetFeatures(network, SIDES[name]), device, torch.float32), title, False)
+    return Extractor(freeze_for_inference(ImageNetFeatures(network, SIDES[name]), device, torch.float32), title, False)
 
 
 def _load_fid_network(path: str | None, device: torch.device) -> Extractor:
@@ -90,10 +90,10 @@ def _load_fid_network(path: str | None, device: torch.device) -> Extractor:
     torch.save(state, buffer)
     buffer.seek(0)
     try:
-        with Undrawn():
+        with skip_init():
             network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], buffer)
     except RuntimeError as error:
         raise UserError(f"{path}: these are not the FID network's weights, which are at {URL_INCEPTION_V3}") from error
     published = sha256(path) == FID_SHA256
     title = "the FID network" if published else f"the FID network with other weights than published ({path})"
-    return Extractor(frozen(FIDFeatures(network), device, torch.float32), title, published)
+    return Extractor(freeze_for_inference(FIDFeatures(network), device, torch.float32), title, published)

@@ -15,7 +15,7 @@ from models.iresnet import IResNet
 from models.pixels import to_images
 from models.recogniser import Recogniser
 from models.transfer import upload
-from models.weight_files import fit, load_file, state_dict_of
+from models.weight_files import load_file, load_weights_strict, state_dict_of
 from utils.data.face_set import FaceSet
 from utils.data.fr_data import FirstPhotos, RecognitionData, to_device
 from utils.data.loader import drop_broken, make_loader
@@ -26,7 +26,9 @@ CENTROID_PHOTOS, CENTROID_BATCH = 4, 256  # photos of the centroids: of each ide
 
 def load_backbone(backbone: IResNet, path: Path | str) -> None:
     """Load the weights of a face encoder. Raises UserError when the file is of another kind or size."""
-    fit(backbone, state_dict_of(load_file(path), path), path, "a face encoder of this --network, --width and --se")
+    load_weights_strict(
+        backbone, state_dict_of(load_file(path), path), path, "a face encoder of this --network, --width and --se"
+    )
 
 
 def adapt_batch_norm(model: Recogniser, data: RecognitionData, device: torch.device) -> None:

@@ -10,7 +10,7 @@ import torch.nn as nn
 from models.errors import UserError
 from models.heads import EARLIER_NAME, native_head_state
 from models.recogniser import Recogniser
-from models.weight_files import fit, save_file
+from models.weight_files import load_weights_strict, save_file
 from utils.training.optimizers import load_optimizer
 from utils.training.resuming import check_settings
 
@@ -78,11 +78,11 @@ class RecogniserState:
         if missing:
             raise UserError(f"{path}: not a checkpoint of this script: no {', '.join(missing)}.")
         notes = check_settings(path, content, self.settings, self.run, FIXED)
-        fit(model.backbone, content["backbone"], path, "this --network, --width and --se")
+        load_weights_strict(model.backbone, content["backbone"], path, "this --network, --width and --se")
         earlier_head = EARLIER_NAME in content["head"]
-        fit(model.head, native_head_state(content["head"]), path, "this --head for these identities")
+        load_weights_strict(model.head, native_head_state(content["head"]), path, "this --head for these identities")
         if model.readout:
-            fit(model.readout, content["traces"], path, "the auxiliary readout of --readout_weights")
+            load_weights_strict(model.readout, content["traces"], path, "the auxiliary readout of --readout_weights")
         load_optimizer(self.optimizer, content["optimizer"], path)
         if earlier_head:  # its directions were stored transposed, and so was their momentum
             momentum = self.optimizer.state[model.head.directions]

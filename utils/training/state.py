@@ -12,7 +12,7 @@ from models.errors import UserError
 from models.generator_file import native_checkpoint
 from models.released_weights import released_key
 from models.vec2face import PRESETS, Vec2Face, architecture_of, generator_state, preset_of
-from models.weight_files import fit, load_file, save_file
+from models.weight_files import load_file, load_weights_strict, save_file
 from utils.training.optimizers import load_optimizer
 from utils.training.released import is_released_training, to_native_training
 from utils.training.resuming import check_settings
@@ -107,7 +107,7 @@ class TrainingState:
                 f"{path}: its image decoder normalises in 32 groups; {preset} now has wider groups. Begin anew."
             )
         name_of = released_key if released else str
-        fit(self.generator, state, path, f"a {preset} generator", name_of=name_of)
+        load_weights_strict(self.generator, state, path, f"a {preset} generator", name_of=name_of)
 
     def resume(self, content: Any, path: Path | str, steps_per_epoch: int) -> list[str]:
         """Load everything from the content of a checkpoint, this project's or the released code's; notes for the user.
@@ -120,7 +120,7 @@ class TrainingState:
             self._check_parts(content, path)
             notes = check_settings(path, content, self.settings, self.run, FIXED)
         self._load_generator(content, path)
-        fit(self.discriminator, content["model_disc"], path, "the discriminator of this --disc_width")
+        load_weights_strict(self.discriminator, content["model_disc"], path, "the discriminator of this --disc_width")
         if released:
             models = (self.generator, self.discriminator, self.optimizer, self.optimizer_disc)
             content = to_native_training(content, path, *models, steps_per_epoch)

@@ -1,1 +1,1 @@
-"""Rendered people: heads of a parametric model, painted, lit and photographed. See world/render_faces.py."""
+"""Renderer of faces: heads of a parametric model with skin, hair, light and camera. See world/render_faces.py."""

@@ -1,27 +1,39 @@
-"""A person as one mesh: head and shoulders, glasses, and strands of hair that turn to the camera."""
+"""The mesh of a person: head and shoulders, glasses, and strands of hair."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from world.renderer.hair import Hairdresser
-from world.renderer.head import COLLAR, SIDE
-from world.renderer.person import rotation
+from world.renderer.hair import Hairdresser, HairKind, Strands
+from world.renderer.head import COLLAR, SIDE, Head, HeadModel
+from world.renderer.paint import Painter
+from world.renderer.person import Person, rotation
 
-WIDTH = SIDE + 128  # texels of the texture: the head's own, then a column of blocks
-BLOCK = 96
-EYES, HAIR, FLAT = 0, 128, 256  # rows of the blocks
+WIDTH = SIDE + 128  # width in texels of the texture: that of the head, and a column of blocks
+BLOCK = 96  # side in texels of the blocks of eyes and hair
+EYES, HAIR, FLAT = 0, 128, 256  # first rows of the blocks
 FLATS = {name: FLAT + 32 * k for k, name in enumerate(("frame", "cloth", "inner", "lash"))}  # rows of single colours
-COLUMNS = {"hair": (0.0, 0.62), "beard": (0.66, 1.0)}  # of the block of hair, 0..1
-INNER = np.float32([0.20, 0.07, 0.06])  # linear RGB of mouth and sockets
+COLUMNS = {"hair": (0.0, 0.62), "beard": (0.66, 1.0)}  # ranges of columns in the block of hair, 0..1
+INNER = np.float32([0.20, 0.07, 0.06])  # linear RGB of the mouth and the eye sockets
+
+
+class Mesh(NamedTuple):
+    """Vertices (V, 3) and triangles (F, 3)."""
+
+    vertices: np.ndarray
+    faces: np.ndarray
 
 
 class Figure:
-    """Head, glasses and hair of a person.
+    """Head, glasses and hair of a person, as a mesh for ``Rasterizer``.
 
-    ``faces`` (F, 3), ``uv`` (F, 3, 2): the first ``solid`` of them are surfaces, the others ribbons of hair. ``rest``
-    (S + H, 3): surfaces without expression, then the points of strands. ``glasses``: the slice of their vertices.
+    ``faces`` (F, 3) and ``uv`` (F, 3, 2): the first ``solid`` triangles are surfaces, the others ribbons of hair.
+    ``rest`` (S + H, 3): vertices of the surfaces without expression, then points of strands. ``glasses``: the slice of
+    the vertices of the glasses.
     """
 
-    def __init__(self, model, painter, person, rng):
+    def __init__(self, model: HeadModel, painter: Painter, person: Person, rng: np.random.Generator):
         head = model.head
         self.head_count = len(person.vertices)
         self.expressions, self.names = head.expressions, head.expression_names
@@ -38,13 +50,13 @@ class Figure:
         self.openness = np.ones(self.surface_count, np.float32)
         self.openness[: self.head_count] = head.openness
         self.eye_vertices = [np.unique(head.faces[head.eye_faces & side]) for side in self._sides(head)]
-        self.shown = np.flatnonzero(head.vertices[:, 2] > COLLAR)[::4]  # what the shadow map must span
+        self.shown = np.flatnonzero(head.vertices[:, 2] > COLLAR)[::4]  # the shadow map spans these vertices
         self._comb(Hairdresser(head, painter.regions, person.vertices, rng).all(person.look), faces, uv)
         self.rest = np.concatenate([surface, self.strand_points])
         self.faces, self.uv = np.concatenate(faces), np.concatenate(uv).astype(np.float32)
 
-    def _comb(self, sets, faces, uv):
-        """Lay the sets of strands out as one list of H points, and their ribbons behind the surfaces."""
+    def _comb(self, sets: list[tuple[HairKind, Strands]], faces: list[np.ndarray], uv: list[np.ndarray]) -> None:
+        """Concatenate the points of all strands, H in total, and append the triangles of their ribbons."""
         total = sum(strands.points[..., 0].size for _, strands in sets)  # H
         parts = {name: [] for name in ("points", "normals", "tangents", "half_width", "open", "roots", "weights")}
         start = 0
@@ -53,21 +65,21 @@ class Figure:
             tangents = np.gradient(strands.points, axis=1)
             tangents /= np.linalg.norm(tangents, axis=-1, keepdims=True).clip(1e-9)
             for name, values in (("points", strands.points), ("normals", strands.normals), ("tangents", tangents)):
-                parts[name].append(values.reshape(-1, 3))
+                parts[name].append(values.reshape(-1, 3))  # (S, P, 3) -> (S * P, 3)
             parts["half_width"].append(strands.half_width.ravel())
             parts["open"].append(strands.open.ravel())
             parts["roots"].append(np.repeat(strands.roots, length, 0))
             parts["weights"].append(np.repeat(strands.weights, length, 0))
-            left = self.surface_count + start + np.arange(count * length).reshape(count, length)
-            a, b = left[:, :-1].ravel(), left[:, 1:].ravel()
+            left = self.surface_count + start + np.arange(count * length).reshape(count, length)  # (S, P): indices
+            a, b = left[:, :-1].ravel(), left[:, 1:].ravel()  # (S * (P - 1),) each
             faces += [np.stack([a, b, a + total], -1), np.stack([b, b + total, a + total], -1)]
             if kind == "lash":
                 uv.append(flat("lash", 2 * len(a)))
             else:
                 low, high = COLUMNS[kind]
-                across = np.repeat(low + (high - low) * strands.shade, length - 1)  # (count * (length - 1),)
-                along = np.tile(np.linspace(0, 1, length), (count, 1))
-                top, end = along[:, :-1].ravel(), along[:, 1:].ravel()
+                across = np.repeat(low + (high - low) * strands.shade, length - 1)  # (S * (P - 1),)
+                along = np.tile(np.linspace(0, 1, length), (count, 1))  # (S, P)
+                top, end = along[:, :-1].ravel(), along[:, 1:].ravel()  # (S * (P - 1),) each
                 for heights in ((top, end, top), (end, end, top)):
                     uv.append(in_block(HAIR, np.stack([np.stack([across, h], -1) for h in heights], 1)))
             start += count * length
@@ -79,30 +91,33 @@ class Figure:
         self.roots, self.weights = joined["roots"][self.still :], joined["weights"][self.still :]
 
     @staticmethod
-    def _sides(head):
+    def _sides(head: Head) -> tuple[np.ndarray, np.ndarray]:
+        """Masks (F,) of the triangles on the left and on the right side."""
         left = head.vertices[head.faces[:, 0], 0] > 0
         return left, ~left
 
     @staticmethod
-    def _eyes(vertices, head):
-        """(2, 3) centres of the eyeballs, left first."""
+    def _eyes(vertices: np.ndarray, head: Head) -> np.ndarray:
+        """The centres (2, 3) of the left and the right eyeball."""
         sides = Figure._sides(head)
         own = [vertices[np.unique(head.faces[head.eye_faces & side])] for side in sides]
         return np.stack([(v.max(0) + v.min(0)) / 2 for v in own])
 
-    def _head_uv(self, vertices, head):
+    def _head_uv(self, vertices: np.ndarray, head: Head) -> np.ndarray:
+        """The texture coordinates (F, 3, 2) of the head in the whole texture."""
         uv = head.uv * np.float32([SIDE / WIDTH, 1])
         for eye, side in zip(self.eyes, self._sides(head), strict=True):
             chosen = head.eye_faces & side
             corners = vertices[head.faces[chosen]]  # (F, 3, 3)
             radius = np.abs(corners - eye)[..., 0].max()
-            seen = (corners - eye)[..., [0, 2]] / radius * [0.5, -0.5] + 0.5  # seen from the front
+            seen = (corners - eye)[..., [0, 2]] / radius * [0.5, -0.5] + 0.5  # projected from the front
             uv[chosen] = in_block(EYES, seen)
         uv[head.inner_faces] = flat("inner", head.inner_faces.sum())
         uv[head.cloth_faces] = flat("cloth", head.cloth_faces.sum())
         return uv
 
-    def _glasses(self, person):
+    def _glasses(self, person: Person) -> Mesh:
+        """The frame of the glasses."""
         wide, high = person.look["frame_size"]
         width, power = person.look["frame_width"], person.look["frame_shape"]
         turn = np.linspace(0, 2 * np.pi, 29)[:-1]
@@ -114,7 +129,7 @@ class Figure:
             centre = np.float32([eye[0] + 0.002 * side, front, eye[2] - 0.003])
             squareness = (np.abs(np.cos(turn)) ** power + np.abs(np.sin(turn)) ** power) ** (-1 / power)
             across, up = wide * np.cos(turn) * squareness, high * np.sin(turn) * squareness
-            bend = 4.0 * (across * side).clip(0) ** 2  # the outer edge lies further back
+            bend = 4.0 * (across * side).clip(0) ** 2  # curved frames
             ring = centre + np.stack([across, bend, up], -1)
             pieces.append(tube(ring, width, closed=True))
             hinge = centre + np.float32([side * wide, 4.0 * wide**2, 0.004])
@@ -128,11 +143,11 @@ class Figure:
         pieces.append(tube(bridge, width))
         starts = np.cumsum([0] + [len(v) for v, _ in pieces])
         vertices = np.concatenate([v for v, _ in pieces])
-        return vertices, np.concatenate([f + s for (_, f), s in zip(pieces, starts, strict=False)])
+        return Mesh(vertices, np.concatenate([f + s for (_, f), s in zip(pieces, starts, strict=False)]))
 
     @staticmethod
-    def _collar(person, head):
-        """A band round the neck where the cloth begins."""
+    def _collar(person: Person, head: Head) -> Mesh:
+        """A band around the neck at the upper edge of the clothes."""
         near = np.abs(head.vertices[:, 2] - COLLAR - 0.004) < 0.012
         skin = np.unique(head.faces[~(head.inner_faces | head.eye_faces)])
         ring = person.vertices[np.intersect1d(np.flatnonzero(near), skin)]
@@ -147,17 +162,18 @@ class Figure:
         around[:, :2] += middle[:2]
         return tube(around, 0.008, closed=True)
 
-    def posed(self, weights, gaze, glasses):
-        """(V + H, 3): surfaces and strands' points with an expression {name: 0..1}, eyes turned by ``gaze``.
+    def posed(self, weights: dict[str, float], gaze: Sequence[float], glasses: bool) -> np.ndarray:
+        """The vertices (S + H, 3) of surfaces and strands with an expression and a direction of gaze.
 
-        ``gaze``: right and up, in degrees. Without ``glasses`` these are folded up inside the head.
+        ``weights``: strengths of expressions, {name: 0..1}. ``gaze``: angles to the right and up, in degrees. Without
+        ``glasses``, these are collapsed to a point inside the head.
         """
         vertices = self.rest.copy()
-        shift = np.zeros((self.head_count, 3), np.float32)
+        shift = np.zeros((self.head_count, 3), np.float32)  # (V, 3)
         for name, weight in weights.items():
             shift += weight * self.expressions[self.names.index(name)]
         vertices[: self.head_count] += shift
-        if weights:  # brows, lashes and beard move with the skin; hair of the scalp, which comes first, does not
+        if weights:  # brows, lashes and beard move with the skin; hair on the scalp, which comes first, does not
             vertices[self.surface_count + self.still :] += (self.weights[..., None] * shift[self.roots]).sum(1)
         right, up = np.deg2rad(gaze)
         turn = rotation(right, up, 0)
@@ -168,31 +184,31 @@ class Figure:
         return vertices
 
 
-def flat(name, count):
-    """Texture coordinates (count, 3, 2) of a block of a single colour."""
+def flat(name: str, count: int) -> np.ndarray:
+    """Texture coordinates (count, 3, 2) of triangles in the block of one colour called ``name``."""
     return np.broadcast_to(np.float32([(SIDE + 64) / WIDTH, (FLATS[name] + 16) / SIDE]), (count, 3, 2))
 
 
-def in_block(row, place):
-    """Texture coordinates of places (..., 2) in 0..1 of a block."""
-    inside = 0.02 + 0.96 * np.clip(place, 0, 1)
+def in_block(row: int, position: np.ndarray) -> np.ndarray:
+    """Texture coordinates (..., 2) of positions (..., 2) in 0..1 in the block that begins at ``row``."""
+    inside = 0.02 + 0.96 * np.clip(position, 0, 1)
     return np.stack([(SIDE + 16 + BLOCK * inside[..., 0]) / WIDTH, (row + 8 + BLOCK * inside[..., 1]) / SIDE], -1)
 
 
-def make_texture(painter, person, rng):
-    """(SIDE, WIDTH, 4): the head's texture and the blocks beside it."""
+def make_texture(painter: Painter, person: Person, rng: np.random.Generator) -> np.ndarray:
+    """The texture (SIDE, WIDTH, 4) of a person, linear RGB and gloss: that of the head, and the blocks beside it."""
     look = person.look
     texture = np.zeros((SIDE, WIDTH, 4), np.float32)
-    texture[:, :SIDE], eye = painter.paint(person, rng)
-    texture[:, SIDE : SIDE + 8] = texture[:, SIDE - 1 : SIDE]  # the seam at the back
+    texture[:, :SIDE], eye = painter.paint(person.look, rng)
+    texture[:, SIDE : SIDE + 8] = texture[:, SIDE - 1 : SIDE]  # for interpolation at the seam
     columns = slice(SIDE + 16, SIDE + 16 + BLOCK)
     texture[EYES + 8 : EYES + 8 + BLOCK, columns] = eye
-    place = np.arange(BLOCK) / BLOCK
-    beard = (place > 0.64)[:, None]
+    position = np.arange(BLOCK) / BLOCK
+    beard = (position > 0.64)[:, None]
     colour = np.where(beard, look["beard_colour"], look["hair_colour"])  # (BLOCK, 3)
-    shade = 1 + 0.16 * rng.standard_normal((BLOCK, 1)) + 0.5 * (((place / 0.64) % 1)[:, None] - 0.5)
+    shade = 1 + 0.16 * rng.standard_normal((BLOCK, 1)) + 0.5 * (((position / 0.64) % 1)[:, None] - 0.5)
     colour = colour * shade.clip(0.3, 1.8)
-    tip = (0.75 + 0.5 * place)[:, None, None]  # (BLOCK, 1, 1) along the strand
+    tip = (0.75 + 0.5 * position)[:, None, None]  # (BLOCK, 1, 1): along the strand
     hair = texture[HAIR : HAIR + 120, SIDE + 8 :]
     hair[...] = np.append(look["hair_colour"], 1.0)
     texture[HAIR + 8 : HAIR + 8 + BLOCK, columns, :3] = (colour[None] * tip).clip(0.004, 1)
@@ -204,8 +220,8 @@ def make_texture(painter, person, rng):
     return texture
 
 
-def tube(points, radius, closed=False, sides=5):
-    """A tube along points (P, 3): (vertices, faces)."""
+def tube(points: np.ndarray, radius: float, closed: bool = False, sides: int = 5) -> Mesh:
+    """A tube with a polygonal cross section of ``sides`` sides along points (P, 3)."""
     along = np.roll(points, -1, 0) - np.roll(points, 1, 0)
     if not closed:
         along[0], along[-1] = points[1] - points[0], points[-1] - points[-2]
@@ -216,7 +232,7 @@ def tube(points, radius, closed=False, sides=5):
     second = np.cross(along, first)
     turn = np.linspace(0, 2 * np.pi, sides + 1)[:-1]
     ring = np.cos(turn)[None, :, None] * first[:, None] + np.sin(turn)[None, :, None] * second[:, None]
-    vertices = (points[:, None] + radius * ring).reshape(-1, 3)
+    vertices = (points[:, None] + radius * ring).reshape(-1, 3)  # (P, sides, 3) -> (P * sides, 3)
     count = len(points)
     faces = []
     for i in range(count if closed else count - 1):
@@ -224,4 +240,4 @@ def tube(points, radius, closed=False, sides=5):
         for k in range(sides):
             m = (k + 1) % sides
             faces += [[i * sides + k, j * sides + k, i * sides + m], [i * sides + m, j * sides + k, j * sides + m]]
-    return vertices.astype(np.float32), np.array(faces)
+    return Mesh(vertices.astype(np.float32), np.array(faces))

@@ -1,31 +1,39 @@
-"""Strands of hair: the styles of the scalp, brows, lashes and beard, grown on a person's head.
+"""Strands of hair on a person's head: hair styles, brows, lashes and beard.
 
-A strand is a line of points that a photo turns into a ribbon facing the camera. Strands are a millimetre wide, a few
-real hairs, so that some thousands of them cover a head.
+A strand is a polyline that is rendered as a ribbon facing the camera. It is about a millimetre wide and stands for a
+few real hairs, so that some thousands of strands cover a head.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from world.renderer.head import vertex_normals
-from world.renderer.regions import angle_of, smooth
+from world.renderer.head import Head, vertex_normals
+from world.renderer.regions import Look, Regions, angle_of, smooth
+
+Field = Callable[[np.ndarray], np.ndarray]  # a function of positions (S, 3) on the average head
+Comb = Literal["forward", "back", "side", "parted", "out"]
+HairKind = Literal["hair", "beard", "lash"]  # the part of the texture that colours a strand
 
 
 @dataclass
 class Cut:
-    """A hair style. ``length``, ``thickness`` (m): ranges; ``points`` of a strand; ``lift``: how far it rises at first.
+    """A hair style.
 
-    ``comb``: where the top goes: forward, back, side, parted or out (straight away from the head).
+    ``length`` and ``thickness``: ranges of the length of strands and the thickness of the hair, in metres. ``points``:
+    points of a strand. ``count``: number of strands. ``lift``: weight of the direction away from the skin at the root.
+    ``comb``: direction of the hair on the top of the head; "out" is away from the head. ``half_width``: in metres.
     """
 
-    length: tuple
-    thickness: tuple
+    length: tuple[float, float]
+    thickness: tuple[float, float]
     points: int
     count: int
     lift: float
-    comb: str
+    comb: Comb
     half_width: float = 0.0006
 
 
@@ -46,9 +54,11 @@ CUTS = {
 
 @dataclass
 class Strands:
-    """S strands of P points: ``points``, ``normals`` (S, P, 3), by which they are lit; ``half_width``, ``open`` (S, P).
+    """S strands of P points each.
 
-    ``roots`` (S, 3) vertices of the head and their ``weights`` (S, 3); ``shade`` (S,) 0..1: the column of its colour.
+    ``points`` (S, P, 3) in metres; ``normals`` (S, P, 3) for the shading; ``half_width`` (S, P) in metres; ``open``
+    (S, P): ambient visibility in 0..1. A root is the mean, with ``weights`` (S, 3), of the vertices ``roots`` (S, 3) of
+    the head. ``shade`` (S,): column of the texture that colours the strand, in 0..1.
     """
 
     points: np.ndarray
@@ -60,20 +70,21 @@ class Strands:
     shade: np.ndarray
 
 
-def unit(v):
+def unit(v: np.ndarray) -> np.ndarray:
+    """Vectors (..., 3) scaled to unit length."""
     return v / np.linalg.norm(v, axis=-1, keepdims=True).clip(1e-9)
 
 
 class Hairdresser:
-    """Grows strands on a person's head, ``vertices`` (V, 3)."""
+    """Makes the strands on a person's head, whose vertices (V, 3) correspond to those of the average ``head``."""
 
-    def __init__(self, head, regions, vertices, rng):
+    def __init__(self, head: Head, regions: Regions, vertices: np.ndarray, rng: np.random.Generator):
         self.head, self.regions, self.vertices, self.rng = head, regions, vertices, rng
         self.skin = head.faces[~(head.eye_faces | head.inner_faces)]
         self.normals = vertex_normals(vertices, head.faces)
         self.outside = np.unique(self.skin)
         self.tree = cKDTree(vertices[self.outside])
-        corners = vertices[self.skin]
+        corners = vertices[self.skin]  # (F, 3, 3)
         self.area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
         own = [vertices[np.unique(head.faces[head.eye_faces & (head.vertices[head.faces[:, 0], 0] * s > 0)])]
                for s in (1, -1)]  # fmt: skip
@@ -81,54 +92,60 @@ class Hairdresser:
         top = head.vertices[:, 2].max() - regions.eye[2]
         self.scale = top / (vertices[:, 2].max() - self.eye[2])
 
-    def template(self, points):
-        """About where points of this head lie on the average one."""
+    def template(self, points: np.ndarray) -> np.ndarray:
+        """The approximate positions on the average head of points (..., 3) of this head."""
         return (points - self.eye) * self.scale + np.float32([0, *self.regions.eye[1:]])
 
-    def roots(self, density, count):
-        """Vertices (S, 3) and weights (S, 3) of about ``count`` places, as dense as ``density(positions)`` says."""
+    def roots(self, density: Field, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw roots as vertices (S, 3) and their weights (S, 3).
+
+        ``density`` (0..1) is the probability that each of ``count`` candidates, uniform on the skin, is kept.
+        """
         centre = density(self.head.vertices[self.skin].mean(1))
         share = self.area * (centre > 0.01) * (self.head.ears[self.skin].max(1) < 0.5)
         if not share.any():
             return np.zeros((0, 3), int), np.zeros((0, 3), np.float32)
         face = self.rng.choice(len(share), count, p=share / share.sum())
         a, b = np.sqrt(self.rng.random(count)), self.rng.random(count)
-        weights = np.stack([1 - a, a * (1 - b), a * b], -1).astype(np.float32)  # (count, 3), even over a triangle
-        place = (self.head.vertices[self.skin[face]] * weights[..., None]).sum(1)  # (count, 3)
-        stays = self.rng.random(count) < density(place)
+        weights = np.stack([1 - a, a * (1 - b), a * b], -1).astype(np.float32)  # (count, 3), uniform on a triangle
+        position = (self.head.vertices[self.skin[face]] * weights[..., None]).sum(1)  # (count, 3)
+        stays = self.rng.random(count) < density(position)
         return self.skin[face[stays]], weights[stays]
 
-    def keep_out(self, points, distance):
-        """Points moved to at least ``distance`` from the skin, the skin's normal there, and how far away they are."""
+    def keep_out(self, points: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Move points (S, 3) to at least ``distance`` (S,) metres from the skin.
+
+        Returns the points, the normals of the skin (S, 3), and the distances from it (S,).
+        """
         _, near = self.tree.query(points)
         near = self.outside[near]
         normal = self.normals[near]
         gap = ((points - self.vertices[near]) * normal).sum(-1)
         return points + normal * (distance - gap).clip(0)[:, None], normal, np.maximum(gap, distance)
 
-    def scalp(self, look):
-        """The hair of the head."""
+    def scalp(self, look: Look) -> Strands:
+        """The hair on the scalp."""
         cut, rng = CUTS[look["cut"]], self.rng
         roots, weights = self.roots(lambda p: self.regions.scalp(look, p), int(cut.count * 1.25))
         count = len(roots)
         start = (self.vertices[roots] * weights[..., None]).sum(1)
         normal = unit((self.normals[roots] * weights[..., None]).sum(1))
-        place = (self.head.vertices[roots] * weights[..., None]).sum(1)  # (S, 3) of the roots on the average head
+        position = (self.head.vertices[roots] * weights[..., None]).sum(1)  # (S, 3): roots on the average head
         length = look["length"] * rng.uniform(0.9 if cut.comb == "parted" else 0.7, 1.05, count)
         fringe = np.zeros(count)
         if look["fringe"]:
-            front = smooth(0.048 - np.abs(place[:, 0]), 0, 0.014) * smooth(-0.055 - place[:, 1], 0, 0.02)
+            front = smooth(0.048 - np.abs(position[:, 0]), 0, 0.014) * smooth(-0.055 - position[:, 1], 0, 0.02)
             fringe = (rng.random(count) < front).astype(np.float32)
             length = np.where(fringe > 0, look["fringe"] * rng.uniform(0.85, 1.05, count), length)
         if cut.comb in ("forward", "side", "back", "out") and look["cut"] not in ("tied", "afro", "curls", "swept"):
-            side = smooth(angle_of(place), 55, 80) * smooth(0.765 - place[:, 2], 0, 0.02)
-            length = length * (1 - look["fade"] * side)  # sides and back are cut shorter
+            side = smooth(angle_of(position), 55, 80) * smooth(0.765 - position[:, 2], 0, 0.02)
+            length = length * (1 - look["fade"] * side)  # shorter hair on sides and back
         layer = look["thickness"] * rng.uniform(0.1, 1, count) ** 0.7
         points, normals = np.empty((2, count, cut.points, 3), np.float32)
         points[:, 0], normals[:, 0] = start, normal
-        shares = np.linspace(0.5, 1.5, cut.points - 1) / (cut.points - 1)  # short steps where hair lies on the head
+        shares = np.linspace(0.5, 1.5, cut.points - 1) / (cut.points - 1)  # shorter steps near the root
         here, gap = start, np.zeros(count)
-        heading = unit(self.comb(look, cut.comb, place, start, normal, gap, fringe) + cut.lift * normal)
+        heading = unit(self.comb(look, cut.comb, position, start, normal, gap, fringe) + cut.lift * normal)
         wild = look["wild"] * rng.standard_normal((count, 3))
         for k in range(1, cut.points):
             t, step = k / (cut.points - 1), (shares[k - 1] * length)[:, None]
@@ -140,7 +157,7 @@ class Hairdresser:
             radial = here - np.float32([0, self.eye[1] + 0.075, self.eye[2] + 0.01])
             radial[:, 2] = radial[:, 2].clip(0)
             normals[:, k] = unit(normal * smooth(0.03 - gap, 0, 0.02)[:, None] + unit(radial))
-            flow = self.comb(look, cut.comb, place, here, normal, gap, fringe)
+            flow = self.comb(look, cut.comb, position, here, normal, gap, fringe)
             lift = cut.lift * (1 - t) ** 2 * normal
             heading = unit(
                 0.7 * heading
@@ -150,7 +167,7 @@ class Hairdresser:
                 + 0.08 * rng.standard_normal((count, 3))
             )
         points = self.curled(look, points)
-        depth = layer / max(look["thickness"], 1e-6)  # 1 on the outside of the hair
+        depth = layer / max(look["thickness"], 1e-6)  # 1 at the outer surface of the hair
         along = np.linspace(0, 1, cut.points)[None]
         open_ = (0.42 + 0.58 * depth[:, None]) * (0.6 + 0.4 * along)
         taper = (
@@ -161,13 +178,13 @@ class Hairdresser:
         )
         return Strands(points, normals, taper, open_, roots, weights, self.shades(points))
 
-    def shades(self, points):
-        """Columns of colour: neighbours are alike, as locks are."""
+    def shades(self, points: np.ndarray) -> np.ndarray:
+        """Columns of the texture (S,) in 0..1, similar for neighbouring strands (S, P, 3), as in locks."""
         lock = np.sin(points[:, 0] @ self.rng.normal(0, 260, (3, 4))).mean(-1)
         return (0.5 + 0.22 * lock + 0.18 * self.rng.standard_normal(len(points))).clip(0, 1)
 
-    def curled(self, look, points):
-        """Strands drawn together into locks, then wound or waved."""
+    def curled(self, look: Look, points: np.ndarray) -> np.ndarray:
+        """Strands (S, P, 3) pulled together into locks, then curled or waved."""
         count, length = points.shape[:2]
         if length < 4 or not count:
             return points
@@ -187,23 +204,38 @@ class Hairdresser:
             points = points + size * (np.cos(turn)[..., None] * first + np.sin(turn)[..., None] * second)
         return points.astype(np.float32)
 
-    def off_face(self, look, points, fringe, reach):
-        """Points moved aside by at most ``reach`` where they hang before the face; a fringe may."""
-        place = self.template(points)
-        line = self.regions.hair_line(look, angle_of(place))
-        inside = smooth(-0.05 - place[:, 1], 0, 0.02) * smooth(line - 0.004 - place[:, 2], 0, 0.015) * (fringe == 0)
+    def off_face(self, look: Look, points: np.ndarray, fringe: np.ndarray, reach: np.ndarray) -> np.ndarray:
+        """Move points (S, 3) in front of the face aside by at most ``reach`` (S, 1), unless ``fringe`` (S,) is 1."""
+        position = self.template(points)
+        line = self.regions.hair_line(look, angle_of(position))
+        inside = (
+            smooth(-0.05 - position[:, 1], 0, 0.02) * smooth(line - 0.004 - position[:, 2], 0, 0.015) * (fringe == 0)
+        )
         side = np.where(points[:, 0] < look["part"], -1, 1)
         lack = (look["opening"] - side * points[:, 0]).clip(0, None)
         points = points.copy()
         points[:, 0] += side * inside * np.minimum(lack, reach[:, 0])
         return points
 
-    def comb(self, look, kind, place, here, normal, gap, fringe):
-        """(S, 3): where hair at points heads to, along the skin where it lies on it."""
-        q = self.template(here)
+    def comb(
+        self,
+        look: Look,
+        kind: Comb,
+        position: np.ndarray,
+        here: np.ndarray,
+        normal: np.ndarray,
+        gap: np.ndarray,
+        fringe: np.ndarray,
+    ) -> np.ndarray:
+        """The direction (S, 3) of hair at the points ``here`` (S, 3), tangential to the skin where it lies on it.
+
+        ``position`` (S, 3): roots on the average head. ``normal`` (S, 3) and ``gap`` (S,): normal of the skin, and
+        distance from it in metres. ``fringe`` (S,): 1 for strands of the fringe.
+        """
+        q = self.template(here)  # (S, 3)
         front = smooth(angle_of(q), 78, 55)
         top = np.maximum(smooth(q[:, 2], 0.735, 0.785), front)[:, None]
-        aside = np.sign(place[:, 0] - look["part"])[:, None]
+        aside = np.sign(position[:, 0] - look["part"])[:, None]
         away = unit(q - np.float32([0.006, 0.025, 0.82]))
         down = np.float32([0, 0.18, -1])
         x, y, z = np.float32(np.eye(3))
@@ -227,29 +259,38 @@ class Hairdresser:
         free = smooth(gap, 0.02, 0.05)[:, None] if kind == "parted" else 0.0
         return flow * (1 - free) + np.float32([0, 0.02, -1]) * free
 
-    def short(self, density, count, length, flow, lift, half_width, points=3):
-        """Brows, beard: strands along ``flow(positions)`` (S, 3), bent towards it; ``length`` in m."""
+    def short(
+        self, density: Field, count: int, length: float, flow: Field, lift: float, half_width: float, points: int = 3
+    ) -> Strands:
+        """Strands of brows or beard, which bend towards the directions ``flow(positions)`` (S, 3).
+
+        ``density`` and ``count``: see ``roots``. ``length`` and ``half_width`` in metres. ``lift``: distance of the
+        middle of a strand from the skin, relative to its length.
+        """
         roots, weights = self.roots(density, count)
         start = (self.vertices[roots] * weights[..., None]).sum(1)
         normal = unit((self.normals[roots] * weights[..., None]).sum(1))
-        place = (self.head.vertices[roots] * weights[..., None]).sum(1)
-        ahead = flow(place) + 0.25 * self.rng.standard_normal(place.shape)
+        position = (self.head.vertices[roots] * weights[..., None]).sum(1)
+        ahead = flow(position) + 0.25 * self.rng.standard_normal(position.shape)
         ahead = unit(ahead - (ahead * normal).sum(-1, keepdims=True) * normal)
         t = np.linspace(0, 1, points)[None, :, None]
         reach = (length * self.rng.uniform(0.6, 1.1, len(roots)))[:, None, None]
         path = start[:, None] + reach * (t * ahead[:, None] + lift * t * (1 - 0.6 * t) * normal[:, None])
-        path = path + np.float32([0, 0, -0.25]) * reach * t**2 * (length > 0.008)  # long ones hang
+        path = path + np.float32([0, 0, -0.25]) * reach * t**2 * (length > 0.008)  # long strands hang down
         width = half_width * self.rng.uniform(0.7, 1.3, (len(roots), 1)) * (1 - 0.6 * t[..., 0] ** 2)
         open_ = 0.55 + 0.45 * np.broadcast_to(t[..., 0], width.shape)
         normals = np.repeat(normal[:, None], points, 1)
         return Strands(path, normals, width, open_, roots, weights, self.shades(path))
 
-    def all(self, look):
-        """[Strands] of the person, and which column of colour each set takes: hair, beard (brows, too) or lashes."""
+    def all(self, look: Look) -> list[tuple[HairKind, Strands]]:
+        """All strands of the person, by kind; brows are coloured like the beard."""
         sets = []
         if look["cut"] in CUTS:
             sets.append(("hair", self.scalp(look)))
-        side = lambda p: np.sign(p[:, :1])  # noqa: E731
+
+        def side(p: np.ndarray) -> np.ndarray:
+            return np.sign(p[:, :1])  # (S, 1)
+
         brows = self.short(
             lambda p: self.regions.brows(look, p), int(800 * look["brow_strength"]), 0.0070,
             lambda p: side(p) * [1, 0, 0] + [0, 0, 0.5] * smooth(0.03 - np.abs(p[:, :1]), -0.004, 0.012) - [0, 0, 0.1],
@@ -267,8 +308,8 @@ class Hairdresser:
         sets.append(("lash", self.lashes(look)))
         return [(kind, strands) for kind, strands in sets if len(strands.roots)]
 
-    def lashes(self, look):
-        """Along the edge of the upper lids."""
+    def lashes(self, look: Look) -> Strands:
+        """Lashes along the edges of the upper lids."""
         roots, weights = [], []
         for side, eye in zip((1, -1), self.head.eyes, strict=True):
             edge = self.lid_edge(eye, upper=True)
@@ -290,8 +331,8 @@ class Hairdresser:
         normals = np.broadcast_to(np.float32([0, -1, 0]), path.shape)
         return Strands(path, normals, width, np.ones(path.shape[:2]), roots, weights, np.full(len(path), 0.5))
 
-    def lid_edge(self, eye, upper):
-        """Vertices of the average head's skin at the edge of a lid."""
+    def lid_edge(self, eye: np.ndarray, upper: bool) -> np.ndarray:
+        """Indices of the vertices at the edge of the upper or lower lid of an eye with centre ``eye`` (3,)."""
         inner = np.unique(self.head.faces[self.head.inner_faces])
         edge = np.intersect1d(inner, np.unique(self.head.faces[~(self.head.inner_faces | self.head.eye_faces)]))
         offset = self.head.vertices[edge] - eye

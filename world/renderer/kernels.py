@@ -1,22 +1,22 @@
-"""What ``warp`` compiles for rendering.tracer: ribbons of hair, z-buffers, and the light of each sample.
+"""The ``warp`` kernels of world.renderer.rasterizer: ribbons of hair, z-buffers and shading.
 
 Camera space: x to the image's right, y down, z away from the camera; lengths in metres.
 """
 
 import warp as wp
 
-wp.set_module_options({"enable_backward": False})  # nothing is differentiated: half the time to compile
-SKIN_WRAP = wp.constant(wp.vec3(0.40, 0.24, 0.17))  # light that seeps round the edge of the lit side: red goes furthest
+wp.set_module_options({"enable_backward": False})  # no gradients are needed; halves the compile time
+SKIN_WRAP = wp.constant(wp.vec3(0.40, 0.24, 0.17))  # subsurface scattering beyond the terminator
 HAIR_WRAP = wp.constant(0.7)
-SHADOW_BIAS, HAIR_BIAS = wp.constant(0.002), wp.constant(0.006)  # metres behind another surface that are still lit
-SHADE, HAIR_SHADE = wp.constant(0.10), wp.constant(0.30)  # of the first light that reaches what is in its shadow
-NOTHING = wp.constant(wp.int64(2**62))
-DEPTH_STEPS = wp.constant(1.0e8)  # a unit of depth, as whole numbers, in the upper half of a buffer's entry
+SHADOW_BIAS, HAIR_BIAS = wp.constant(0.002), wp.constant(0.006)  # metres, against self-shadowing
+SHADE, HAIR_SHADE = wp.constant(0.10), wp.constant(0.30)  # fraction of the key light in its shadow
+NOTHING = wp.constant(wp.int64(2**62))  # entry of a z-buffer without a triangle
+DEPTH_STEPS = wp.constant(1.0e8)  # steps per unit of depth in the upper half of an entry
 
 
 @wp.func
 def crossing(p: wp.vec3, q: wp.vec3, y: float) -> wp.vec2:
-    """The lowest and highest x at which an edge meets a row; from far right to far left where it does not."""
+    """The x at which the edge from p to q crosses the row at y, as both minimum and maximum; empty if it does not."""
     if (p[1] <= y) == (q[1] <= y):
         return wp.vec2(1.0e6, -1.0e6)
     x = p[0] + (y - p[1]) / (q[1] - p[1]) * (q[0] - p[0])
@@ -24,19 +24,19 @@ def crossing(p: wp.vec3, q: wp.vec3, y: float) -> wp.vec2:
 
 
 @wp.kernel
-def rasterise(
+def rasterize(
     screen: wp.array(dtype=wp.vec3), faces: wp.array(dtype=int), side: int, nearest: wp.array(dtype=wp.int64)
-):
-    """One triangle a thread: the nearest one of each pixel, as depth << 32 | triangle.
+) -> None:
+    """Write the nearest triangle of each pixel to a z-buffer, as depth << 32 | triangle; one thread per triangle.
 
-    ``screen``: x, y in pixels and a depth in -10..10 that is linear on the screen, small when near.
+    ``screen``: x and y in pixels, and a depth in -10..10 that is linear on the screen and smaller when nearer.
     """
     face = wp.tid()
     a, b, c = screen[faces[3 * face]], screen[faces[3 * face + 1]], screen[faces[3 * face + 2]]
     area = (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1])
     if wp.abs(area) < 1.0e-9:
         return
-    across = ((b[2] - a[2]) * (c[1] - a[1]) - (c[2] - a[2]) * (b[1] - a[1])) / area  # change of depth a column, a row
+    across = ((b[2] - a[2]) * (c[1] - a[1]) - (c[2] - a[2]) * (b[1] - a[1])) / area  # change of depth per column, row
     down = ((c[2] - a[2]) * (b[0] - a[0]) - (b[2] - a[2]) * (c[0] - a[0])) / area
     top = wp.max(0, int(wp.ceil(wp.min(wp.min(a[1], b[1]), c[1]) - 0.5)))
     bottom = wp.min(side - 1, int(wp.floor(wp.max(wp.max(a[1], b[1]), c[1]) - 0.5)))
@@ -48,7 +48,7 @@ def rasterise(
         for column in range(left, right + 1):
             depth = a[2] + (float(column) + 0.5 - a[0]) * across + (y - a[1]) * down
             entry = (wp.int64((depth + 10.0) * DEPTH_STEPS) << wp.int64(32)) | wp.int64(face)
-            if entry < nearest[row * side + column]:  # quicker than asking atomic_min each time
+            if entry < nearest[row * side + column]:  # avoids most of the slower atomic_min
                 wp.atomic_min(nearest, row * side + column, entry)
 
 
@@ -63,10 +63,11 @@ def spread(
     points: wp.array(dtype=wp.vec3),
     normals: wp.array(dtype=wp.vec3),
     along: wp.array(dtype=wp.vec4),
-):
-    """One point of a strand a thread: the edges of its ribbon, which faces the camera.
+) -> None:
+    """Compute both edges of the ribbons, which face the camera; one thread per point of a strand.
 
-    ``shape``: half width and openness of every point.
+    ``middle``: points in camera space. ``shape``: half width and openness of each point. ``first``: index of the first
+    ribbon vertex in ``points``, ``normals`` and ``along`` (tangent and openness).
     """
     i = wp.tid()
     tangent = turn * tangents[i]
@@ -80,22 +81,23 @@ def spread(
 
 
 @wp.kernel
-def project(points: wp.array(dtype=wp.vec3), focal: float, centre: wp.vec2, screen: wp.array(dtype=wp.vec3)):
-    """To pixels and a depth that is linear on the screen."""
+def project(points: wp.array(dtype=wp.vec3), focal: float, centre: wp.vec2, screen: wp.array(dtype=wp.vec3)) -> None:
+    """Project points in camera space to pixels and a depth that is linear on the screen, -1 / z."""
     i = wp.tid()
     near = 1.0 / points[i][2]
     screen[i] = wp.vec3(points[i][0] * near * focal + centre[0], points[i][1] * near * focal + centre[1], -near)
 
 
 @wp.kernel
-def transform(points: wp.array(dtype=wp.vec3), view: wp.mat44, screen: wp.array(dtype=wp.vec3)):
+def transform(points: wp.array(dtype=wp.vec3), view: wp.mat44, screen: wp.array(dtype=wp.vec3)) -> None:
+    """Apply an affine transform to points."""
     i = wp.tid()
     screen[i] = wp.transform_point(view, points[i])
 
 
 @wp.func
 def texel_of(texture: wp.array(dtype=wp.vec4, ndim=2), u: float, v: float) -> wp.vec4:
-    """Bilinear; the fourth channel is how glossy the surface is."""
+    """The texture at (u, v), interpolated bilinearly: linear RGB and gloss."""
     height, width = float(texture.shape[0]), float(texture.shape[1])
     x = wp.clamp(u * width - 0.5, 0.0, width - 1.001)
     y = wp.clamp(v * height - 0.5, 0.0, height - 1.001)
@@ -108,7 +110,7 @@ def texel_of(texture: wp.array(dtype=wp.vec4, ndim=2), u: float, v: float) -> wp
 
 @wp.func
 def reached(shadow: wp.array(dtype=wp.int64), side: int, column: int, row: int, depth: float) -> float:
-    """1 where the light reaches a depth, 0 in shadow."""
+    """1 if a depth in a texel of the shadow map is lit, 0 if it is in shadow."""
     if column < 0 or row < 0 or column >= side or row >= side:
         return 1.0
     blocker = float(shadow[row * side + column] >> wp.int64(32)) / DEPTH_STEPS - 10.0
@@ -116,8 +118,8 @@ def reached(shadow: wp.array(dtype=wp.int64), side: int, column: int, row: int, 
 
 
 @wp.kernel
-def add_normals(points: wp.array(dtype=wp.vec3), faces: wp.array(dtype=int), normals: wp.array(dtype=wp.vec3)):
-    """One triangle a thread: its normal, as long as twice its area, to those of its corners."""
+def add_normals(points: wp.array(dtype=wp.vec3), faces: wp.array(dtype=int), normals: wp.array(dtype=wp.vec3)) -> None:
+    """Add the normal of each triangle, weighted by area, to those of its corners; one thread per triangle."""
     face = wp.tid()
     ia, ib, ic = faces[3 * face], faces[3 * face + 1], faces[3 * face + 2]
     across = wp.cross(points[ib] - points[ia], points[ic] - points[ia])
@@ -130,7 +132,7 @@ def add_normals(points: wp.array(dtype=wp.vec3), faces: wp.array(dtype=int), nor
 def lit_by_first(
     shadow: wp.array(dtype=wp.int64), side: int, to_shadow: wp.mat44, point: wp.vec3, offset: wp.vec2, bias: float
 ) -> float:
-    """The share of the first light that reaches a point: four texels of the shadow map, the nearer the weightier."""
+    """The fraction of the key light that reaches a point, interpolated bilinearly in the shadow map."""
     seen = wp.transform_point(to_shadow, point)
     x, y, depth = seen[0] - 0.5 + offset[0], seen[1] - 0.5 + offset[1], seen[2] - bias
     i, j = int(wp.floor(y)), int(wp.floor(x))
@@ -161,8 +163,11 @@ def shade(
     centre: wp.vec2,
     side: int,
     out: wp.array(dtype=wp.vec4),
-):
-    """One sample a thread: linear RGB, and cover in the fourth number. The first light casts shadows."""
+) -> None:
+    """Shade each sample, as linear RGB and coverage; one thread per sample. Only the first (key) light casts shadows.
+
+    The colour is albedo * (ambient + sum of diffuse lights) + highlights, Blinn-Phong on skin and Kajiya-Kay on hair.
+    """
     pixel = wp.tid()
     if nearest[pixel] == NOTHING:
         out[pixel] = wp.vec4(0.0, 0.0, 0.0, 0.0)
@@ -187,15 +192,15 @@ def shade(
     hair = wp.length(tangent) > 0.5
     if wp.dot(normal, direction) > 0.0 and not hair:
         normal = -normal
-    place = uv[3 * face] * wa + uv[3 * face + 1] * wb + uv[3 * face + 2] * wc
-    surface = texel_of(texture, place[0], place[1])
+    texel = uv[3 * face] * wa + uv[3 * face + 1] * wb + uv[3 * face + 2] * wc
+    surface = texel_of(texture, texel[0], texel[1])
     colour = wp.vec3(surface[0], surface[1], surface[2])
     up = 0.5 - 0.5 * normal[1]
     light = (ambient * up + ground * (1.0 - up)) * strand[3]
     shine = wp.vec3(0.0, 0.0, 0.0)
     facing = wp.max(0.0, -wp.dot(normal, direction))
-    grazing = 1.0 + 3.0 * wp.pow(1.0 - facing, 4.0)  # surfaces reflect more when seen from the side
-    offset = softness * wp.vec2(float(column % 2) - 0.5, float(row % 2) - 0.5)  # the samples of a pixel look about
+    grazing = 1.0 + 3.0 * wp.pow(1.0 - facing, 4.0)  # Fresnel effect
+    offset = softness * wp.vec2(float(column % 2) - 0.5, float(row % 2) - 0.5)  # the samples of a pixel are spread out
     for k in range(light_direction.shape[0]):
         towards = light_direction[k]
         half = wp.normalize(towards - direction)
@@ -231,14 +236,14 @@ def shade(
 
 
 @wp.kernel
-def look_round(
+def measure_openness(
     mesh: wp.uint64,
     points: wp.array(dtype=wp.vec3),
     normals: wp.array(dtype=wp.vec3),
     rays: wp.array(dtype=wp.vec3),
     out: wp.array(dtype=float),
-):
-    """One vertex a thread: the share of the half space before it, weighed by the cosine, that nothing near blocks."""
+) -> None:
+    """The cosine-weighted fraction of rays above a vertex that hit nothing within 12 cm; one thread per vertex."""
     vertex = wp.tid()
     normal = wp.normalize(normals[vertex])
     start = points[vertex] + normal * 0.0008

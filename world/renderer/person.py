@@ -1,37 +1,41 @@
-"""Who a rendered person is: bones, skin, hair, eyes, in numbers; see rendering.figure for the mesh.
+"""Random parameters of a person's appearance: shape of the head, skin, eyes and hair.
 
-Everything of a person comes from (seed, identity), so it is the same on all photos. The population is uniform over
-sex, broad over age (young adult to old), ancestry and skin tone, and independent otherwise: no group is the default.
+They depend on the seed and the identity only, so that they are the same in all photos. Both sexes are equally frequent,
+and age (young adult to old), ancestry and skin tone vary widely; no group is the default.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from world.renderer.hair import CUTS
+from world.renderer.head import HeadModel
 from world.renderer.paint import GREY, HAIR, IRIS, ramp
+from world.renderer.regions import Look
 
-AGES = (0.64, 0.99)  # of the model: a young adult, an old one
+AGES = (0.64, 0.99)  # age parameter of the model for young and for old adults
 SPREAD = 0.38  # standard deviation of a shape parameter
-
-USUAL = {"eye-height": 0.3, "eye-scale": 0.25, "mouth-angles": 0.2}  # means of shape parameters that are not 0
+USUAL = {"eye-height": 0.3, "eye-scale": 0.25, "mouth-angles": 0.2}  # non-zero means of shape parameters
 
 
 @dataclass
 class Person:
-    """``vertices`` (V, 3) of the bare head, ``look``: what painter and hairdresser read, ``label``: what is known."""
+    """A person: vertices (V, 3) of the head without hair, the appearance, and labels for the manifest."""
 
     vertices: np.ndarray
-    look: dict
-    label: dict
+    look: Look
+    label: dict[str, Any]
 
 
-def stream(seed, *key):
+def stream(seed: int, *key: int) -> np.random.Generator:
+    """The random generator of a seed and a key such as (identity, image)."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
 
 
-def make_person(model, seed, identity):
-    """The person of a number."""
+def make_person(model: HeadModel, seed: int, identity: int) -> Person:
+    """The person with the number ``identity``."""
     rng = stream(seed, identity)
     gender = float(np.clip(rng.choice([0.06, 0.94]) + 0.08 * rng.standard_normal(), 0, 1))  # 1: male
     age = AGES[0] + (AGES[1] - AGES[0]) * float(rng.beta(1.0, 1.5))
@@ -47,8 +51,8 @@ def make_person(model, seed, identity):
     return Person(vertices, look, label)
 
 
-def make_shapes(names, rng):
-    """{parameter: -1..1}; left and right differ by a little, as faces do."""
+def make_shapes(names: Iterable[str], rng: np.random.Generator) -> dict[str, float]:
+    """Random shape parameters {name: -1..1}; the left and right side of a face differ slightly."""
     shared = {}
     shapes = {}
     for name in names:
@@ -64,7 +68,7 @@ def make_shapes(names, rng):
             "nose-point-up",
             "nose-hump-incr",
         ):
-            strength = 0.4  # together they would make beaks
+            strength = 0.4  # together they would exaggerate the nose
         usual = next((value for start, value in USUAL.items() if key.startswith(start)), 0.0)
         shapes[name] = float(
             np.clip(usual + strength * (shared[key] + (0.08 * rng.standard_normal() if sided else 0)), -1, 1)
@@ -72,8 +76,11 @@ def make_shapes(names, rng):
     return shapes
 
 
-def make_look(rng, male, age, ancestry):
-    """Numbers and colours; ``age`` 0..1."""
+def make_look(rng: np.random.Generator, male: bool, age: float, ancestry: np.ndarray) -> Look:
+    """Random appearance, as numbers and linear RGB colours.
+
+    ``age``: 0..1. ``ancestry`` (3,): African, Asian and Caucasian fractions.
+    """
     african, asian, caucasian = ancestry
     melanin = float(np.clip(0.9 * african + 0.36 * asian + 0.14 * caucasian + 0.12 * rng.standard_normal(), 0, 1))
     grey = float(np.clip((age - 0.45) * 2 + 0.25 * rng.standard_normal(), 0, 1)) if rng.random() < 0.75 else 0.0
@@ -112,8 +119,11 @@ def make_look(rng, male, age, ancestry):
     } | make_hair(rng, male, age, african, african + asian > rng.uniform(0.2, 0.9), grey)
 
 
-def make_hair(rng, male, age, african, dark, grey):
-    """What hairdresser and painter read about hair, brows and beard."""
+def make_hair(rng: np.random.Generator, male: bool, age: float, african: float, dark: bool, grey: float) -> Look:
+    """The part of the appearance that concerns hair, brows and beard.
+
+    ``age``, ``african`` and ``grey`` (fraction of grey hair): 0..1. ``dark``: restricts the colours to dark ones.
+    """
     colour = ramp(HAIR[:3] if dark else HAIR, rng.uniform(0, 0.4) if dark else rng.uniform(0, 1))
     thin = male and rng.random() < 0.2 + 0.35 * age
     woolly = rng.random() < african
@@ -179,10 +189,13 @@ def make_hair(rng, male, age, african, dark, grey):
     }
 
 
-def rotation(yaw, pitch, roll):
-    """(3, 3) for the model's axes, radians: yaw to the image's right, pitch up, roll clockwise in the image."""
+def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
+    """The rotation matrix (3, 3) in the model's axes of angles in radians.
+
+    Positive angles turn the face to the right of the image, up, and clockwise in the image.
+    """
     cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
-    turn = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])  # of (0, -1, 0), the nose, to (sin, -cos, 0)
-    nod = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])  # of the nose to (0, -cos, sin)
+    turn = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])  # moves the nose from (0, -1, 0) to (sin, -cos, 0)
+    nod = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])  # moves the nose to (0, -cos, sin)
     tilt = np.array([[cr, 0, sr], [0, 1, 0], [-sr, 0, cr]])
     return (tilt @ turn @ nod).astype(np.float32)

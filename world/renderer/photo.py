@@ -1,4 +1,6 @@
-"""How a photo of a rendered person is taken: pose, expression, light, camera, background, and what spoils it."""
+"""Photos of a rendered person: pose, expression, light, camera, background and image degradation."""
+
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -7,14 +9,16 @@ from utils.data.alignment import TEMPLATE
 from utils.data.images import SIDE
 from world.renderer.figure import FLATS, Figure, make_texture
 from world.renderer.head import SIDE as TEXELS
+from world.renderer.head import HeadModel
+from world.renderer.paint import Painter
 from world.renderer.person import make_person, rotation, stream
-from world.renderer.scene import make_background, make_cloth, make_light, occlude
-from world.renderer.tracer import Tracer
+from world.renderer.rasterizer import Rasterizer
+from world.renderer.scene import Setting, make_background, make_cloth, make_light, occlude
 
-AXES = np.float32([[1, 0, 0], [0, 0, -1], [0, 1, 0]])  # the model's axes -> x right, y down, z away
-SAMPLES = 2  # along each edge of a pixel
-LENS = 0.45  # pixels: deviation of a lens's own blur, without which strands of hair would be rows of dots
-EXPRESSIONS = [  # {unit: strength} that faces make
+AXES = np.float32([[1, 0, 0], [0, 0, -1], [0, 1, 0]])  # rotation from the model's axes to x right, y down, z away
+SAMPLES = 2  # number of samples along each edge of a pixel
+LENS = 0.45  # pixels: standard deviation of the lens blur, which prevents aliasing of thin strands of hair
+EXPRESSIONS = [  # {action unit: strength}
     {},
     {"mouthSmileLeft": 0.6, "mouthSmileRight": 0.6, "cheekSquintLeft": 0.4, "cheekSquintRight": 0.4},
     {"mouthSmileLeft": 0.9, "mouthSmileRight": 0.9, "jawOpen": 0.15, "eyeSquintLeft": 0.4, "eyeSquintRight": 0.4},
@@ -26,8 +30,16 @@ EXPRESSIONS = [  # {unit: strength} that faces make
 ]
 
 
-def draw_yaw(rng):
-    """Mostly frontal, as in real sets: degrees, -90 to 90."""
+class View(NamedTuple):
+    """Focal length and principal point (2,) in pixels, and the rotation (2, 2) in the image plane."""
+
+    focal: float
+    centre: np.ndarray
+    tilt: np.ndarray
+
+
+def draw_yaw(rng: np.random.Generator) -> float:
+    """A random yaw in degrees, -90 to 90, mostly frontal as in photo collections."""
     kind = rng.random()
     if kind < 0.55:
         return float(np.clip(10 * rng.standard_normal(), -90, 90))
@@ -36,11 +48,11 @@ def draw_yaw(rng):
     return float(rng.uniform(-90, 90))
 
 
-def draw_setting(rng, glasses_probability):
-    """Everything about one photo, as plain numbers."""
+def draw_setting(rng: np.random.Generator, glasses_probability: float) -> Setting:
+    """Random conditions of a photo, as plain numbers. Angles are in degrees, distances in metres."""
     expression = EXPRESSIONS[rng.choice(len(EXPRESSIONS), p=[0.34, 0.2, 0.14, 0.08, 0.08, 0.05, 0.03, 0.08])]
     strength = float(rng.uniform(0.4, 1))
-    spoilt = rng.random(4) < [0.3, 0.25, 0.4, 0.5]
+    degraded = rng.random(4) < [0.3, 0.25, 0.4, 0.5]
     return {
         "yaw": draw_yaw(rng),
         "pitch": float(np.clip(9 * rng.standard_normal(), -35, 35)),
@@ -55,15 +67,15 @@ def draw_setting(rng, glasses_probability):
         "warmth": float(rng.normal(0, 0.18)),
         "exposure": float(rng.uniform(0.75, 1.35)),
         "occluded": bool(rng.random() < 0.06),
-        "blur": float(rng.uniform(0.4, 1.8)) if spoilt[0] else 0.0,
-        "resolution": float(rng.uniform(0.3, 0.9)) if spoilt[1] else 1.0,
-        "noise": float(rng.uniform(1, 9)) if spoilt[2] else 0.0,
-        "jpeg": int(rng.integers(35, 90)) if spoilt[3] else 95,
+        "blur": float(rng.uniform(0.4, 1.8)) if degraded[0] else 0.0,
+        "resolution": float(rng.uniform(0.3, 0.9)) if degraded[1] else 1.0,
+        "noise": float(rng.uniform(1, 9)) if degraded[2] else 0.0,
+        "jpeg": int(rng.integers(35, 90)) if degraded[3] else 95,
     }
 
 
-def quality_of(setting):
-    """0..1, known by construction: 1 for a photo that nothing spoils."""
+def quality_of(setting: Setting) -> float:
+    """The quality of a photo, from the conditions under which it is taken: 1 without degradation, towards 0 with."""
     sharp = setting["resolution"] / (1 + setting["blur"] ** 2)
     clean = 1 / (1 + (setting["noise"] / 12) ** 2)
     light = np.exp(-(np.log(setting["exposure"]) ** 2))
@@ -71,28 +83,28 @@ def quality_of(setting):
 
 
 class Photographer:
-    """One person before the camera. ``take(image)``: a photo and its label; ``shoot``: with a setting of yours."""
+    """Takes photos of the person with the number ``identity``."""
 
-    def __init__(self, model, painter, seed, identity):
+    def __init__(self, model: HeadModel, painter: Painter, seed: int, identity: int):
         self.seed, self.identity = seed, identity
         self.person = make_person(model, seed, identity)
         rng = stream(seed, identity, 1)
         self.figure = Figure(model, painter, self.person, rng)
         texture = make_texture(painter, self.person, rng)
         figure = self.figure
-        self.tracer = Tracer(
+        self.rasterizer = Rasterizer(
             figure.faces, figure.solid, figure.uv, texture, figure.openness, figure.tangents, figure.strand_normals,
             figure.strand_shape,
         )  # fmt: skip
 
-    def take(self, image):
-        """((112, 112, 3) uint8 RGB, label) of one of the person's photos."""
+    def take(self, image: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Photo number ``image`` of the person, (112, 112, 3) uint8 RGB, and its labels."""
         rng = stream(self.seed, self.identity, 2, image)
         setting = draw_setting(rng, self.person.look["wears_glasses"])
         return self.shoot(setting, rng), setting | {"quality": quality_of(setting)} | self.person.label
 
-    def shoot(self, setting, rng):
-        """(112, 112, 3) uint8 RGB; ``rng`` draws background and grain."""
+    def shoot(self, setting: Setting, rng: np.random.Generator) -> np.ndarray:
+        """A photo (112, 112, 3) uint8 RGB under given conditions; clothes, background and noise are random."""
         vertices = self.figure.posed(setting["expression"], setting["gaze"], setting["glasses"])
         turn = rotation(*np.deg2rad([setting["yaw"], setting["pitch"], 0.0]))
         pivot = self.figure.eyes.mean(0) + np.float32([0, 0.08, -0.03])
@@ -101,29 +113,31 @@ class Photographer:
         camera[:, :2] = camera[:, :2] @ tilt.T
         to_camera = np.eye(3, dtype=np.float32)
         to_camera[:2, :2] = tilt
-        self.tracer.colour(slice(FLATS["cloth"], FLATS["cloth"] + 32), slice(TEXELS + 8, None), make_cloth(rng))
-        picture = self.tracer.render(
+        self.rasterizer.colour(slice(FLATS["cloth"], FLATS["cloth"] + 32), slice(TEXELS + 8, None), make_cloth(rng))
+        picture = self.rasterizer.render(
             camera, to_camera @ AXES @ turn, self.figure.shown, make_light(setting), focal, centre, SIDE, SAMPLES
         )
         picture = cv2.GaussianBlur(picture, (0, 0), LENS)
         face, cover = picture[..., :3], picture[..., 3:]
         if setting["occluded"]:
             face, cover = occlude(face, cover, rng)
-        middle = np.s_[SIDE * 3 // 8 : SIDE * 7 // 8, SIDE // 4 : SIDE * 3 // 4]  # the camera meters what is there
+        # The face in the middle of the image sets the exposure. Brightness is compensated only in part, so that dark
+        # faces stay darker than light ones.
+        middle = np.s_[SIDE * 3 // 8 : SIDE * 7 // 8, SIDE // 4 : SIDE * 3 // 4]
         mean = face[middle][cover[middle][..., 0] > 0.5]
         bright = mean.mean() if len(mean) else 0.25
-        key = 0.5 * max(bright, 0.01) ** -0.42 * setting["exposure"]  # dark faces stay darker than light ones
+        key = 0.5 * max(bright, 0.01) ** -0.42 * setting["exposure"]
         linear = face * key + make_background(rng) * (1 - cover)
-        return spoil(to_display(linear), setting, rng)
+        return degrade(to_display(linear), setting, rng)
 
-    def _frame(self, camera, setting):
-        """Focal length and centre in pixels that put the face on the ArcFace template, and the tilt (2, 2)."""
+    def _frame(self, camera: np.ndarray, setting: Setting) -> View:
+        """The view that aligns the face to the ArcFace template. ``camera`` (S + H, 3): vertices in camera space."""
         marks = self.figure.landmarks
         eyes = [camera[own].mean(0) for own in self.figure.eye_vertices]
         nose, left, right = (camera[marks[name]] for name in ("nose", "mouth_left", "mouth_right"))
-        points = np.stack([eyes[1], eyes[0], nose, right, left])  # the template's order, image left first
-        seen = points[:, :2] / points[:, 2:]
-        # The face's own size, not that of its projection, sets the scale: a profile is not blown up.
+        points = np.stack([eyes[1], eyes[0], nose, right, left])  # (5, 3), in the template's order
+        seen = points[:, :2] / points[:, 2:]  # (5, 2)
+        # The scale is set by distances in space and not by projected ones, which would enlarge profiles.
         apart = np.linalg.norm(eyes[0] - eyes[1])
         high = np.linalg.norm((eyes[0] + eyes[1]) / 2 - (left + right) / 2)
         template = (
@@ -134,21 +148,24 @@ class Photographer:
         roll = np.deg2rad(setting["roll"])
         tilt = np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]], np.float32)
         centre = TEMPLATE.mean(0) - focal * (seen @ tilt.T).mean(0)
-        return focal, centre, tilt
+        return View(focal, centre, tilt)
 
 
-def in_camera(vertices, distance):
-    """The model's axes -> x right, y down, z away, with the head at ``distance`` metres."""
+def in_camera(vertices: np.ndarray, distance: float) -> np.ndarray:
+    """Vertices (V, 3) in the model's axes -> in camera space, at ``distance`` metres."""
     return (vertices @ AXES.T + np.float32([0, 0, distance])).astype(np.float32)
 
 
-def to_display(linear):
-    """Linear light -> (H, W, 3) float 0..255, highlights rolled off."""
+def to_display(linear: np.ndarray) -> np.ndarray:
+    """Linear RGB (H, W, 3) -> gamma-encoded values in 0..255, with compressed highlights."""
     return 255 * (linear.clip(0) / (1 + 0.25 * linear.clip(0))).clip(0, 1) ** (1 / 2.2)
 
 
-def spoil(picture, setting, rng):
-    """Blur, low resolution, sensor noise and JPEG, as the setting says."""
+def degrade(picture: np.ndarray, setting: Setting, rng: np.random.Generator) -> np.ndarray:
+    """Apply the blur, low resolution, sensor noise and JPEG compression of a setting.
+
+    (112, 112, 3) in 0..255 -> (112, 112, 3) uint8.
+    """
     if setting["blur"]:
         picture = cv2.GaussianBlur(picture, (0, 0), setting["blur"])
     if setting["resolution"] < 1:

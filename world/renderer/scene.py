@@ -1,13 +1,16 @@
-"""What is round the person of a photo: light, background, and something that may hide a part of the face."""
+"""The scene of a photo: light, background, clothes and occlusion."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
 from utils.data.images import SIDE
 
-# Pairs of linear RGB that scenes run between: walls, sky, foliage, wood, streets, rooms at night.
+Setting = dict[str, Any]  # the conditions of a photo; see photo.draw_setting
+
+# Pairs of linear RGB colours of backgrounds: walls, sky, foliage, wood, streets, rooms at night.
 PLACES = np.float32(
     [
         [[0.55, 0.54, 0.52], [0.30, 0.29, 0.28]],
@@ -32,20 +35,22 @@ CLOTH = np.float32(  # linear RGB
 
 @dataclass
 class Light:
-    """``directions`` [(3,)] to the lights in camera space and their ``colours`` [(3,)]; only the first casts shadows.
+    """The light of a photo, in camera space and linear RGB.
 
-    ``ambient`` and ``ground``: light from above and from below. ``softness``: of the shadows' edges, in metres.
+    ``directions``: unit vectors (3,) to the lights, and ``colours``: their RGB (3,). Only the first light casts
+    shadows, whose edges have a width of ``softness`` metres. ``ambient`` and ``ground``: RGB of the diffuse light from
+    above and from below.
     """
 
-    directions: list
-    colours: list
+    directions: list[np.ndarray]
+    colours: list[np.ndarray]
     ambient: np.ndarray
     ground: np.ndarray
     softness: float
 
 
-def make_light(setting):
-    """The light of a photo: the setting's, one from the other side, and one from behind."""
+def make_light(setting: Setting) -> Light:
+    """The light of a photo: the key light of the setting, a fill light from the other side, and a rim light."""
     azimuth, elevation = np.deg2rad([setting["light_azimuth"], setting["light_elevation"]])
     warm = np.float32([1 + setting["warmth"], 1.0, 1 - setting["warmth"]])
     key = np.float32([np.sin(azimuth) * np.cos(elevation), -np.sin(elevation), -np.cos(azimuth) * np.cos(elevation)])
@@ -61,8 +66,8 @@ def make_light(setting):
     )
 
 
-def make_background(rng):
-    """(112, 112, 3) linear, out of focus: a plain wall, a room of upright and level things, or leaves and lights."""
+def make_background(rng: np.random.Generator) -> np.ndarray:
+    """A blurred background (112, 112, 3) in linear RGB: a colour gradient, possibly with rectangles or discs."""
     near, far = PLACES[rng.integers(len(PLACES))] * rng.uniform(0.6, 1.2)
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) / SIDE - 0.5
@@ -83,18 +88,21 @@ def make_background(rng):
     return cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(1.5, 7)))
 
 
-def make_cloth(rng):
-    """Linear RGB of what the person wears on a photo."""
+def make_cloth(rng: np.random.Generator) -> np.ndarray:
+    """The linear RGB colour (3,) of the clothes in a photo."""
     return CLOTH[rng.integers(len(CLOTH))] * np.float32(rng.uniform(0.6, 1.1))
 
 
-def occlude(face, cover, rng):
-    """Something before the face: a scarf, a hand, a mask; a soft-edged patch of one colour."""
+def occlude(face: np.ndarray, cover: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Cover part of the face with a soft-edged ellipse of one colour, like a scarf, a hand or a mask.
+
+    ``face`` (112, 112, 3) in linear RGB and ``cover`` (112, 112, 1) in 0..1 -> the same, changed.
+    """
     patch = np.zeros((SIDE, SIDE), np.float32)
     middle = rng.uniform([15, 60], [97, 115])
     cv2.ellipse(
         patch, middle.astype(int).tolist(), rng.integers(14, 34, 2).tolist(), rng.uniform(0, 180), 0, 360, 1.0, -1
     )
-    patch = cv2.GaussianBlur(patch, (0, 0), 1.0)[..., None]
+    patch = cv2.GaussianBlur(patch, (0, 0), 1.0)[..., None]  # (112, 112, 1)
     colour = CLOTH[rng.integers(len(CLOTH))] * np.float32(rng.uniform(0.5, 1.0))
     return face * (1 - patch) + patch * colour, np.maximum(cover, patch)
