@@ -173,6 +173,7 @@ class AttrOP:
                 loss = loss + target.weight * penalty
         passed = [1 - similarity <= self.id_tolerance]
         passed += [penalty <= target.tolerance for target, penalty in zip(self.targets, penalties, strict=True)]
+        # ``values`` and ``passed`` are stacked to (1 + T, B).
         return Step(leaf, images.detach(), loss, torch.stack([similarity, *values]).detach(), torch.stack(passed))
 
     def _each_model_once(self, images: torch.Tensor) -> Iterator[Any]:

@@ -82,6 +82,7 @@ class _GroupNormSiLU(torch.autograd.Function):
             return group_values.repeat_interleave(c // groups, dim=1)
 
         def group_mean(channel_values: torch.Tensor) -> torch.Tensor:  # (N, C), sums over HW -> (N, C)
+            # (N, G, C / G) -> (N, G) -> (N, C)
             return per_channel(channel_values.view(n, groups, -1).sum(2)) / (c // groups * h * w)
 
         def on_map(channel_values: torch.Tensor) -> torch.Tensor:  # (N, C) -> (N, C)

@@ -49,7 +49,7 @@ def linear_start(generator: Vec2Face, vectors: Tensor, images: Tensor, sigma: fl
     patches = rearrange(small, "n c (h p) (w q) -> n (h w) (c p q)", p=PATCH, q=PATCH)  # (N, 49, 192)
     layout = RowLayout(width)
     components = principal_components(patches, layout.patch_width)  # (N, 49, patch)
-    fit_input_layer(generator, layout, noisy, small.flatten(1))
+    fit_input_layer(generator, layout, noisy, small.flatten(1))  # (N, 3 * 56 * 56)
     make_identity_path(generator, layout)
     explained = fit_patch_units(generator, layout, noisy, components * PATCH_SCALE)
     fold_in_wiener_filter(generator.expander.to_feature, vectors, sigma)
@@ -180,6 +180,7 @@ def write_row_units(mlp: nn.Module, units: slice, layout: RowLayout, hidden: Ten
     mlp.fc1.weight[units, layout.z] = weights.T
     mlp.fc1.weight[units, column] = gate
     mlp.fc1.bias[units] = GATE - gate * on - z.mean(0) @ weights
+    # (patch, units)
     mlp.fc2.weight[layout.patch, units] = torch.cat([directions, -directions], dim=1) * std.repeat(2) / 2
 
 

@@ -72,7 +72,7 @@ class Figure:
             parts["weights"].append(np.repeat(strands.weights, length, 0))
             left = self.surface_count + start + np.arange(count * length).reshape(count, length)  # (S, P): indices
             a, b = left[:, :-1].ravel(), left[:, 1:].ravel()  # (S * (P - 1),) each
-            faces += [np.stack([a, b, a + total], -1), np.stack([b, b + total, a + total], -1)]
+            faces += [np.stack([a, b, a + total], -1), np.stack([b, b + total, a + total], -1)]  # (S * (P - 1), 3) each
             if kind == "lash":
                 uv.append(flat("lash", 2 * len(a)))
             else:
@@ -81,12 +81,12 @@ class Figure:
                 along = np.tile(np.linspace(0, 1, length), (count, 1))  # (S, P)
                 top, end = along[:, :-1].ravel(), along[:, 1:].ravel()  # (S * (P - 1),) each
                 for heights in ((top, end, top), (end, end, top)):
-                    uv.append(in_block(HAIR, np.stack([np.stack([across, h], -1) for h in heights], 1)))
+                    uv.append(in_block(HAIR, np.stack([np.stack([across, h], -1) for h in heights], 1)))  # (T, 3, 2)
             start += count * length
         joined = {name: np.concatenate(values) for name, values in parts.items()}
         self.strand_points = joined["points"].astype(np.float32)
         self.strand_normals, self.tangents = joined["normals"], joined["tangents"]
-        self.strand_shape = np.stack([joined["half_width"], joined["open"]], -1)
+        self.strand_shape = np.stack([joined["half_width"], joined["open"]], -1)  # (H, 2)
         self.still = sum(strands.points[..., 0].size for kind, strands in sets if kind == "hair")
         self.roots, self.weights = joined["roots"][self.still :], joined["weights"][self.still :]
 
@@ -101,7 +101,7 @@ class Figure:
         """The centres (2, 3) of the left and the right eyeball."""
         sides = Figure._sides(head)
         own = [vertices[np.unique(head.faces[head.eye_faces & side])] for side in sides]
-        return np.stack([(v.max(0) + v.min(0)) / 2 for v in own])
+        return np.stack([(v.max(0) + v.min(0)) / 2 for v in own])  # (2, 3)
 
     def _head_uv(self, vertices: np.ndarray, head: Head) -> np.ndarray:
         """The texture coordinates (F, 3, 2) of the head in the whole texture."""
@@ -130,11 +130,12 @@ class Figure:
             squareness = (np.abs(np.cos(turn)) ** power + np.abs(np.sin(turn)) ** power) ** (-1 / power)
             across, up = wide * np.cos(turn) * squareness, high * np.sin(turn) * squareness
             bend = 4.0 * (across * side).clip(0) ** 2  # curved frames
-            ring = centre + np.stack([across, bend, up], -1)
+            ring = centre + np.stack([across, bend, up], -1)  # (28, 3)
             pieces.append(tube(ring, width, closed=True))
             hinge = centre + np.float32([side * wide, 4.0 * wide**2, 0.004])
             ear = np.float32([side * ear_x, -0.005, eye[2] + 0.004])
             pieces.append(
+                # (3, 3)
                 tube(np.stack([hinge, hinge * 0.5 + ear * 0.5 + np.float32([side * 0.003, 0, 0]), ear]), width)
             )
         inner = self.eyes[:, 0] * np.float32([1, 1]) - np.float32([wide - 0.002, -wide + 0.002])
@@ -158,7 +159,7 @@ class Figure:
         weight = np.exp(-((apart / 0.2) ** 2))
         reach = (weight * radius).sum(1) / weight.sum(1) + 0.003
         height = (weight * ring[:, 2]).sum(1) / weight.sum(1)
-        around = np.stack([reach * np.sin(turn), reach * np.cos(turn), height], -1)
+        around = np.stack([reach * np.sin(turn), reach * np.cos(turn), height], -1)  # (24, 3)
         around[:, :2] += middle[:2]
         return tube(around, 0.008, closed=True)
 

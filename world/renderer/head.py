@@ -86,7 +86,7 @@ class HeadModel:
         body = self._forward(phenotype_kwargs=phenotypes)[0]  # (B, 3)
         faces = self.body.faces.numpy()
         uv = self.body.texture_coordinates.numpy()[self.body.face_texture_coordinate_indices.numpy()]  # (F, 3, 2)
-        uv = np.stack([uv[..., 0], 1 - uv[..., 1]], -1)  # v from above
+        uv = np.stack([uv[..., 0], 1 - uv[..., 1]], -1)  # (F, 3, 2); v from above
         keep = ((body[:, 2] > CUT) & (np.abs(body[:, 0]) < REACH))[faces].all(1)
         used = np.unique(faces[keep])
         renumber = np.full(len(body), -1)
@@ -114,7 +114,7 @@ class HeadModel:
         nose = np.unique(triangles[skin])[vertices[np.unique(triangles[skin]), 1].argmin()]
         mouth = np.flatnonzero(lips > 0.5)
         left, right = mouth[vertices[mouth, 0].argmax()], mouth[vertices[mouth, 0].argmin()]
-        eyes = np.stack([self._eye_centre(vertices, triangles, eye_faces, side) for side in (1, -1)])
+        eyes = np.stack([self._eye_centre(vertices, triangles, eye_faces, side) for side in (1, -1)])  # (2, 3)
         self.head = Head(
             vertices, triangles, new_uv, eye_faces, inner_faces, cloth_faces, lips, ears,
             openness(vertices, triangles), shifts, names, self.shape_names, position, lip_map,
@@ -146,6 +146,7 @@ class HeadModel:
         corners = uv.reshape(-1, 2)  # (F * 3, 2)
         rows, columns = (corners[:, 1] * height).astype(int), (corners[:, 0] * width).astype(int)
         values = np.zeros(count, np.float32)
+        # (F, 3) -> (F * 3,)
         np.maximum.at(values, faces.reshape(-1), mask[rows.clip(0, height - 1), columns.clip(0, width - 1)])
         return values
 
@@ -194,7 +195,7 @@ def wrapped(points: np.ndarray) -> np.ndarray:
     """
     angle = np.arctan2(points[..., 0], AXIS_Y - points[..., 1])
     u = 0.5 + 0.5 * np.arcsinh(angle) / np.arcsinh(np.pi)
-    return np.stack([u, (TOP - points[..., 2]) / (TOP - BOTTOM)], -1)
+    return np.stack([u, (TOP - points[..., 2]) / (TOP - BOTTOM)], -1)  # (..., 2)
 
 
 def fill_triangles(picture: np.ndarray, corners: np.ndarray, values: np.ndarray) -> None:
@@ -225,6 +226,7 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Unit normals (V, 3), the area-weighted means of the normals of the adjacent triangles (F, 3)."""
     corners = vertices[faces]  # (F, 3, 3)
     across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # (F, 3)
+    # (V, 3)
     total = np.stack(
         [np.bincount(faces.ravel(), np.repeat(across[:, axis], 3), len(vertices)) for axis in range(3)], -1
     )

@@ -94,6 +94,7 @@ class Painter:
         self.socket = smooth(0.027 - from_eye, 0, 0.014) * self.front
         self.under_eye = smooth(0.010 - np.abs(self.z - self.eye[2] + 0.017), 0, 0.008)
         self.under_eye *= smooth(0.019 - np.abs(side - self.eye_x + 0.003), 0, 0.012) * self.front
+        # (SIDE, SIDE): distance of each texel from the centre of the nearer eye
         lid = np.linalg.norm(head.position - np.stack([np.sign(self.x) * self.eye_x, *np.broadcast_arrays(
             self.eye[1] + 0 * self.x, self.eye[2] + 0 * self.x)], -1), axis=-1)  # fmt: skip
         radius = np.ptp(head.vertices[np.unique(head.faces[head.eye_faces]), 2]) / 2
@@ -154,7 +155,7 @@ class Painter:
             near = (np.abs(self.x - x) < size) & (np.abs(self.z - z) < size) & (self.y < -0.05)
             spot = smooth(size - np.hypot(self.x[near] - x, self.z[near] - z), 0, 0.0006)  # (texels,)
             colour[near] *= 1 - 0.65 * spot[:, None]
-        lines = look["wrinkles"] * self._wrinkles(rng)[..., None]
+        lines = look["wrinkles"] * self._wrinkles(rng)[..., None]  # (h, w, 1)
         colour[self.face] *= 1 - lines * np.float32([0.8, 1.0, 1.0])
         return colour
 
@@ -187,10 +188,10 @@ class Painter:
         size = look["iris_size"]
         shade = 1.25 - 0.2 * smooth(radius, 0.2, 0.35) - 0.75 * smooth(radius, size - 0.10, size - 0.01)
         shade = shade * (1 + 0.35 * smooth(y, -0.1, 0.35))  # the iris is lighter below the pupil
-        iris = look["iris"] * (rays * shade)[..., None]
+        iris = look["iris"] * (rays * shade)[..., None]  # (B, B, 3), with B = EYE_BLOCK
         redness = smooth(np.abs(x), 0.45, 0.95)[..., None] * np.float32([0.10, 0.36, 0.34])
         white = np.float32([0.52, 0.475, 0.45]) * look["sclera"] * (1 - redness)
-        block = white + (iris - white) * (1 - smooth(radius, size - 0.03, size + 0.03))[..., None]
+        block = white + (iris - white) * (1 - smooth(radius, size - 0.03, size + 0.03))[..., None]  # (B, B, 3)
         block = block * (smooth(radius, 0.15, 0.20) * 0.97 + 0.03)[..., None]
         block = block * (1 - 0.55 * smooth(-y, 0.12, 0.55))[..., None]
         gloss = np.full((EYE_BLOCK, EYE_BLOCK, 1), 0.95)

@@ -22,14 +22,13 @@ def openness(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
     It is the cosine-weighted fraction of rays above the surface that hit nothing nearby. ``faces`` (F, 3).
     """
-    points, corners = as_array(vertices, wp.vec3), as_array(faces.reshape(-1), int)
+    points, corners = as_array(vertices, wp.vec3), as_array(faces.reshape(-1), int)  # (V,), (F * 3,)
     normals, out = wp.zeros(len(vertices), dtype=wp.vec3, device="cpu"), empty(len(vertices), float)
     launch(add_normals, len(faces), points, corners, normals)
     k = np.arange(RAYS) + 0.5
     height, turn = 1 - 2 * k / RAYS, np.pi * (1 + 5**0.5) * k  # a Fibonacci lattice on the sphere
-    rays = np.stack(
-        [np.cos(turn) * np.sqrt(1 - height**2), np.sin(turn) * np.sqrt(1 - height**2), height], -1
-    )  # (RAYS, 3)
+    radius = np.sqrt(1 - height**2)
+    rays = np.stack([np.cos(turn) * radius, np.sin(turn) * radius, height], -1)  # (RAYS, 3)
     mesh = wp.Mesh(points, corners)  # has to exist while the kernel uses its id
     launch(measure_openness, len(vertices), mesh.id, points, normals, as_array(rays, wp.vec3), out)
     return out.numpy().copy()
@@ -56,9 +55,9 @@ class Rasterizer:
         shape: np.ndarray,
     ):
         self.count, self.solid, self.surface = len(faces), solid, len(openness)
-        self.faces, self.uv = as_array(faces.reshape(-1), int), as_array(uv.reshape(-1, 2), wp.vec2)
+        self.faces, self.uv = as_array(faces.reshape(-1), int), as_array(uv.reshape(-1, 2), wp.vec2)  # (F * 3,)
         # Every third triangle of a ribbon is enough for the shadow map.
-        self.shadow_faces = as_array(np.concatenate([faces[:solid], faces[solid::3]]).reshape(-1), int)
+        self.shadow_faces = as_array(np.concatenate([faces[:solid], faces[solid::3]]).reshape(-1), int)  # (F' * 3,)
         self.texture = as_array(texture, wp.vec4)
         self.tangents, self.facing, self.shape = (
             as_array(values, kind) for values, kind in ((tangents, wp.vec3), (normals, wp.vec3), (shape, wp.vec2))

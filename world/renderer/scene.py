@@ -11,7 +11,7 @@ from utils.data.images import SIDE
 Setting = dict[str, Any]  # the conditions of a photo; see photo.draw_setting
 
 # Pairs of linear RGB colours of backgrounds: walls, sky, foliage, wood, streets, rooms at night.
-PLACES = np.float32(
+BACKGROUNDS = np.float32(
     [
         [[0.55, 0.54, 0.52], [0.30, 0.29, 0.28]],
         [[0.42, 0.40, 0.36], [0.16, 0.14, 0.12]],
@@ -68,15 +68,15 @@ def make_light(setting: Setting) -> Light:
 
 def make_background(rng: np.random.Generator) -> np.ndarray:
     """A blurred background (112, 112, 3) in linear RGB: a colour gradient, possibly with rectangles or discs."""
-    near, far = PLACES[rng.integers(len(PLACES))] * rng.uniform(0.6, 1.2)
+    near, far = BACKGROUNDS[rng.integers(len(BACKGROUNDS))] * rng.uniform(0.6, 1.2)
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) / SIDE - 0.5
-    t = np.clip(0.5 + x * np.cos(angle) + y * np.sin(angle), 0, 1)[..., None]
+    t = np.clip(0.5 + x * np.cos(angle) + y * np.sin(angle), 0, 1)[..., None]  # (112, 112, 1)
     picture = near * (1 - t) + far * t
     kind = rng.random()
     if kind < 0.35:
         return picture
-    things = PLACES[rng.integers(len(PLACES), size=2)].reshape(-1, 3)
+    things = BACKGROUNDS[rng.integers(len(BACKGROUNDS), size=2)].reshape(-1, 3)  # (2, 2, 3) -> (4, 3)
     for _ in range(rng.integers(4, 16)):
         colour = (things[rng.integers(len(things))] * rng.uniform(0.5, 1.1)).tolist()
         corner = rng.integers(-20, SIDE, 2)
