@@ -36,19 +36,19 @@ def command(main):
                 signal.signal(number, _interrupt)
         try:
             result = main(argv)
-            _others("leave_world")
+            _others("leave_run")
             return result
         except AgreedStop as stop:
-            _others("leave_world")
+            _others("leave_run")
             sys.exit(_say_once(str(stop), INTERRUPTED))
         except (KeyboardInterrupt, BrokenPipeError) as stop:
             told = str(stop) if isinstance(stop, KeyboardInterrupt) else ""
             _say_once(told or "stopped. What is finished stays; run the same command again to go on.", INTERRUPTED)
-            _others("stop_world", INTERRUPTED)
+            _others("stop_run", INTERRUPTED)
             sys.exit(INTERRUPTED)
         except Exception as error:
             status = _explain(error)
-            _others("fail_world", status or BUG)
+            _others("fail_run", status or BUG)
             if status is None:
                 raise
             sys.exit(status)

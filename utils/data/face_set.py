@@ -71,9 +71,9 @@ class FaceSet:
         """What to call a photo in a message."""
         return self.store.name(int(self.positions[index]))
 
-    def place(self, index):
+    def location(self, index):
         """The ``file`` or ``key`` that a manifest gives the photo."""
-        return self.store.place(int(self.positions[index]))
+        return self.store.location(int(self.positions[index]))
 
     def fingerprint(self):
         """Hexadecimal SHA-256 of which photos these are: names, sizes and dates of the files, and the positions."""
@@ -160,7 +160,7 @@ class FolderFaces:
     def name(self, position):
         return str(self.paths[position])
 
-    def place(self, position):
+    def location(self, position):
         path = self.paths[position]
         return f"{path.parent.name}/{path.name}"
 
@@ -204,7 +204,7 @@ class LmdbFaces:
     def name(self, position):
         return f"{self.path} record {position}"
 
-    def place(self, position):
+    def location(self, position):
         return str(position)
 
     def person(self, label):

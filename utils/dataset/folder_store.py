@@ -59,7 +59,7 @@ class FolderStore:
             shutil.rmtree(folder, ignore_errors=True)
 
     @staticmethod
-    def place(name, index, written):
+    def location(name, index, written):
         """What a manifest line says of where its image is."""
         return {"file": f"{name}/{file_name(index)}" if written else None}
 

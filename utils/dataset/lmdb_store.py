@@ -49,7 +49,7 @@ class LmdbStore:
         self.lmdb.close()
 
     @staticmethod
-    def place(name, index, written):
+    def location(name, index, written):
         """What a manifest line says of where its image is; merging gives it its key."""
         return {"key": None}
 

@@ -215,7 +215,7 @@ class DatasetWriter:
     def _commit(self, identity, images):
         encoded = [None if image.pixels is None else encode_jpeg(image.pixels, self.jpeg_quality) for image in images]
         lines = [
-            self.store.place(identity.name, image.record.index, image.pixels is not None) | image.record.line()
+            self.store.location(identity.name, image.record.index, image.pixels is not None) | image.record.line()
             for image in images
         ]
         written = self.store.write(identity.name, images[0].record.index, encoded)

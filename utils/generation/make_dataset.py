@@ -34,7 +34,7 @@ from utils.generation.measures import choose_measures
 from utils.generation.networks import Networks
 from utils.generation.recipe import Identity, Recipe
 from utils.generation.summary import attrop_lines, count_records, gate_lines
-from utils.runtime.distributed import World
+from utils.runtime.distributed import Distributed
 from utils.runtime.precision import Precision
 
 
@@ -78,7 +78,7 @@ class Output:
 class Machine(NamedTuple):
     """What a run computes with: its processes, this one's device, the number formats, images at a time on a GPU."""
 
-    world: World
+    world: Distributed
     device: torch.device
     precision: Precision
     batch_size: int

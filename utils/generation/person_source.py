@@ -26,7 +26,7 @@ class PersonSource:
         folders = sorted(set(parents))
         self.names = dict(enumerate(different_names(folders, [folder.name for folder in folders])))
         number = {folder: row for row, folder in enumerate(folders)}
-        self.person_of = [number[parent] for parent in parents]  # of each photo
+        self.identity_of = [number[parent] for parent in parents]  # of each photo
         self.slice = parse_slice(start_end, len(folders))
 
         self.note = f"{len(self.photos)} photos in {len(folders)} folders: each folder is one identity."
@@ -42,15 +42,15 @@ class PersonSource:
     @cached_property
     def fingerprint(self):
         """SHA-256 over the photos and whom they show."""
-        people = "".join(f"{self.names[person]}\n" for person in self.person_of)
+        people = "".join(f"{self.names[person]}\n" for person in self.identity_of)
         return hashlib.sha256(f"{self.photo_source.fingerprint}\n{people}".encode()).hexdigest()
 
     def identities(self, rows):
         """Iterate over the Identities of some folders."""
         rows = set(rows)
-        photos = [photo for photo, person in enumerate(self.person_of) if person in rows]
-        features = self.photo_source.identities(sorted(photos, key=self.person_of.__getitem__))
-        for person, own in groupby(features, key=lambda photo: self.person_of[photo.number]):
+        photos = [photo for photo, person in enumerate(self.identity_of) if person in rows]
+        features = self.photo_source.identities(sorted(photos, key=self.identity_of.__getitem__))
+        for person, own in groupby(features, key=lambda photo: self.identity_of[photo.number]):
             name = self.names[person]
             yield Identity(person, name, mean_vector(np.stack([photo.vector for photo in own])), name)
 

@@ -19,7 +19,7 @@ NEVER = timedelta(days=30)
 _ending = None  # of the run this process has joined
 
 
-class World(NamedTuple):
+class Distributed(NamedTuple):
     """``rank`` of ``size`` processes; ``local_rank`` of ``local_size`` on this machine."""
 
     rank: int = 0
@@ -102,7 +102,7 @@ def _outline(value, tensors):
     return buffer.getvalue()
 
 
-def join_world(backend="gloo"):
+def init_distributed(backend="gloo"):
     """Join the other processes of this run, however they were started (see launch.py); alone without others.
 
     From here on all of them end when one ends with an error. Raises UserError when the tasks of an srun step were not
@@ -111,12 +111,12 @@ def join_world(backend="gloo"):
     global _ending
     launch = this_launch()
     if launch.size == 1:
-        return World()
+        return Distributed()
     os.environ |= meeting_point(launch)
     dist.init_process_group(backend)
     patient_group, ring = (dist.new_group(backend="gloo", timeout=NEVER) for _ in range(2))
     _ending = Ending(ring)
-    world = World(launch.rank, launch.size, patient_group=patient_group)
+    world = Distributed(launch.rank, launch.size, patient_group=patient_group)
     node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
     nodes, commands = zip(*world.gather((node, sys.argv[1:])), strict=True)
     if launch.by == "srun" and any(words != commands[0] for words in commands):
@@ -129,7 +129,7 @@ def join_world(backend="gloo"):
     return world._replace(local_rank=local_rank, local_size=local_size)
 
 
-def leave_world():
+def leave_run():
     """Leave the run once it has succeeded: waits for the process before this one to have done so."""
     global _ending
     if _ending:
@@ -138,13 +138,13 @@ def leave_world():
         dist.destroy_process_group()
 
 
-def fail_world(status):
+def fail_run(status):
     """End this process at once with a ``status``, and all others, if it is one of several."""
     if _ending:
         _ending.now(status, FAILED)
 
 
-def stop_world(status):
+def stop_run(status):
     """The same after a signal, which the others may have had as well: they get a few seconds to stop by themselves."""
     if _ending:
         _ending.now(status, STOPPED)
