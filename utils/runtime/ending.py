@@ -68,9 +68,7 @@ class Ending:
         sys.stderr.flush()
         with suppress(RuntimeError):  # the next rank has ended as well
             self._say(word).wait(SEND_TIMEOUT)
-        for (
-            child
-        ) in multiprocessing.active_children():  # data-loading workers hold its connections open
+        for child in multiprocessing.active_children():  # data-loading workers hold its connections open
             child.kill()
         os._exit(status)
 

@@ -169,9 +169,7 @@ def write_holder(path: Path, holder: Holder) -> None:
         unnamed = True
     try:
         os.write(descriptor, text)
-        if (
-            unnamed
-        ):  # src_dir_fd makes Python call linkat, which follows the link; the path is absolute
+        if unnamed:  # src_dir_fd makes Python call linkat, which follows the link; the path is absolute
             os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
     except OSError:
         if not unnamed:
