@@ -5,6 +5,7 @@ python download_vec2face_weights.py --what training fr  other groups
 python download_vec2face_weights.py --list              what there is, and what for
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +22,10 @@ REPOSITORY = "BooBooWu/Vec2Face"  # a model repository and a dataset repository 
 
 
 class Group(NamedTuple):
+    """Files of the repository that belong together; ``repository_type``: "model" or "dataset"."""
+
     purpose: str
-    files: list
+    files: list[str]
     repository_type: str = "model"
 
 
@@ -66,40 +69,41 @@ def main(argv=None):
         print("\n".join(describe_groups()))
         return
     logging.set_verbosity_error()
-    wanted = [(GROUPS[name].repository_type, file) for name in args.what for file in GROUPS[name].files]
-    failures = list(fetch(wanted, args.output_dir))
+    requested = [(GROUPS[name].repository_type, file) for name in args.what for file in GROUPS[name].files]
+    failures = list(fetch(requested, args.output_dir))
     if failures:
         raise UserError("\n".join(["not everything could be fetched.", *failures]))
 
 
-def describe_groups():
+def describe_groups() -> Iterator[str]:
+    """Lines that list the groups and their files."""
     for name, group in GROUPS.items():
         yield f"{name}: {group.purpose}"
         yield from (f"    {file}" for file in group.files)
 
 
-def fetch(wanted, folder):
-    """Fetch what is missing or incomplete; yields a message for every file that could not be had."""
-    offline = not hub_answers(*wanted[0])
-    for repository_type, file in wanted:
+def fetch(requested: list[tuple[str, str]], folder: Path | str) -> Iterator[str]:
+    """Download missing or incomplete files, given as (repository type, file); yields a message for every failure."""
+    offline = not hub_answers(*requested[0])
+    for repository_type, file in requested:
         target = Path(folder) / file
         try:
             print(f"{target} ...", flush=True)
             hf_hub_download(REPOSITORY, file, repo_type=repository_type, local_dir=folder, local_files_only=offline)
-        except Exception as error:  # the library raises what its HTTP client does, besides its own errors
-            offline |= isinstance(error, LocalEntryNotFoundError)  # do not wait for it once more for each file
+        except Exception as error:  # the library raises errors of its HTTP client as well as its own
+            offline |= isinstance(error, LocalEntryNotFoundError)  # later files need not wait for the Hub
             reason = "the Hub cannot be reached" if offline else " ".join(str(error).split())[:200]
             url = hf_hub_url(REPOSITORY, file, repo_type=repository_type)
             yield f"{file}: {reason or type(error).__name__}. Fetch {url} by hand and put it at {target}."
 
 
-def hub_answers(repository_type, file):
-    """Whether there is a Hub, asked once: where there is none, the library would try for half a minute in silence."""
+def hub_answers(repository_type: str, file: str) -> bool:
+    """Whether the Hub can be reached. Without this test the library would retry silently for half a minute."""
     try:
         get_hf_file_metadata(hf_hub_url(REPOSITORY, file, repo_type=repository_type))
     except HfHubHTTPError:
-        pass  # an answer, if not the file
-    except Exception:  # what the HTTP client raises
+        pass  # the Hub has answered, although it refuses the file
+    except Exception:  # any error of the HTTP client
         return False
     return True
 

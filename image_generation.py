@@ -31,7 +31,7 @@ from utils.generation.make_dataset import Machine, make_dataset
 from utils.generation.networks import default_quality
 from utils.generation.streams import IDENTITY_SIGMAS
 from utils.generation.vector_source import VectorSource
-from utils.runtime.distributed import join_world
+from utils.runtime.distributed import init_distributed
 
 
 def identity_parser():
@@ -46,7 +46,7 @@ def identity_parser():
 @command
 def main(argv=None):
     args = identity_parser().parse_args(argv)
-    world = join_world()
+    world = init_distributed()
     machine = Machine(world, *set_up_inference(args, world.local_rank, deterministic=True), args.batch_size)
     use_attrop = not args.skip_attrop
     networks = networks_of(args, machine, id=use_attrop, quality=use_attrop, pose=False)

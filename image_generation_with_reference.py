@@ -24,7 +24,7 @@ from utils.cli.model_flags import set_up_inference
 from utils.generation.make_dataset import Machine, make_dataset
 from utils.generation.person_source import PersonSource, people_warnings
 from utils.generation.photo_source import PhotoSource
-from utils.runtime.distributed import join_world
+from utils.runtime.distributed import init_distributed
 
 SIGMAS = (0.2,)  # as released
 
@@ -40,7 +40,7 @@ def reference_parser():
 @command
 def main(argv=None):
     args = reference_parser().parse_args(argv)
-    world = join_world()
+    world = init_distributed()
     machine = Machine(world, *set_up_inference(args, world.local_rank, deterministic=True), args.batch_size)
     networks = networks_of(args, machine, id=True, quality=False, pose=False)
 

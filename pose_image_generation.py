@@ -32,7 +32,7 @@ from utils.cli.model_flags import set_up_inference
 from utils.generation.make_dataset import Machine, make_dataset
 from utils.generation.networks import default_quality
 from utils.generation.vector_source import VectorSource
-from utils.runtime.distributed import join_world
+from utils.runtime.distributed import init_distributed
 
 SIGMAS = (0.7,)  # as released
 
@@ -57,7 +57,7 @@ def main(argv=None):
         raise UserError(
             f"--pose {args.pose:g}: a yaw lies between {lowest} and 90 degrees (below 0 with --signed_pose)."
         )
-    world = join_world()
+    world = init_distributed()
     machine = Machine(world, *set_up_inference(args, world.local_rank, deterministic=True), args.batch_size)
     use_attrop = not args.skip_attrop
     networks = networks_of(args, machine, id=use_attrop, quality=use_attrop, pose=use_attrop or bool(args.measure))

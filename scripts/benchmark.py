@@ -1,4 +1,4 @@
-"""Measure how fast this machine runs the models, and which fraction of its own peak that is.
+"""Measure how fast this machine runs the models, and which fraction of its own peak speed that is.
 
     python scripts/benchmark.py                                     base preset, batch 8, this machine's precisions
     python scripts/benchmark.py --model vec2face_vit_tiny --batch_size 16 --precision fp32
@@ -15,9 +15,11 @@ import multiprocessing
 import platform
 import resource
 import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice, product
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from utils.cli.command import command
 
@@ -48,7 +50,17 @@ GPU_WARM_UP = 3  # calls
 GPU_SECONDS = 0.2  # shortest time between two events
 GIGA = 1e9
 DEMO = Path(__file__).resolve().parents[1] / "weights" / "demo"
-DEMO_QUALITY = 27  # hard enough that rows need different numbers of iterations
+DEMO_QUALITY = 27  # high enough that rows need different numbers of iterations
+
+Result = TypeVar("Result")
+TableRow = dict[str, Any]  # a row of the table and of the JSON file
+
+
+class Job(NamedTuple):
+    """``call``: the function to time; ``models``: {model: how many times its forward FLOPs a call takes}."""
+
+    call: Callable[[], None]
+    models: dict[nn.Module, float]
 
 
 @command
@@ -104,22 +116,23 @@ def main(argv=None):
     Path(args.output).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def alone(function, *arguments):
-    """Run a function in a fresh process, forked from one that has imported everything and computed nothing."""
+def alone(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Run a function in a new process, forked from one that has only imported the libraries."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["scripts.benchmark", "timm.models.vision_transformer"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def set_formats(device, precision):
-    """The torch.device and the dtype of two names; sets this process's backend flags, without TF32 for float32."""
+def set_formats(device: str, precision: str) -> tuple[torch.device, torch.dtype]:
+    """Set the backend flags of this process (TF32 off); returns the torch.device and the dtype."""
     precision = Precision(PRECISIONS[precision])
     precision.apply()
     return torch.device(device), precision.dtype
 
 
-def machine_name(device):
+def machine_name(device: torch.device) -> str:
+    """The name of the GPU, or that of the CPU and the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
@@ -131,8 +144,8 @@ def machine_name(device):
     return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
 
 
-def fastest(function, device, repeats, warm_up=True):
-    """Seconds of a call: the lowest of ``repeats`` timings, after a warm-up."""
+def fastest(function: Callable[[], Any], device: torch.device, repeats: int, warm_up: bool = True) -> float:
+    """Seconds per call: the lowest of ``repeats`` timings, after one untimed call if ``warm_up``."""
     if device.type == "cuda":
         return fastest_on_gpu(function, repeats)
     times = []
@@ -143,8 +156,8 @@ def fastest(function, device, repeats, warm_up=True):
     return min(times[-repeats:])
 
 
-def fastest_on_gpu(function, repeats):
-    """``fastest`` on a GPU, with so many calls in each timing that launching the first one does not matter."""
+def fastest_on_gpu(function: Callable[[], Any], repeats: int) -> float:
+    """``fastest`` on a GPU, with enough calls in each timing that the launch of the first one does not matter."""
     for _ in range(GPU_WARM_UP):
         function()
     calls = 1
@@ -153,8 +166,8 @@ def fastest_on_gpu(function, repeats):
     return min(seconds_on_gpu(function, calls) for _ in range(repeats)) / calls
 
 
-def seconds_on_gpu(function, calls):
-    """Seconds between two events on the GPU with some calls in between, which are launched without waiting."""
+def seconds_on_gpu(function: Callable[[], Any], calls: int) -> float:
+    """Seconds between two GPU events around ``calls`` calls, which are launched without waiting."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
@@ -166,8 +179,8 @@ def seconds_on_gpu(function, calls):
 
 
 @torch.inference_mode()
-def measure_peaks(device, precision, batch_size, repeats):
-    """GFLOP/s of the best convolution and the best matrix product among the shapes the models use."""
+def measure_peaks(device: str, precision: str, batch_size: int, repeats: int) -> tuple[float, float]:
+    """GFLOP/s of the fastest convolution and of the fastest matrix product among the shapes in the models."""
     device, dtype = set_formats(device, precision)
     keep_freed_memory(device)
     if device.type == "cuda":
@@ -186,34 +199,37 @@ def measure_peaks(device, precision, batch_size, repeats):
     return conv, gemm
 
 
-def decode_job(preset, device, dtype, batch_size):
-    """Decoding. Like all jobs: the function to time, and {model: multiple of its forward FLOPs that a call needs}."""
+def decode_job(preset: str, device: torch.device, dtype: torch.dtype, batch_size: int) -> Job:
+    """Decoding a batch of vectors."""
     generator, vectors, mask = make_generator(preset, device, dtype, batch_size)
 
     @torch.inference_mode()
-    def job():
+    def job() -> None:
         generator(vectors, mask)
 
-    return job, {generator: 1}
+    return Job(job, {generator: 1})
 
 
-def attrop_job(preset, device, dtype, batch_size):
-    """One AttrOP iteration with quality and pose: forward, and backward to the vectors, which costs the same again."""
+def attrop_job(preset: str, device: torch.device, dtype: torch.dtype, batch_size: int) -> Job:
+    """One AttrOP iteration with quality and yaw: forward, and backward to the vectors, which costs as much again."""
     generator, vectors, mask = make_generator(preset, device, dtype, batch_size)
     encoder, quality = (IResNet().for_inference(device, dtype) for _ in range(2))
     pose = SixDRepNet().for_inference(device, dtype)
     targets = [quality_target(quality, 27), yaw_target(pose, 60)]
     attrop = AttrOP(generator, encoder, targets, batch_size=batch_size)
 
-    def job():
+    def job() -> None:
         attrop.evaluate(vectors, vectors, mask).gradient()
 
-    return job, dict.fromkeys((generator, encoder, quality, pose), 2)
+    return Job(job, dict.fromkeys((generator, encoder, quality, pose), 2))
 
 
-def training_job(preset, device, dtype, batch_size):
-    """One training step without the GAN: the generator forward, and twice that backward to its weights and its input;
-    the identity and LPIPS losses forward and back to the image, and LPIPS forward once more for the photo."""
+def training_job(preset: str, device: torch.device, dtype: torch.dtype, batch_size: int) -> Job:
+    """One training step without the GAN.
+
+    The generator runs forward, and backward to its weights and inputs at twice the cost; the identity and LPIPS losses
+    run forward and backward to the image, and LPIPS once more forward on the photo.
+    """
     torch.manual_seed(0)
     generator = Vec2Face(PRESETS[preset]).to(device, memory_format=torch.channels_last)
     encoder = IResNet().for_inference(device, dtype)
@@ -225,7 +241,7 @@ def training_job(preset, device, dtype, batch_size):
     mask = TokenMask.from_noise(torch.rand(batch_size, 49), 0.5, 0.75).to(device)
     real = torch.rand(batch_size, 3, 112, 112, device=device).contiguous(memory_format=torch.channels_last)
 
-    def job():
+    def job() -> None:
         with precision.autocast(device):
             terms = criterion(generator(vectors, mask), real, vectors)
         terms["total"].backward()
@@ -233,18 +249,24 @@ def training_job(preset, device, dtype, batch_size):
         optimizer.step()
         optimizer.zero_grad()
 
-    return job, {generator: 3, encoder: 2, perceptual.features: 1.5}  # LPIPS runs twice forward, once backward
+    return Job(job, {generator: 3, encoder: 2, perceptual.features: 1.5})  # LPIPS runs twice forward, once backward
 
 
-def make_generator(preset, device, dtype, batch_size):
+def make_generator(
+    preset: str, device: torch.device, dtype: torch.dtype, batch_size: int
+) -> tuple[Vec2Face, torch.Tensor, TokenMask]:
+    """A generator with random weights, random vectors (batch_size, 512) and a token mask for them."""
     torch.manual_seed(0)
     generator = Vec2Face(PRESETS[preset]).for_inference(device, dtype)
     mask = TokenMask.from_noise(torch.rand(batch_size, 49), 0.1, 0.2).to(device)
     return generator, torch.randn(batch_size, 512, device=device), mask
 
 
-def measure(work, device, precision, preset, batch_size, repeats, compile=False):
-    """One row of the table, without its share of the floor. ``compile``: compile the models by torch.compile."""
+def measure(
+    work: Callable[..., Job], device: str, precision: str, preset: str, batch_size: int, repeats: int,
+    compile: bool = False,
+) -> TableRow:  # fmt: skip
+    """One row of the table, without its share of the floor. ``compile``: compile the models with torch.compile."""
     device, dtype = set_formats(device, precision)
     keep_freed_memory(device)
     job, models = work(preset, device, dtype, batch_size)
@@ -252,7 +274,7 @@ def measure(work, device, precision, preset, batch_size, repeats, compile=False)
     if compile:
         for model in models:
             model.forward = compiled(model.forward, device)
-    seconds = fastest(job, device, repeats, warm_up=compile)  # else counting was a warm-up
+    seconds = fastest(job, device, repeats, warm_up=compile)  # without it, counting was the warm-up
     memory = peak_memory(device)
     scaled = [(conv * times, gemm * times) for (conv, gemm), times in counts]
     conv, gemm = (sum(flops) / batch_size / GIGA for flops in zip(*scaled, strict=True))
@@ -268,13 +290,14 @@ def measure(work, device, precision, preset, batch_size, repeats, compile=False)
     }
 
 
-def with_share_of_floor(row, conv_peak, gemm_peak):
-    floor = row["conv_gflops"] / conv_peak + row["gemm_gflops"] / gemm_peak  # seconds an image
+def with_share_of_floor(row: TableRow, conv_peak: float, gemm_peak: float) -> TableRow:
+    """The row with both peaks (GFLOP/s) and its share of the floor."""
+    floor = row["conv_gflops"] / conv_peak + row["gemm_gflops"] / gemm_peak  # seconds per image
     return row | {"conv_peak": conv_peak, "gemm_peak": gemm_peak, "share_of_floor": floor / row["seconds_per_image"]}
 
 
-def accepted_per_minute(device, precision, batch_size, batches):
-    """Accepted images per minute of AttrOP runs: rows replaced as soon as they pass, or whole batches in lockstep."""
+def accepted_per_minute(device: str, precision: str, batch_size: int, batches: int) -> dict[str, float]:
+    """Accepted images per minute of AttrOP: with rows replaced as soon as they end, and with batches in lockstep."""
     device, dtype = set_formats(device, precision)
     keep_freed_memory(device)
     generator = load_vec2face(DEMO / "vec2face_generator.pth", device, dtype)
@@ -282,12 +305,12 @@ def accepted_per_minute(device, precision, batch_size, batches):
     vectors = np.load(DEMO / "identity_vectors.npy")[: batches * batch_size]
     attrop = AttrOP(generator, encoder, [quality_target(encoder, DEMO_QUALITY)], batch_size=batch_size, max_iters=30)
 
-    def rows():
+    def rows() -> Iterator[Row]:
         for number, vector in enumerate(vectors):
             stream = identity_stream(0, number)
             yield Row(number, vector, vector, lambda stream=stream: MaskRates().draw(stream))
 
-    def per_minute(runs):
+    def per_minute(runs: Iterable[Iterable[Row]]) -> float:
         start = time.perf_counter()
         accepted = sum(result.accepted for run in runs for result in attrop.run(run))
         return 60 * accepted / (time.perf_counter() - start)
@@ -298,10 +321,10 @@ def accepted_per_minute(device, precision, batch_size, batches):
     return {"refilled": per_minute([rows()]), "in_lockstep": lockstep}
 
 
-def sampling_speed(device, count):
-    """Seconds to sample ``count`` separate identity vectors and to check all pairs, and the share of the floor.
+def sampling_speed(device: str, count: int) -> dict[str, float]:
+    """Seconds to sample ``count`` well-separated identity vectors and to check all pairs, and the share of the floor.
 
-    The floor is each pair's product once, count² x 512 FLOPs (a multiplication and an addition for half of the pairs),
+    The floor is one product per pair, count² x 512 FLOPs (a multiplication and an addition for half of the pairs),
     at the peak of such products.
     """
     block, others = torch.randn(2048, 512, device=device), torch.randn(512, 16384, device=device)
@@ -314,22 +337,22 @@ def sampling_speed(device, count):
     return {"count": count, "seconds": seconds, "share_of_floor": count**2 * 512 / peak / seconds}
 
 
-def peak_memory(device):
+def peak_memory(device: torch.device) -> int:
     """Peak memory in bytes, of the GPU's allocator or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def count_flops(job, models):
-    """(convolution, matrix product) FLOPs of one forward pass of each model, as the layers are defined.
+def count_flops(job: Callable[[], None], models: list[nn.Module]) -> list[list[int]]:
+    """[convolution, matrix product] FLOPs of all forward passes of each model in a call of ``job``, layer by layer.
 
-    The products of attention and all element-wise operations are left out; what Upsample saves is not subtracted.
+    The products inside attention and all element-wise operations are left out; savings by Upsample are not subtracted.
     """
     counts = {id(model): [0, 0] for model in models}
 
-    def counter(model):
-        def hook(layer, inputs, output):
+    def counter(model: nn.Module) -> Callable[..., None]:
+        def hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             if isinstance(layer, nn.Conv2d):
                 kernel = layer.weight[0].numel()  # in / groups * k * k
                 counts[id(model)][0] += 2 * output.numel() * kernel
@@ -350,7 +373,8 @@ def count_flops(job, models):
     return list(counts.values())
 
 
-def format_table(rows):
+def format_table(rows: list[TableRow]) -> str:
+    """The rows as a Markdown table."""
     lines = [
         "| work | precision | images/s | s an image | share of the floor | peak memory |",
         "|---|---|---|---|---|---|",

@@ -13,7 +13,7 @@ from utils.cli.command import command
 import torch
 
 from models.errors import UserError
-from utils.runtime.distributed import join_world
+from utils.runtime.distributed import init_distributed
 from utils.training.stop import StopSignal
 
 HOURS = 10_000
@@ -34,7 +34,7 @@ def share():
 @command
 def main(argv=None):
     how = sys.argv[1]
-    world = join_world()
+    world = init_distributed()
     print(f"rank {world.rank} of {world.size}, local {world.local_rank} of {world.local_size}", flush=True)
     culprit = world.rank == 1
     if how == "share":

@@ -33,7 +33,7 @@ from utils.data.face_labels import load_labels
 from utils.data.face_set import FaceSet
 from utils.data.images import SIDE
 from utils.data.loader import EpochBatches, drop_broken, make_loader
-from utils.runtime.distributed import World
+from utils.runtime.distributed import Distributed
 from utils.runtime.durable import atomic_write
 from utils.runtime.precision import Precision
 from utils.training.finite_check import FiniteCheck
@@ -126,7 +126,7 @@ def geodesic_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def main(argv: Sequence[str] | None = None) -> None:
     args = pose_parser().parse_args(argv)
     check_output_folder(args.output_dir, args.resume, args.overwrite, RESULTS)
-    world = World()
+    world = Distributed()
     device, precision = prepare_device(args.device, world, use_amp=False, amp_dtype=None)
     data = PoseData(FaceSet(args.data), args.seed, args.augmentation)
     test = PoseData(FaceSet(args.test)) if args.test else None

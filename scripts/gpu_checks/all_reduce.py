@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from utils.cli.flags import make_parser, positive
 from utils.runtime.device import resolve_device
-from utils.runtime.distributed import join_world
+from utils.runtime.distributed import init_distributed
 
 ROUNDS = 10
 BANDWIDTH = "GB/s of bus bandwidth"  # by which its line is found
@@ -27,7 +27,7 @@ def main(argv=None):
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda", help="gloo on a CPU, NCCL on GPUs")
     parser.add_argument("--megabytes", type=positive, default=256, help="size of what is summed")
     args = parser.parse_args(argv)
-    world = join_world("nccl" if args.device == "cuda" else "gloo")
+    world = init_distributed("nccl" if args.device == "cuda" else "gloo")
     device = resolve_device(args.device, world.local_rank)
     values = torch.zeros(args.megabytes * MEGABYTE // 4, device=device)  # float32
     dist.all_reduce(values)  # connects the processes

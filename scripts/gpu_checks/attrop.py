@@ -1,4 +1,4 @@
-"""AttrOP: its gradient in each precision, and how many vectors it lifts to an image that passes."""
+"""AttrOP: its gradient in each precision, and the number of vectors for which it reaches the targets."""
 
 from collections.abc import Iterator
 
@@ -29,10 +29,10 @@ def attrop(setting: Setting) -> Iterator[Row]:
     expected = gradient("cpu", "fp32", rows)
     on_cpu = accepted("cpu", "fp32", rows, quality, iterations)
     for precision in setting.precisions():
-        found = gradient(setting.device, precision, rows)
-        cosine = F.cosine_similarity(found, expected).nan_to_num(-1).min().item()  # NaN: no direction at all
-        finite = bool(found.isfinite().all())
-        figure = f"lowest cosine {cosine:.4f}" if finite else f"{int((~found.isfinite()).any(1).sum())} rows with NaN"
+        result = gradient(setting.device, precision, rows)
+        cosine = F.cosine_similarity(result, expected).nan_to_num(-1).min().item()  # NaN for a zero or NaN gradient
+        finite = bool(result.isfinite().all())
+        figure = f"lowest cosine {cosine:.4f}" if finite else f"{int((~result.isfinite()).any(1).sum())} rows with NaN"
         yield judged(f"gradient, {precision} against the CPU's float32", finite and cosine >= COSINES[precision],
                      figure, f"at least {COSINES[precision]}", lowest_cosine=cosine)  # fmt: skip
     for precision in setting.precisions():
@@ -51,13 +51,14 @@ def gradient(device: str, precision: str, rows: int) -> torch.Tensor:
 
 
 def accepted(device: str, precision: str, rows: int, quality: float, iterations: int) -> int:
-    """How many of the first demo vectors AttrOP lifts to the wanted quality."""
+    """Number of the first demo vectors for which AttrOP reaches a quality."""
     generator, encoder, _ = models(device, precision)
     attrop = AttrOP(generator, encoder, [quality_target(encoder, quality)], batch_size=rows, max_iters=iterations)
-    people = [Identity(number, str(number), vector) for number, vector in enumerate(demo_vectors(rows).numpy())]
-    return sum(verdict.accepted for _, _, verdict in optimise_identities(attrop, people, Recipe(1, (0.3,))))
+    identities = [Identity(number, str(number), vector) for number, vector in enumerate(demo_vectors(rows).numpy())]
+    return sum(verdict.accepted for _, _, verdict in optimise_identities(attrop, identities, Recipe(1, (0.3,))))
 
 
-def models(device, precision):
+def models(device: str, precision: str) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
+    """The demo generator, face encoder and pose estimator."""
     generator = load_vec2face(DEMO / "vec2face_generator.pth", device, PRECISIONS[precision])
     return generator, *demo_judges(device, precision)

@@ -1,4 +1,4 @@
-"""What the checks that generate datasets have in common: flags, and what two datasets differ in."""
+"""Shared by the checks that generate datasets: command lines, and the comparison of two datasets."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ QUALITY = 26
 NAME = "set"
 
 
-def generation_words(setting: Setting, output: Path, *more) -> list[str]:
-    """Words of image_generation.py with the demo models."""
+def generation_words(setting: Setting, output: Path, *more: object) -> list[str]:
+    """The arguments of image_generation.py with the demo models; ``more``: further ones."""
     encoder = DEMO / "face_encoder.pth"
     words = [
         "--model_weights", DEMO / "vec2face_generator.pth", "--id_weights", encoder, "--quality_weights", encoder,
@@ -30,11 +30,11 @@ def images_of(output: Path) -> dict[str, bytes]:
 
 def difference(output: Path, expected: Path) -> tuple[list[str], int, int]:
     """Of two datasets: the images that only one of them has, how many others differ, and by how many grey levels."""
-    ours, theirs = images_of(output), images_of(expected)
-    unequal = [name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]]
+    images, references = images_of(output), images_of(expected)
+    unequal = [name for name in images.keys() & references.keys() if images[name] != references[name]]
     pairs = ([read_image(folder / NAME / name).astype(int) for folder in (output, expected)] for name in unequal)
     largest = max((int(np.abs(a - b).max()) for a, b in pairs), default=0)
-    return sorted(ours.keys() ^ theirs.keys()), len(unequal), largest
+    return sorted(images.keys() ^ references.keys()), len(unequal), largest
 
 
 def described(unequal: int, count: int, largest: int) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from models.masking import TokenMask
 from models.vec2face import PRESETS, Vec2Face, load_vec2face
 from scripts.gpu_checks.rows import Row, judged
 from scripts.gpu_checks.setting import BASE, DEMO, RELEASED_GENERATOR, Setting, demo_vectors, seeded_mask
@@ -50,13 +51,14 @@ def generators(quick: bool) -> dict[str, Callable]:
     return demo | {"base preset, random weights": random_base}
 
 
-def random_base(device, dtype):
+def random_base(device: str, dtype: torch.dtype) -> Vec2Face:
+    """The base preset with random weights."""
     torch.manual_seed(0)
     return Vec2Face(PRESETS[BASE]).for_inference(device, dtype)
 
 
 @torch.inference_mode()
-def decode(generator, vectors, mask):
+def decode(generator: torch.nn.Module, vectors: torch.Tensor, mask: TokenMask) -> torch.Tensor:
     """Images (N, 3, 112, 112), on the CPU."""
     device = next(generator.parameters()).device
     return generator(vectors.to(device), mask.to(device)).images.cpu()

@@ -1,8 +1,9 @@
-"""Counts the places of this project where the host waits for the GPU."""
+"""Counts the lines of this project at which the host waits for the GPU."""
 
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,19 +16,19 @@ OWN = (ROOT / "scripts" / "gpu_checks", ROOT / "scripts" / "gpu_check.py", ROOT 
 
 
 @contextmanager
-def host_waits():
-    """Give a Counter {file:line of this project: times that an operation called there made the host wait}.
+def host_waits() -> Iterator[Counter[str]]:
+    """Context manager that gives a Counter {file:line of this project: how often the host waited there}.
 
     PyTorch warns of copies from pageable memory, of copies to the host and of values that are read, but not of
     torch.cuda.synchronize and of events that are waited for.
     """
-    places = Counter()
+    lines: Counter[str] = Counter()
     with warnings.catch_warnings():
         show = warnings.showwarning
 
         def note(message, *rest, **more):
             if SYNCHRONISED in str(message):
-                places[_place()] += 1
+                lines[_calling_line()] += 1
             else:
                 show(message, *rest, **more)
 
@@ -35,7 +36,7 @@ def host_waits():
         warnings.showwarning = note
         _set_debug_mode("warn")
         try:
-            yield places
+            yield lines
         finally:
             _set_debug_mode("default")
 
@@ -45,7 +46,7 @@ def _set_debug_mode(mode):
         torch.cuda.set_sync_debug_mode(mode)
 
 
-def _place():
+def _calling_line() -> str:
     """The innermost line of this project's code that is being run."""
     for frame in reversed(traceback.extract_stack()):
         path = Path(frame.filename)

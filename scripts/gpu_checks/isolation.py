@@ -9,10 +9,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
+from typing import Any
 
 FORKS = multiprocessing.get_context("forkserver")
 GRACE = 5.0  # seconds between asking a process to end and killing it
@@ -22,7 +23,7 @@ class CheckError(Exception):
     """Why a check did not end as it should, in one line."""
 
 
-def start_server(preload: str):
+def start_server(preload: str) -> None:
     """Start the process that the others are forked from, with a module imported.
 
     Ctrl-C is blocked in it, and so in its children: in a terminal it reaches all processes, and the parent answers.
@@ -35,7 +36,7 @@ def start_server(preload: str):
 
 
 @contextmanager
-def signals_wait(*numbers: int):
+def signals_wait(*numbers: int) -> Iterator[None]:
     """What is begun in this context is not interrupted halfway: the signals arrive at its end."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
@@ -44,7 +45,7 @@ def signals_wait(*numbers: int):
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def results_of(check: Callable, setting, log: Path, seconds: float) -> Iterator:
+def results_of(check: Callable[[Any], Iterable], setting: Any, log: Path, seconds: float) -> Iterator:
     """Iterate over what ``check(setting)`` yields, in a process of its own; what it prints goes into ``log``.
 
     Raises CheckError when the check raises, its process dies, or it takes longer than ``seconds``. Nothing that the
@@ -100,8 +101,8 @@ def _work(check, setting, log, sender):
 def _reason(error, log):
     """One line: a script that ends itself has said why in its last one."""
     if isinstance(error, SystemExit):
-        said = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
-        return said[-1] if said else f"exit status {error.code}"
+        errors = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+        return errors[-1] if errors else f"exit status {error.code}"
     first = next(iter(str(error).strip().splitlines()), "")
     return first if isinstance(error, CheckError) else f"{type(error).__name__}: {first}"
 

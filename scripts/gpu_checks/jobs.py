@@ -1,8 +1,4 @@
-"""The work whose speed and memory are measured, beside that of scripts/benchmark.py.
-
-A job is made by ``work(preset, device, dtype, batch_size)``, which gives the function to time and {model: how often its
-FLOPs of one forward pass are needed}.
-"""
+"""The jobs whose speed and memory are measured, in addition to those of scripts/benchmark.py."""
 
 import torch
 import torch.nn as nn
@@ -14,15 +10,16 @@ from models.losses import GeneratorLoss, discriminator_loss
 from models.perceptual import LPIPS
 from models.recogniser import make_recogniser
 from models.vec2face import PRESETS, Vec2Face
+from scripts.benchmark import Job
 from scripts.gpu_checks.setting import seeded_mask
 from scripts.train_fr import fr_parser
 from utils.training.fr_state import make_optimizer
 
-CLASSES = 10_000  # people of HSFace10K
+CLASSES = 10_000  # identities of HSFace10K
 
 
-def gan_training_job(preset, device, dtype, batch_size):
-    """A training step with the GAN: that of the generator, whose loss asks the discriminator, and the discriminator's.
+def gan_training_job(preset: str, device: torch.device, dtype: torch.dtype, batch_size: int) -> Job:
+    """A training step with the GAN: of the generator, whose loss includes the discriminator, and of the discriminator.
 
     The discriminator runs forward and back to the image for the generator, then forward and twice that backward on
     twice as many images.
@@ -38,17 +35,17 @@ def gan_training_job(preset, device, dtype, batch_size):
     vectors, mask = torch.randn(batch_size, 512, device=device), seeded_mask(batch_size).to(device)
     real = torch.rand(batch_size, 3, 112, 112, device=device).contiguous(memory_format=torch.channels_last)
 
-    def half_precision():
+    def autocast() -> torch.autocast:
         return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
-    def job():
+    def job() -> None:
         discriminator.requires_grad_(False)
-        with half_precision():
+        with autocast():
             output = generator(vectors, mask)
             loss = criterion(output, real, vectors, discriminator)["total"]
         loss.backward()
         discriminator.requires_grad_(True)
-        with half_precision():
+        with autocast():
             logits = discriminator(torch.cat([real, output.images.detach()]))  # (2B, 1, 11, 11)
             loss = discriminator_loss(*logits.chunk(2))
         loss.backward()
@@ -57,12 +54,12 @@ def gan_training_job(preset, device, dtype, batch_size):
             optimizer.step()
             optimizer.zero_grad()
 
-    # count_flops sees all forward passes of a job: three batches of the discriminator, of which eight are needed
-    return job, {generator: 3, encoder: 2, perceptual.features: 1.5, discriminator: 8 / 3}
+    # count_flops counts three batches of the discriminator per call; with the backward passes eight are needed.
+    return Job(job, {generator: 3, encoder: 2, perceptual.features: 1.5, discriminator: 8 / 3})
 
 
-def fr_training_job(preset, device, dtype, batch_size):
-    """A training step of a face recogniser with the recipe of HSFace10K; of IResNet-18 for the tiny preset."""
+def fr_training_job(preset: str, device: torch.device, dtype: torch.dtype, batch_size: int) -> Job:
+    """A training step of a face recogniser with the HSFace10K recipe; of a small IResNet-18 for the tiny preset."""
     network = ["--network", "18", "--width", "16"] if preset == "vec2face_vit_tiny" else []
     args = fr_parser().parse_args(["--data", "none", *network])
     torch.manual_seed(0)
@@ -72,7 +69,7 @@ def fr_training_job(preset, device, dtype, batch_size):
     images = torch.rand(batch_size, 3, 112, 112, device=device).contiguous(memory_format=torch.channels_last)
     labels, weight = torch.arange(batch_size, device=device), torch.ones(batch_size, device=device)
 
-    def job():
+    def job() -> None:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             losses, _ = model(images, labels, labels, weight)
         losses.mean().backward()
@@ -80,4 +77,4 @@ def fr_training_job(preset, device, dtype, batch_size):
         optimizer.step()
         optimizer.zero_grad()
 
-    return job, {model.backbone: 3}
+    return Job(job, {model.backbone: 3})

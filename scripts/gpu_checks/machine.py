@@ -1,4 +1,4 @@
-"""The machine and the libraries that a table is about."""
+"""The machine and the libraries on which a table was measured."""
 
 import platform
 import shutil
@@ -33,20 +33,20 @@ def describe_machine(setting: Setting) -> Iterator[tuple[str, str]]:
     if setting.quick:
         yield "models", "small, few steps (--quick)"
     yield "date", datetime.now().astimezone().isoformat(timespec="minutes")
-    if commit := said_by("git", "-C", str(ROOT), "describe", "--always", "--dirty"):
+    if commit := output_of("git", "-C", str(ROOT), "describe", "--always", "--dirty"):
         yield "commit", commit
 
 
 def driver_version() -> str:
-    """Of NVIDIA's driver, as nvidia-smi or the driver itself says it."""
-    if said := said_by("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"):
-        return said.splitlines()[0]
+    """The version of NVIDIA's driver, from nvidia-smi or from /proc."""
+    if output := output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"):
+        return output.splitlines()[0]
     version = Path("/proc/driver/nvidia/version")
     return version.read_text().splitlines()[0] if version.exists() else "unknown"
 
 
-def said_by(*words: str) -> str:
-    """What a command prints, or nothing where it is not there or fails."""
+def output_of(*words: str) -> str:
+    """The output of a command, empty if the command is missing or fails."""
     if not shutil.which(words[0]):
         return ""
     result = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)

@@ -44,11 +44,11 @@ def memory(setting: Setting) -> Iterator[Row]:
 
 
 def peak(work: Callable, preset: str, device: torch.device, precision: str, batch_size: int) -> int:
-    """Bytes that the GPU's allocator has given out at the worst moment of two calls of a job."""
+    """Peak of allocated GPU memory in bytes over two calls of a job."""
     release()
     torch.cuda.reset_peak_memory_stats(device)
     job, _ = work(preset, device, PRECISIONS[precision], batch_size)
-    for _ in range(2):  # optimisers get their state in the first
+    for _ in range(2):  # optimisers create their state in the first one
         job()
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device)
@@ -57,16 +57,16 @@ def peak(work: Callable, preset: str, device: torch.device, precision: str, batc
 def largest_batch(use: Callable[[int], int], largest: int = LARGEST) -> tuple[tuple[int, int] | None, str]:
     """(the largest power of two for which ``use(size)`` does not run out of memory, its value), and an error.
 
-    None in the place of both when SMALLEST is too large. The error is the first line of one that is not about memory,
+    None instead of both when SMALLEST is too large. The error is the first line of one that is not about memory,
     or empty.
     """
-    found, size = None, SMALLEST
+    fitting, size = None, SMALLEST
     while size <= largest:
         try:
-            found = size, use(size)
+            fitting = size, use(size)
         except torch.OutOfMemoryError:
             break
         except RuntimeError as error:
-            return found, f"batch {size}: {str(error).strip().splitlines()[0]}"
+            return fitting, f"batch {size}: {str(error).strip().splitlines()[0]}"
         size *= 2
-    return found, ""
+    return fitting, ""

@@ -23,22 +23,24 @@ FORK = multiprocessing.get_context("fork")
 KILL_POLL = 0.002  # seconds between looks whether it is time to kill
 
 
-def run_script(script: str, *words, log: Path, ranks: int = 0, environment: dict[str, str] | None = None) -> str:
-    """Run ``python SCRIPT WORDS``, with ``ranks`` under torchrun, to its end; what it printed.
+def run_script(
+    script: str, *words: object, log: Path, ranks: int = 0, environment: dict[str, str] | None = None
+) -> str:
+    """Run ``python SCRIPT WORDS``, with ``ranks`` under torchrun, to its end; returns its output.
 
-    ``log``: the file that this goes into. Raises CheckError with what the script says when it fails.
+    ``log``: the file that this goes into. Raises CheckError with the last line of the script when it fails.
     """
     with _started(script, words, log, ranks, environment) as process:
         process.join()
     printed = log.read_text(errors="replace")
     if process.exitcode:
-        said = [line for line in printed.splitlines() if line.strip()] or [f"exit status {process.exitcode}"]
-        errors = [line for line in said if line.startswith("error: ")]
-        raise CheckError(f"{script}: {(errors or said)[-1]}")
+        lines = [line for line in printed.splitlines() if line.strip()] or [f"exit status {process.exitcode}"]
+        errors = [line for line in lines if line.startswith("error: ")]
+        raise CheckError(f"{script}: {(errors or lines)[-1]}")
     return printed
 
 
-def kill_script(script: str, *words, log: Path, when: Callable[[], bool]):
+def kill_script(script: str, *words: object, log: Path, when: Callable[[], bool]) -> None:
     """Start ``python SCRIPT WORDS`` and send it SIGKILL as soon as ``when()`` is true.
 
     Raises CheckError when it has ended before.

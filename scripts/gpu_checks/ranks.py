@@ -27,7 +27,7 @@ def ranks(setting: Setting) -> Iterator[Row]:
 
     Passes when the moments of Adam, which are means of the gradients, differ from those of one process that has the
     whole batch by at most MOMENTS of their norm, and the weights by at most WEIGHTS. There are no draws that depend on
-    the batch: all rows are masked, without dropout and noise. Tells how fast gradients are summed.
+    the batch: all rows are masked, without dropout and noise. Also measures how fast gradients are summed.
     """
     count = torch.cuda.device_count() if setting.on_gpu else 2
     if count < 2:
@@ -47,10 +47,10 @@ def ranks(setting: Setting) -> Iterator[Row]:
         run_script("vec2face.py", *words, log=log, ranks=processes, environment=EXACT)
     megabytes = 4 if setting.quick else 256
     speed = run_script(ALL_REDUCE, "--device", device, "--megabytes", megabytes, log=log, ranks=count)
-    found, expected = last_checkpoint(several), last_checkpoint(one)
+    distributed, single = last_checkpoint(several), last_checkpoint(one)
     item = f"{count} processes equal one"
     for name, tensors_of, limit in (("moments of Adam", moments, MOMENTS), ("weights", weights, WEIGHTS)):
-        difference = relative_difference(tensors_of(found), tensors_of(expected))
+        difference = relative_difference(tensors_of(distributed), tensors_of(single))
         yield judged(f"{item}, {name}", difference <= limit, f"relative difference {difference:.1e}",
                      f"at most {limit:g}", difference=difference)  # fmt: skip
     yield measured(

@@ -45,9 +45,9 @@ def resumed_training(setting: Setting) -> Iterator[Row]:
     run_script("vec2face.py", *words(killed, "--resume", killed), log=log)
     if setting.on_gpu:
         run_script("vec2face.py", *words(twin), log=log)
-    expected, found = weights(last_checkpoint(whole)), weights(last_checkpoint(killed))
+    expected, resumed = weights(last_checkpoint(whole)), weights(last_checkpoint(killed))
     second = relative_difference(weights(last_checkpoint(twin)), expected) if setting.on_gpu else 0.0
-    yield weights_row(relative_difference(found, expected), second)
+    yield weights_row(relative_difference(resumed, expected), second)
 
 
 def weights_row(resumed: float, twin: float) -> Row:
@@ -61,12 +61,12 @@ def weights_row(resumed: float, twin: float) -> Row:
 def resumed_generation(setting: Setting) -> Iterator[Row]:
     """image_generation.py with AttrOP, sent SIGKILL after its first images and resumed.
 
-    Passes when the dataset has the same images as one that was left alone; whether their bytes are equal is told.
+    Passes when the dataset has the same images as an uninterrupted one; whether their bytes are equal is information.
     """
-    people, examples, iterations = (4, 2, 2) if setting.quick else (60, 5, 20)
+    identities, examples, iterations = (4, 2, 2) if setting.quick else (60, 5, 20)
     whole, killed = (setting.folder / f"generation-{name}" for name in ("whole", "killed"))
     log = setting.folder / "script.log"
-    flags = ["--start_end", f"0:{people}", "--example", examples, "--max_iters", iterations, "--batch_size", 4]
+    flags = ["--start_end", f"0:{identities}", "--example", examples, "--max_iters", iterations, "--batch_size", 4]
 
     run_script("image_generation.py", *generation_words(setting, whole, *flags), log=log)
     words = generation_words(setting, killed, *flags)

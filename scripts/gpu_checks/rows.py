@@ -1,13 +1,14 @@
 """The rows of the table that scripts/gpu_check.py writes."""
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 PASSED, FAILED, MEASURED, SKIPPED = "passed", "FAILED", "measured", "skipped"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line: ``item`` says what was looked at, ``figure`` what came out, ``limit`` what was asked of it.
+    """One line: ``item`` says what was checked, ``figure`` is the result, ``limit`` the requirement.
 
     ``result``: PASSED or FAILED where there is a limit, MEASURED for information, SKIPPED with the reason as figure.
     ``values``: the figures as numbers, for the JSON file.
@@ -20,12 +21,12 @@ class Row:
     values: dict = field(default_factory=dict)
 
 
-def judged(item: str, passed: bool, figure: str, limit: str, **values) -> Row:
+def judged(item: str, passed: bool, figure: str, limit: str, **values: Any) -> Row:
     """A row that passes or fails."""
     return Row(item, PASSED if passed else FAILED, figure, limit, values)
 
 
-def measured(item: str, figure: str, **values) -> Row:
+def measured(item: str, figure: str, **values: Any) -> Row:
     """A row for information."""
     return Row(item, MEASURED, figure, values=values)
 

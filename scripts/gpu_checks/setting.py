@@ -34,13 +34,16 @@ class Setting:
 
     @property
     def on_gpu(self) -> bool:
+        """Whether the device is a GPU."""
         return torch.device(self.device).type == "cuda"
 
     @property
     def preset(self) -> str:
+        """The generator preset to check."""
         return TINY if self.quick else BASE
 
     def seconds_left(self) -> float:
+        """Seconds until ``end``."""
         return self.end - time.monotonic()
 
     def precisions(self) -> list[str]:
@@ -69,7 +72,7 @@ def seeded_mask(count: int) -> TokenMask:
 
 
 def photo_folder(setting: Setting, copies: int) -> Path:
-    """A folder of person/photo with ``copies`` links to each of the nine photos of tests/photos."""
+    """A folder of identity/photo with ``copies`` links to each of the nine photos of tests/photos."""
     folder = setting.folder / f"photos-{copies}"
     for photo in sorted((ROOT / "tests" / "photos").glob("*/*.jpg")):
         for number in range(copies):

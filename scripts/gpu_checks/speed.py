@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from scripts.benchmark import attrop_job, count_flops, decode_job, fastest, measure_peaks, training_job
+from scripts.benchmark import Job, attrop_job, count_flops, decode_job, fastest, measure_peaks, training_job
 from scripts.gpu_checks.jobs import fr_training_job, gan_training_job
 from scripts.gpu_checks.rows import Row, judged, measured, skipped
 from scripts.gpu_checks.setting import Setting
@@ -45,13 +45,13 @@ def speed(setting: Setting) -> Iterator[Row]:
                 yield skipped(item, "no time left; see --minutes")
                 continue
             try:
-                job, models = WORKS[name](setting.preset, device, PRECISIONS[precision], batch_size)
-                yield speed_row(item, job, models, batch_size, compiled, peaks[precision], device, repeats)
+                job = WORKS[name](setting.preset, device, PRECISIONS[precision], batch_size)
+                yield speed_row(item, job, batch_size, compiled, peaks[precision], device, repeats)
             except torch.OutOfMemoryError:
                 yield skipped(item, "does not fit into memory")
             except RuntimeError as error:  # of cuDNN, or of the compiler; other kinds of work may still run
                 yield judged(item, False, str(error).strip().splitlines()[0], "runs")
-            job = models = None
+            job = None  # frees its models
             release()
 
 
@@ -66,21 +66,23 @@ def plan_of(setting: Setting) -> list[tuple[str, int, bool]]:
     return rounds
 
 
-def speed_row(item, job, models, batch_size, compiled, peaks, device, repeats) -> Row:
-    """The row of one job and {model: how often its FLOPs are needed}. ``peaks``: GFLOP/s, convolution and product."""
-    counts = zip(count_flops(job, list(models)), models.values(), strict=True)
+def speed_row(
+    item: str, job: Job, batch_size: int, compiled: bool, peaks: tuple[float, float], device: torch.device, repeats: int
+) -> Row:
+    """The row of one job. ``peaks``: GFLOP/s of convolutions and of matrix products."""
+    counts = zip(count_flops(job.call, list(job.models)), job.models.values(), strict=True)
     flops = [sum(parts) for parts in zip(*((conv * n, gemm * n) for (conv, gemm), n in counts), strict=True)]
     if compiled:
-        next(iter(models)).compile(options={"fallback_random": True})  # in place: the job has this very model
-    seconds = fastest(job, device, repeats)
+        next(iter(job.models)).compile(options={"fallback_random": True})  # in place, because the job holds this model
+    seconds = fastest(job.call, device, repeats)
     floor = sum(part / GIGA / peak for part, peak in zip(flops, peaks, strict=True))  # seconds
     rate, share = batch_size / seconds, floor / seconds
     figure = f"{rate:.4g} images/s, {share:.0%} of the floor"
     return measured(item, figure, images_per_second=rate, share_of_floor=share)
 
 
-def release():
-    """Give the memory of what is no longer in use back to the GPU."""
+def release() -> None:
+    """Free compiled code and unused GPU memory."""
     torch.compiler.reset()
     gc.collect()
     if torch.cuda.is_available():

@@ -15,7 +15,7 @@ from scripts.gpu_checks.training_runs import AMP, RECORDS, log_lines, preparatio
 
 RANGE = 0.3  # share by which the pixel loss may differ from the CPU's: float16 first skips steps to find its loss scale
 WAITS = 2.0  # waits a step: one flag that is read, and now and then a line of the log
-PLACES_SHOWN = 6
+LINES_SHOWN = 6
 
 
 def training(setting: Setting) -> Iterator[Row]:
@@ -37,11 +37,11 @@ def training(setting: Setting) -> Iterator[Row]:
             "--batch_size", batch_size, "--max_steps", count, "--log_every", steps // 2, "--lr", 3e-4,
             "--disc_start", steps / 2 / (RECORDS // batch_size), "--disc_width", 32 if setting.quick else 128,
         )  # fmt: skip
-        with host_waits() as places:
+        with host_waits() as waits:
             vec2face.main(flags)
         lines = list(log_lines(folder))
         shutil.rmtree(folder)
-        return lines, places
+        return lines, waits
 
     expected = train(replace(setting, device="cpu"), "fp32", steps)[0][-1]["pixel"]
     for precision in setting.precisions():
@@ -63,10 +63,10 @@ def losses(precision: str, first: dict, second: dict, expected: float) -> Row:
     )  # fmt: skip
 
 
-def waits_a_step(precision: str, places: Counter, steps: int) -> Iterator[Row]:
+def waits_a_step(precision: str, waits: Counter[str], steps: int) -> Iterator[Row]:
     """The rows on the waits of ``steps`` steps: how many a step, and where."""
-    count = places.total() / steps
+    count = waits.total() / steps
     yield judged(f"waits of the host a step, {precision}", count <= WAITS, f"{count:.1f}", f"at most {WAITS:g}",
-                 places={place: number / steps for place, number in places.most_common()})  # fmt: skip
-    shown = [f"{place} {number / steps:.1f}" for place, number in places.most_common(PLACES_SHOWN)]
+                 places={line: number / steps for line, number in waits.most_common()})  # fmt: skip
+    shown = [f"{line} {number / steps:.1f}" for line, number in waits.most_common(LINES_SHOWN)]
     yield measured(f"places where it waits, {precision}", ", ".join(shown) or "none")

@@ -1,4 +1,4 @@
-"""What the checks that train have in common: a training set of the photos of tests/photos, flags and results."""
+"""Shared by the checks that train: a training set made of tests/photos, command lines and results."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def preparation(setting: Setting) -> tuple[list, Path]:
     return [*words, "faces"], setting.folder / "faces.lmdb"
 
 
-def training_words(setting: Setting, lmdb: Path, output: Path, preset: str, *more) -> list[str]:
+def training_words(setting: Setting, lmdb: Path, output: Path, preset: str, *more: object) -> list[str]:
     """Words of vec2face.py: no dropout, whose draws depend on the device, and no warm-up."""
     words = [
         "--train_source", lmdb, "--id_weights", DEMO / "face_encoder.pth", "--lpips_weights", "encoder",

@@ -23,7 +23,7 @@ from scripts import train_fr
 from utils.data.face_set import FaceSet
 from utils.evaluation.verification import features_of
 from utils.evaluation.verification_sets import draw_pairs
-from utils.runtime.distributed import World
+from utils.runtime.distributed import Distributed
 from utils.training.fr_backbone import init_head_from_centroids
 from utils.training.fr_state import RecogniserState, make_optimizer
 from utils.training.resuming import run_description
@@ -87,7 +87,7 @@ def test_a_run_resumes_in_float16_and_back(to_float16, tmp_path):
         model = make_recogniser(3, 18, 16)
         scaler = torch.amp.GradScaler("cpu", 1024.0, enabled=enabled)
         optimizer = make_optimizer(model, 0.1, 0.9, 5e-4)
-        return RecogniserState(model, optimizer, scaler, {}, run_description(World(), [[0]]))
+        return RecogniserState(model, optimizer, scaler, {}, run_description(Distributed(), [[0]]))
 
     state = new_state(not to_float16)
     state.step = 5

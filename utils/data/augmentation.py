@@ -1,6 +1,6 @@
 """AdaFace's augmentation of face crops (Kim et al., 2022, section 3.4), and random erasing.
 
-All draws of an image come from a random generator of its own.
+Each image has its own random generator, from which all of its draws are made.
 """
 
 import cv2
@@ -8,19 +8,21 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as TF
 
-SMALLEST_AREA = 0.2  # of a crop, as a fraction of the image
-SMALLEST_SIDE = 0.2  # of a low-resolution copy, as a fraction of the image's
+SMALLEST_AREA = 0.2  # smallest area of a crop, as a fraction of the image's
+SMALLEST_SIDE = 0.2  # smallest side of a low-resolution copy, as a fraction of the image's
 JITTER = 0.5  # largest relative change of brightness, contrast and saturation
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 NO_HOLE = (0, 0, 0, 0)
-ERASED_AREA, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)  # ranges: fraction of the image, height over width
-ERASING_ATTEMPTS = 10  # draws of a rectangle that fits into the image
+ERASED_AREA = (0.02, 0.33)  # range of the erased area, as a fraction of the image's
+ERASED_RATIO = (0.3, 3.3)  # range of height over width of the erased rectangle
+ERASING_ATTEMPTS = 10  # at drawing a rectangle that fits into the image
 
 
 def augment_face(image: np.ndarray, rng: np.random.Generator, probability: float) -> tuple[np.ndarray, bool]:
-    """(H, W, 3) uint8 -> the augmented image (H, W, 3), and whether it was mirrored.
+    """(H, W, 3) uint8 -> the augmented image (H, W, 3) uint8, and whether it was mirrored.
 
-    It is mirrored with probability 1/2; crop, low resolution and colour change are applied with ``probability`` each.
+    The image is mirrored with probability 1/2. Crop, low resolution and colour change are each applied with
+    ``probability``.
     """
     mirrored = rng.random() < 0.5
     if mirrored:
@@ -43,7 +45,7 @@ def crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def lower_resolution(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Scale (H, W, 3) down and back up, with random interpolations."""
+    """Scale (H, W, 3) down by a random factor and back up, with random interpolation methods."""
     height, width = image.shape[:2]
     scale = rng.uniform(SMALLEST_SIDE, 1)
     down, up = rng.choice(INTERPOLATIONS, 2)
@@ -60,7 +62,7 @@ def change_colours(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_hole(rng: np.random.Generator, probability: float, height: int, width: int) -> tuple[int, int, int, int]:
-    """Draw the rectangle (y, x, h, w) to erase (Zhong et al., 2020): with ``probability`` one, else NO_HOLE.
+    """Draw the rectangle (y, x, h, w) to erase (Zhong et al., 2020), or NO_HOLE with probability 1 - ``probability``.
 
     The rectangles have the distribution of torchvision's RandomErasing.
     """

@@ -1,18 +1,22 @@
-"""The labels that render_faces.py writes beside its photos."""
+"""The labels (head pose and other attributes) that world/render_faces.py writes beside its photos."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from models.errors import UserError
-from utils.data.face_set import FolderFaces
+from utils.data.face_set import FaceSet, FolderFaces
 
 LABELS = "labels.jsonl"
 
+Label = dict[str, Any]  # {"file": ..., "yaw": degrees, "pitch": degrees, ...}
 
-def load_labels(faces):
-    """[{"yaw", "pitch", ...}] of the photos of a FaceSet: from FOLDER/labels.jsonl, or NAME.jsonl beside NAME.lmdb.
 
-    Raises UserError when there is no such file, or it does not have every photo.
+def load_labels(faces: FaceSet) -> list[Label]:
+    """The labels of all photos of a FaceSet, from FOLDER/labels.jsonl, or from NAME.jsonl beside NAME.lmdb.
+
+    Raises UserError when the file is missing or lacks a photo.
     """
     if isinstance(faces.store, FolderFaces):
         paths = [faces.store.paths[position] for position in faces.positions]
@@ -24,10 +28,10 @@ def load_labels(faces):
     return [lines[position] for position in faces.positions]
 
 
-def labels_by_name(path, names):
-    """[{"yaw", "pitch", ...}] of photos, found by their ``names``: PERSON/PHOTO, or paths into the labels' folder.
+def labels_by_name(path: Path | str, names: Sequence[str]) -> list[Label]:
+    """The labels of the photos called ``names``: IDENTITY/PHOTO, or paths that begin with the folder of the labels.
 
-    Raises UserError when the file cannot be read or does not have every photo.
+    Raises UserError when the file cannot be read or lacks a photo.
     """
     try:
         known = {line["file"]: line for line in read_labels(path)}
@@ -37,8 +41,8 @@ def labels_by_name(path, names):
         raise UserError(f"{path}: not the labels of these photos: no {error}.") from error
 
 
-def read_labels(path):
-    """The lines of a file of labels, [{"file", "yaw", "pitch", ...}]. Raises UserError when it cannot be read."""
+def read_labels(path: Path | str) -> list[Label]:
+    """All lines of a label file. Raises UserError when it cannot be read."""
     try:
         return [json.loads(line) for line in Path(path).read_text().splitlines()]
     except OSError as error:

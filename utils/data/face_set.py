@@ -1,7 +1,8 @@
-"""Photos and the people on them: a folder of person/photo, or an LMDB for FR training or for the generator's."""
+"""Labelled face photos: a folder of identity/photo, or an LMDB for training a recogniser or the generator."""
 
 import hashlib
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgpack
@@ -15,23 +16,24 @@ from utils.data.masks import load_mask
 from utils.data.training_lmdb import LazyLmdb
 from utils.dataset.layout import ABOUT_SUFFIX, MANIFEST, REPORT_SUFFIX, SETTINGS
 
-JPEG_QUALITY = 95  # where a photo has to be encoded again
-BESIDE = (ABOUT_SUFFIX, REPORT_SUFFIX)  # endings of folders that lie beside a dataset and tell about it
-RECORDS = {MANIFEST, SETTINGS, "data.mdb"}  # files of a dataset, never of a person's folder
-SHOWN = 5  # datasets named in a message
+JPEG_QUALITY = 95  # of photos that are encoded again
+BESIDE = (ABOUT_SUFFIX, REPORT_SUFFIX)  # suffixes of the folders of metadata and reports beside a dataset
+RECORDS = {MANIFEST, SETTINGS, "data.mdb"}  # files that mark a folder as a dataset, not as an identity
+SHOWN = 5  # number of datasets named in a message
 
 
 class FaceSet:
-    """``path``: FOLDER/person/photo, an LMDB, or a generated dataset of either form; ``mask``: .npy of positions.
+    """N photos of C identities: FOLDER/identity/photo, an LMDB, or a generated dataset in either form.
 
-    A generated dataset may have its manifest, settings and contact sheet in its folder or in NAME.about beside it.
+    A generated dataset may have its manifest, settings and contact sheet in its own folder or in NAME.about beside it.
 
-    ``labels`` (N,) int64: 0..C-1, ``people``: C names, every one with an image. With a mask the people are those it
-    leaves, numbered anew. Raises UserError when there are no photos, the folder holds several datasets, labels leave
-    a gap, or the mask does not fit.
+    ``mask``: a ``.npy`` of the positions to use. ``labels`` (N,) int64: 0..C-1. ``people``: the C names of the
+    identities, each with at least one photo; with a mask only the remaining identities, relabelled from 0. Raises
+    UserError when there are no photos, the folder holds several datasets, the labels are not consecutive, or the mask
+    does not fit.
     """
 
-    def __init__(self, path, mask=None):
+    def __init__(self, path: Path | str, mask: Path | str | None = None):
         self.path = Path(path)
         store = open_store(self.path)
         positions = load_mask(mask, len(store.labels), path) if mask else np.arange(len(store.labels))
@@ -47,48 +49,51 @@ class FaceSet:
                 f"{store.class_count} people, and {'no image of' if gap < store.class_count else 'one more than'} "
                 f"person {gap}."
             )
-        self.people = [store.person(label) for label in present]
+        self.people = [store.identity_name(label) for label in present]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.positions)
 
-    def read(self, index):
-        """The encoded bytes of a photo. OSError or ValueError when they cannot be read."""
+    def read(self, index: int) -> bytes:
+        """The encoded bytes of a photo. Raises OSError or ValueError when they cannot be read."""
         return self.store.read(int(self.positions[index]))
 
-    def image(self, index):
-        """(112, 112, 3) uint8 RGB. OSError or ValueError when the photo is broken."""
+    def image(self, index: int) -> np.ndarray:
+        """A photo as (112, 112, 3) uint8 RGB. Raises OSError or ValueError when it is damaged."""
         return resize(decode_image(self.read(index)))
 
-    def encoded(self, index):
-        """The encoded bytes of a 112x112 photo: as they are, or resized and encoded again. ValueError when broken."""
+    def encoded(self, index: int) -> bytes:
+        """The encoded bytes of a photo of 112x112 pixels; a photo of another size is resized and encoded again.
+
+        Raises OSError or ValueError when it is damaged.
+        """
         data = self.read(index)
         image = decode_image(data)
-        as_it_is = image.shape[:2] == (SIDE, SIDE) and not heic.is_heic(data)  # other readers know no HEIC
-        return data if as_it_is else encode_jpeg(resize(image), JPEG_QUALITY)
+        keep = image.shape[:2] == (SIDE, SIDE) and not heic.is_heic(data)  # other readers of a dataset cannot read HEIC
+        return data if keep else encode_jpeg(resize(image), JPEG_QUALITY)
 
-    def name(self, index):
-        """What to call a photo in a message."""
+    def name(self, index: int) -> str:
+        """The name of a photo in messages: its path, or the LMDB and record number."""
         return self.store.name(int(self.positions[index]))
 
-    def place(self, index):
-        """The ``file`` or ``key`` that a manifest gives the photo."""
-        return self.store.place(int(self.positions[index]))
+    def location(self, index: int) -> str:
+        """The ``file`` or ``key`` of the photo in a manifest."""
+        return self.store.location(int(self.positions[index]))
 
-    def fingerprint(self):
-        """Hexadecimal SHA-256 of which photos these are: names, sizes and dates of the files, and the positions."""
+    def fingerprint(self) -> str:
+        """Hexadecimal SHA-256 of the positions in use and of the names, sizes and modification times of the files."""
         digest = hashlib.sha256(self.positions.astype(np.int64).tobytes())
         for line in self.store.files():
             digest.update(f"{line}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
-    def close(self):
-        """Let go of the LMDB, until the next photo."""
+    def close(self) -> None:
+        """Close the LMDB; reading a photo opens it again."""
         self.store.close()
 
 
-def open_store(path):
-    """The FolderFaces or LmdbFaces of a path. Raises UserError when there is nothing, or more than one dataset."""
+def open_store(path: Path) -> "FolderFaces | LmdbFaces":
+    """The store of a path. Raises UserError when there is nothing, or more than one dataset."""
     if not path.exists():
         raise UserError(f"{path}: no such folder or LMDB of photos.")
     if not path.is_dir() or (path / "data.mdb").exists():
@@ -104,122 +109,136 @@ def open_store(path):
     return FolderFaces(path, people)
 
 
-def list_people(path):
-    """({person: photos} of FOLDER/person/photo, names of the folders that are a dataset and not a person)."""
+def list_people(path: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """({identity: its photos} of FOLDER/identity/photo, names of the subfolders that are datasets)."""
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    told = {entry.stem for entry in folders if entry.suffix == ABOUT_SUFFIX and (entry / SETTINGS).exists()}
+    described = {entry.stem for entry in folders if entry.suffix == ABOUT_SUFFIX and (entry / SETTINGS).exists()}
     people, datasets = {}, []
     for folder in folders:
         if folder.suffix in BESIDE:
             continue
         with os.scandir(folder) as entries:
-            inside = list(entries)
-        photos = sorted(folder / entry.name for entry in inside if is_photo(entry))
-        if folder.name in told or is_dataset(inside, photos):
+            contents = list(entries)
+        photos = sorted(folder / entry.name for entry in contents if is_photo(entry))
+        if folder.name in described or is_dataset(contents, photos):
             datasets.append(folder.name)
         elif photos:
             people[folder.name] = photos
     return people, datasets
 
 
-def is_photo(entry):
+def is_photo(entry: os.DirEntry) -> bool:
+    """Whether a folder entry is an image file, other than a contact sheet."""
     return Path(entry.name).suffix.lower() in EXTENSIONS and entry.name != CONTACT_SHEET and entry.is_file()
 
 
-def is_dataset(entries, photos):
-    """Whether a folder with these entries is a dataset: by its records, an LMDB, or folders of photos but no photos."""
+def is_dataset(entries: Iterable[os.DirEntry], photos: list[Path]) -> bool:
+    """Whether a folder is a dataset, not an identity: it has a manifest or LMDB, or only folders of photos."""
     if any(entry.name in RECORDS or entry.name.endswith(".lmdb") for entry in entries):
         return True
     return not photos and any(holds_photos(entry) for entry in entries if entry.is_dir() and entry.name[0] != ".")
 
 
-def holds_photos(folder):
+def holds_photos(folder: os.DirEntry) -> bool:
+    """Whether there is an image file directly in a folder."""
     with os.scandir(folder) as entries:
         return any(map(is_photo, entries))
 
 
 class FolderFaces:
-    """FOLDER/person/photo, people in the order of their names. ``people``: {name: paths of the photos}."""
+    """FOLDER/identity/photo, identities in order of their names. ``people``: {identity: paths of its photos}."""
 
-    def __init__(self, path, people):
+    def __init__(self, path: Path, people: dict[str, list[Path]]):
         self.path = path
         self.names = list(people)
         self.paths = [photo for photos in people.values() for photo in photos]
         self.labels = np.repeat(np.arange(len(people)), [len(photos) for photos in people.values()]).astype(np.int64)
         self.class_count = len(people)
 
-    def files(self):
-        """A line a photo that changes when it is replaced by another one."""
+    def files(self) -> Iterator[str]:
+        """One line per photo, which changes when the file changes: its path, size and modification time."""
         for photo in self.paths:
             status = photo.stat()
             yield f"{photo.relative_to(self.path)} {status.st_size} {status.st_mtime_ns}"
 
-    def read(self, position):
+    def read(self, position: int) -> bytes:
+        """The encoded bytes of a photo. Raises OSError."""
         return self.paths[position].read_bytes()
 
-    def name(self, position):
+    def name(self, position: int) -> str:
+        """The path of a photo."""
         return str(self.paths[position])
 
-    def place(self, position):
+    def location(self, position: int) -> str:
+        """IDENTITY/PHOTO, as the ``file`` of a manifest line."""
         path = self.paths[position]
         return f"{path.parent.name}/{path.name}"
 
-    def person(self, label):
+    def identity_name(self, label: int) -> str:
+        """The folder of an identity."""
         return self.names[label]
 
-    def close(self):
-        pass
+    def close(self) -> None:
+        """Nothing is kept open."""
 
 
 class LmdbFaces:
-    """Records (image bytes, label) or (image bytes, feature, label)."""
+    """An LMDB of records (image bytes, label) or (image bytes, feature, label). Raises UserError if it is not one."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path):
         self.path, self.lmdb = path, LazyLmdb(path)
         self.class_count, count = (self._number(key) for key in (b"__classnum__", b"__len__"))
         records = tqdm(range(count), desc="labels", unit="im", leave=False, delay=2)
         self.labels = np.array([self._label(position) for position in records], np.int64)
-        self.close()  # each process opens it for itself
+        self.close()  # each process opens it again for itself
 
-    def _number(self, key):
+    def _number(self, key: bytes) -> int:
         data = self.lmdb.get(key)
         if not data:
             raise UserError(f"{self.path}: has no {key.decode()}; is it an LMDB of faces?")
         return int(msgpack.unpackb(data))
 
-    def _label(self, position):
+    def _label(self, position: int) -> int:
         try:
             return self.lmdb.read(str(position).encode(), label_of)
         except (ValueError, IndexError, TypeError, msgpack.UnpackException) as error:
             raise UserError(f"{self.path}: record {position} is missing, or no face record ({error}).") from error
 
-    def files(self):
-        """A line that changes when something is written to the LMDB."""
+    def files(self) -> Iterator[str]:
+        """One line, which changes when the LMDB changes: its name, size and modification time."""
         status = (self.path / "data.mdb" if self.path.is_dir() else self.path).stat()
         yield f"{self.path.name} {status.st_size} {status.st_mtime_ns}"
 
-    def read(self, position):
+    def read(self, position: int) -> bytes:
+        """The encoded image of a record."""
         return msgpack.unpackb(self.lmdb.get(str(position).encode()))[0]
 
-    def name(self, position):
+    def name(self, position: int) -> str:
+        """The LMDB and the number of a record, for messages."""
         return f"{self.path} record {position}"
 
-    def place(self, position):
+    def location(self, position: int) -> str:
+        """The ``key`` of a manifest line."""
         return str(position)
 
-    def person(self, label):
+    def identity_name(self, label: int) -> str:
+        """The label in six digits: an LMDB has no names of identities."""
         return f"{label:06d}"
 
-    def close(self):
+    def close(self) -> None:
+        """Close the LMDB; reading a record opens it again."""
         self.lmdb.close()
 
 
-def label_of(record):
-    """The label at the end of a msgpack record, without touching the pages of the image before it."""
+def label_of(record: memoryview | bytes) -> int:
+    """The label at the end of a msgpack record. The image before it is skipped, so that its pages are not loaded.
+
+    Raises ValueError or IndexError when this is not a face record.
+    """
     if record[0] not in (0x92, 0x93):
         raise ValueError("not a list of two or three")
     start = 1
-    for _ in range(record[0] - 0x91):  # byte strings: the image, and perhaps the feature
+    for _ in range(record[0] - 0x91):  # byte strings: the image and, in a training LMDB, the feature
         length_bytes = {0xC4: 1, 0xC5: 2, 0xC6: 4}[record[start]] if record[start] in (0xC4, 0xC5, 0xC6) else None
         if length_bytes is None:
             raise ValueError("no byte string where the image should be")

@@ -21,8 +21,8 @@ MIRRORED_POSE = torch.tensor([-1.0, 1.0])  # factors of yaw and pitch when a pho
 class RecognitionItem(NamedTuple):
     """One training image before it is assembled, or, with a leading dimension B, a batch of them.
 
-    A mixture has two parts, each with a label. In identity mixup its image is a generated one; in domain mixup
-    (K = 2) ``assemble`` blends it of two photos. Otherwise K = 1 and both labels are that of the photo.
+    A mixture has two parts, each with a label. In identity mixup the mixture is a generated image (K = 1); in domain
+    mixup ``assemble`` blends it from two photos (K = 2). Without mixup K = 1 and both labels are that of the photo.
     """
 
     pixels: torch.Tensor  # (K, 112, 112, 3) uint8
@@ -37,8 +37,8 @@ class RecognitionItem(NamedTuple):
 def assemble(pixels: torch.Tensor, holes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The images (B, 3, 112, 112) of ``pixels`` (B, K, 112, 112, 3), in [-1, 1], on their device, in channels_last.
 
-    ``holes`` (B, K, 4) and ``weight`` (B,) float64 as in RecognitionItem. This is done on the device, because uint8
-    pixels are the smallest form in which an image can be sent there.
+    ``holes`` (B, K, 4) and ``weight`` (B,) float64 as in RecognitionItem. This runs on the device, because
+    uint8 pixels are the smallest form in which an image can be sent there.
     """
     images = erase(to_images(pixels.flatten(0, 1)), holes.flatten(0, 1))  # (B K, 3, 112, 112)
     if pixels.shape[1] == 2:
@@ -61,7 +61,7 @@ class RecogniserInput(NamedTuple):
 def to_device(batch: RecognitionItem, device: torch.device) -> RecogniserInput:
     """Upload a batch from the loader and assemble its images on the device.
 
-    Whether it has mixtures is decided here, on the host, so that nobody waits for the device.
+    Whether the batch has mixtures is decided here, on the host, so that the host need not wait for the device.
     """
     mixed = bool((batch.weight < 1).any())
     pixels, holes, first, poses, weight = (
@@ -103,10 +103,10 @@ class RecognitionData(Dataset):
         if mixed is not None:
             self._check_mixture()
 
-    def _check_mixture(self):
-        people = [int(name) if name.isdigit() else -1 for name in self.mixed.people]
+    def _check_mixture(self) -> None:
+        row_numbers = [int(name) if name.isdigit() else -1 for name in self.mixed.people]
         rows = self.mixture_labels
-        if rows.ndim != 2 or rows.shape[1] != 3 or max(people) >= len(rows) or min(people) < 0:
+        if rows.ndim != 2 or rows.shape[1] != 3 or max(row_numbers) >= len(rows) or min(row_numbers) < 0:
             raise UserError(
                 f"{self.mixed.path}: its identities must be named by their row in --mixed_labels, 0 to {len(rows) - 1}."
             )
@@ -115,11 +115,11 @@ class RecognitionData(Dataset):
                 "--mixed_labels: rows must be (label a, label b, weight of a), with weights from 0 to 1 and labels "
                 f"from 0 to {len(self.faces.people) - 1}."
             )
-        self.mixture_rows = rows[people]
+        self.mixture_rows = rows[row_numbers]  # (identities of ``mixed``, 3)
 
     @property
     def class_count(self) -> int:
-        """Number of identities, those of ``real`` included."""
+        """Number of identities, including those of ``real``."""
         return len(self.faces.people) + (0 if self.real is None else len(self.real.people))
 
     def records(self) -> list[np.ndarray]:
@@ -153,7 +153,7 @@ class RecognitionData(Dataset):
         return RecognitionItem(torch.from_numpy(np.stack(images)), torch.tensor(holes), first, second, weight, pose, "")
 
     def _photo(self, index):
-        """(photo (112, 112, 3) uint8, pose (2,), first and second label, weight of the first)."""
+        """(photo (112, 112, 3) uint8, pose (2,) in degrees, first label, second label, weight of the first)."""
         if index < len(self.faces):
             label = int(self.faces.labels[index])
             pose = UNKNOWN_POSE if self.poses is None else torch.tensor(self.poses[index], dtype=torch.float32)  # (2,)
@@ -163,7 +163,7 @@ class RecognitionData(Dataset):
         return self.mixed.image(index), UNKNOWN_POSE, int(first), int(second), float(weight)
 
     def _augmented(self, photo, rng):
-        """The augmented photo (112, 112, 3), not erased yet; the rectangle to erase; whether it was mirrored."""
+        """(augmented photo (112, 112, 3), not erased yet; rectangle (y, x, h, w) to erase; whether it was mirrored)."""
         image, mirrored = augment_face(photo, rng, self.augmentation)
         return image, draw_hole(rng, self.erase, SIDE, SIDE), mirrored
 
@@ -191,7 +191,7 @@ class FirstPhotos(Dataset):
         self.faces = faces
         order = np.argsort(faces.labels, kind="stable")
         labels = faces.labels[order]
-        rank = np.arange(len(labels)) - np.searchsorted(labels, labels)  # of each photo among those of its identity
+        rank = np.arange(len(labels)) - np.searchsorted(labels, labels)  # (N,) of each photo within its identity
         self.photos, self.labels = order[rank < per_identity], labels[rank < per_identity]
 
     def __len__(self) -> int:

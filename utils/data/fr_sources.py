@@ -1,4 +1,4 @@
-"""Reading the files that the training data of a face recogniser is made of."""
+"""Loading the files that make up the training data of a face recogniser."""
 
 from pathlib import Path
 
@@ -24,9 +24,9 @@ def load_recognition_data(
     """The RecognitionData of a dataset of identities.
 
     ``mask``: a ``.npy`` of the positions to use. ``mixed``, ``mixed_labels``: images and labels of identity mixup.
-    ``real``: photos of domain mixup, with the range ``domain_mixup``, LOW:HIGH. ``with_poses``: read the poses of
-    rendered photos. ``settings``: further parameters of RecognitionData. Raises UserError when a file is not what it
-    should be, or the files do not go together.
+    ``real``: photos of domain mixup, with the range ``domain_mixup``, LOW:HIGH. ``with_poses``: whether to read the
+    poses of rendered photos. ``settings``: further parameters of RecognitionData. Raises UserError when a file is not
+    of the expected kind, or the files do not fit together.
     """
     faces = FaceSet(path, mask)
     if len(faces.people) < 2:

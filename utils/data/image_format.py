@@ -1,6 +1,6 @@
-"""Whether an encoded image is complete, told by its structure: decoders fill what is missing with grey.
+"""Detecting truncated JPEG and PNG files by their structure, because decoders fill the missing part with grey.
 
-What follows the end of the image is not looked at: phones append videos (motion photos), further pictures or edit data.
+Data after the end of the image is ignored: phones append videos (motion photos), further pictures or edit data.
 """
 
 import re
@@ -14,24 +14,24 @@ MARKER = re.compile(rb"\xff+([^\x00\xff])")
 MARKER_AFTER_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
 
-def check_complete(data):
-    """Raises ValueError when ``data``, the bytes of an image file, are a JPEG or PNG that was cut off."""
+def check_complete(data: bytes) -> None:
+    """Raise ValueError when ``data``, the bytes of an image file, is a truncated JPEG or PNG."""
     if data.startswith(JPEG_START) and not jpeg_ends(data):
         raise ValueError("truncated JPEG")
     if data.startswith(PNG_START[:4]) and not png_ends(data):
         raise ValueError("truncated PNG")
 
 
-def jpeg_ends(data):
-    """Whether a JPEG reaches its end marker: segments are skipped by their length, scans searched for a marker."""
+def jpeg_ends(data: bytes) -> bool:
+    """Whether a JPEG has its end marker: segments are skipped by their length, scans are searched for a marker."""
     position, scanned, pattern = len(JPEG_START), False, MARKER
-    while found := pattern.search(data, position):
-        marker, position, pattern = found[1][0], found.end(), MARKER
+    while match := pattern.search(data, position):
+        marker, position, pattern = match[1][0], match.end(), MARKER
         if marker == END_OF_IMAGE:
             return scanned
-        if scanned and marker not in AFTER_SCAN:  # bytes of something else
+        if scanned and marker not in AFTER_SCAN:  # not a marker of this image
             return False
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # these have no length
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
             continue
         position += int.from_bytes(data[position : position + 2], "big")
         if marker == START_OF_SCAN:
@@ -39,8 +39,8 @@ def jpeg_ends(data):
     return False
 
 
-def png_ends(data):
-    """Whether a PNG has a whole IEND chunk: length, name, content and checksum of the chunks before it are skipped."""
+def png_ends(data: bytes) -> bool:
+    """Whether a PNG has a complete IEND chunk. A chunk is its length, name, content and checksum."""
     position = len(PNG_START)
     while position + 12 <= len(data):
         if data[position + 4 : position + 8] == b"IEND":

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -11,18 +12,18 @@ from models.errors import UserError
 from utils.data import heic
 from utils.data.image_format import check_complete
 
-SIDE = 112
-CONTACT_SHEET = "contact_sheet.jpg"  # drawn beside a dataset, not part of it
+SIDE = 112  # pixels, of all images that the models see
+CONTACT_SHEET = "contact_sheet.jpg"  # a preview beside a dataset, not one of its images
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", *heic.readable_extensions())
 
-cv2.setNumThreads(1)  # images are handled by several threads of ours
+cv2.setNumThreads(1)  # the project uses threads and processes of its own
 
 
-def list_images(source, extensions=EXTENSIONS, what="images"):
-    """The image files of a folder (with all folders below), a ``.txt`` of paths, or one file: sorted, without repeats.
+def list_images(source: Path | str, extensions: Sequence[str] = EXTENSIONS, what: str = "images") -> list[Path]:
+    """The image files of a folder and its subfolders, of a ``.txt`` list of paths, or one file; sorted, each once.
 
-    Paths in a list are taken as they stand, or else relative to the list. Raises UserError when there are none.
-    ``extensions`` and ``what``: to list other files than images, and what to call them.
+    Paths in a list are relative to the current folder or, if no such file exists, to the list. ``extensions`` and
+    ``what``: the file types to list, and their name in messages. Raises UserError when there are none.
     """
     source = Path(source)
     if source.is_dir():
@@ -41,13 +42,13 @@ def list_images(source, extensions=EXTENSIONS, what="images"):
     return sorted(set(paths))
 
 
-def name_in(source, photo):
-    """What to call one of ``list_images(source)``: its path in the folder, or as it stands in the list."""
+def name_in(source: Path | str, photo: Path) -> str:
+    """The name of one of ``list_images(source)``: its path relative to the folder, or its path in the list."""
     return str(photo.relative_to(source)) if Path(source).is_dir() else str(photo)
 
 
-def files_left_out(source, extensions=EXTENSIONS):
-    """Lines on the files of a folder that ``list_images`` leaves out; hidden files go without saying."""
+def files_left_out(source: Path | str, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
+    """Lines for the user on the files of a folder that ``list_images`` ignores, other than hidden ones."""
     if not Path(source).is_dir():
         return []
     suffixes = Counter(
@@ -66,28 +67,31 @@ def files_left_out(source, extensions=EXTENSIONS):
     return lines
 
 
-def files_below(folder):
-    """All files of a folder and those below it, also of linked folders, as subsets are often made of links."""
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files of a folder and its subfolders. Links are followed, because subsets are often made of links."""
     for parent, folders, files in os.walk(folder, followlinks=True):
         parent = Path(parent)
         folders[:] = [name for name in folders if not leads_back(parent / name)]
         yield from (parent / name for name in files)
 
 
-def leads_back(folder):
-    """Whether a folder is a link to one that it lies in."""
+def leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to one of its own parents."""
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
-def read_image(path):
-    """An image file -> (H, W, 3) uint8 RGB; grey, alpha, 16-bit and CMYK are converted. ValueError when damaged."""
+def read_image(path: Path | str) -> np.ndarray:
+    """Read an image file as (H, W, 3) uint8 RGB; grey, alpha, 16-bit and CMYK images are converted.
+
+    Raises OSError, or ValueError when the image is damaged.
+    """
     return decode_image(Path(path).read_bytes())
 
 
-def decode_image(data):
-    """Encoded bytes -> (H, W, 3) uint8 RGB; bytes after the end of the image do no harm.
+def decode_image(data: bytes) -> np.ndarray:
+    """Decode an image to (H, W, 3) uint8 RGB; bytes after its end are ignored.
 
-    Raises ValueError when they are no image or a truncated one.
+    Raises ValueError when the bytes are not an image, or a truncated one.
     """
     check_complete(data)
     if heic.is_heic(data):
@@ -98,23 +102,23 @@ def decode_image(data):
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def resize(image, side=SIDE):
-    """(H, W, 3) -> (side, side, 3), without antialiasing artefacts when it shrinks."""
+def resize(image: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """(H, W, 3) -> (side, side, 3): area averaging when both sides shrink, so that nothing aliases, else bilinear."""
     if image.shape[:2] == (side, side):
         return image
     shrinks = image.shape[0] > side and image.shape[1] > side
     return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def encode_jpeg(image, quality):
-    """(H, W, 3) uint8 RGB -> JPEG bytes."""
+def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
+    """(H, W, 3) uint8 RGB -> JPEG bytes. ``quality``: 1 to 100."""
     return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[
         1
     ].tobytes()
 
 
-def contact_sheet(rows):
-    """Rows of (112, 112, 3) uint8 RGB images -> one picture, a row a person; short rows end in white."""
+def contact_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Rows of (112, 112, 3) uint8 RGB images -> one image, one row per identity; short rows end in white."""
     columns = max(map(len, rows))
     sheet = np.full((len(rows) * SIDE, columns * SIDE, 3), 255, np.uint8)
     for y, row in enumerate(rows):

@@ -1,8 +1,9 @@
-"""Writing LMDB files, and the format of FR training: key ``b"0"``.. -> msgpack (image bytes, label).
+"""Writing LMDB files, and the LMDB format of FR training: key ``b"0"``.. -> msgpack (image bytes, label).
 
-Beside them ``__keys__`` (a list of keys), ``__len__`` and ``__classnum__``, msgpacked too.
+The keys ``__keys__`` (the list of keys), ``__len__`` and ``__classnum__`` have msgpack values as well.
 """
 
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -11,14 +12,14 @@ import msgpack
 
 from models.errors import UserError
 
-FIRST_MAP_SIZE = 1 << 26
+Records = Sequence[tuple[bytes, bytes]]  # (key, value)
 
-
+FIRST_MAP_SIZE = 1 << 26  # bytes
 RECORDS_PER_TRANSACTION = 2000
 
 
-def check_whole(env, path):
-    """Raise UserError when an open LMDB's file is shorter than the pages it uses: reading one would end the process."""
+def check_whole(env: lmdb.Environment, path: Path | str) -> None:
+    """Raise UserError when the file of an open LMDB is shorter than the pages in use: reading those would crash."""
     file = Path(path) / "data.mdb" if Path(path).is_dir() else Path(path)
     size, needed = file.stat().st_size, (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     if size < needed:
@@ -27,16 +28,16 @@ def check_whole(env, path):
 
 
 class GrowingLmdb:
-    """An LMDB in one file whose map grows when it is full."""
+    """A single-file LMDB for writing, whose map grows when it is full. Raises UserError when the file is truncated."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path | str):
         size = max(FIRST_MAP_SIZE, 2 * Path(path).stat().st_size if Path(path).exists() else 0)
         self.env = lmdb.open(str(path), subdir=False, map_size=size, lock=False)
         if Path(path).stat().st_size:
             check_whole(self.env, path)
 
-    def put(self, records):
-        """Write (key, value) pairs of bytes in one transaction."""
+    def put(self, records: Records) -> None:
+        """Write (key, value) pairs in one transaction. ``records`` is read again if the map had to grow."""
         while True:
             try:
                 with self.env.begin(write=True) as transaction:
@@ -46,12 +47,16 @@ class GrowingLmdb:
             except lmdb.MapFullError:
                 self.env.set_mapsize(2 * self.env.info()["map_size"])
 
-    def close(self):
+    def close(self) -> None:
+        """Close the file."""
         self.env.close()
 
 
-def write_fr_lmdb(path, records, people):
-    """Write (label, encoded image) pairs as an FR-training LMDB of ``people`` people; how many images."""
+def write_fr_lmdb(path: Path | str, records: Iterable[tuple[int, bytes]], people: int) -> int:
+    """Write (label, encoded image) pairs of ``people`` identities as an LMDB for FR training.
+
+    Returns the number of images.
+    """
     number, pending = 0, []
     with closing(GrowingLmdb(path)) as target:
         for label, image in records:
@@ -64,8 +69,8 @@ def write_fr_lmdb(path, records, people):
     return number
 
 
-def closing_records(count, people):
-    """What stands beside the numbered records."""
+def closing_records(count: int, people: int) -> list[tuple[bytes, bytes]]:
+    """The records beside the numbered ones, for ``count`` images of ``people`` identities."""
     keys = [str(i).encode() for i in range(count)]
     return [
         (b"__keys__", msgpack.packb(keys)),

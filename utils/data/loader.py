@@ -1,4 +1,4 @@
-"""Loading the batches of an epoch: their order, their worker processes, and broken records among them."""
+"""Loading the batches of an epoch: order of the batches, worker processes, and removal of broken records."""
 
 import os
 import signal
@@ -11,13 +11,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.runtime.signals import STOP_SIGNALS
 
-Batch = TypeVar("Batch")  # a NamedTuple of columns
+Batch = TypeVar("Batch")  # a NamedTuple of tensors and lists, one row per image
 
 
 class EpochBatches(Sampler):
     """The batches of one rank in an epoch, as lists of (epoch, index). No index occurs twice in an epoch.
 
-    ``steps``: batches per epoch, the same number on every rank. The order depends on (seed, epoch) alone. Iteration
+    ``steps``: batches per epoch, the same number on every rank. The order depends only on (seed, epoch). Iteration
     starts with epoch 0 unless ``begin`` has chosen another one.
     """
 
@@ -27,7 +27,7 @@ class EpochBatches(Sampler):
         self.begin(0)
 
     def begin(self, epoch: int, first: int = 0, end: int | None = None) -> None:
-        """Choose the batches of the next iteration: ``first`` up to ``end`` (default: the last one) of an epoch."""
+        """Choose the batches of the next iteration: ``first`` to ``end`` - 1 of an epoch, by default to the last."""
         self.epoch, self.chosen = epoch, range(self.steps)[first:end]
 
     def __len__(self) -> int:
@@ -55,16 +55,16 @@ def drop_broken(batch: Batch) -> Batch:
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
-    """Ignore Ctrl-C and the stop signals of a cluster, which reach all processes: the main process handles them."""
+    """Ignore Ctrl-C and the stop signals of a cluster: they reach all processes, and the main process handles them."""
     for number in (signal.SIGINT, *STOP_SIGNALS):
         signal.signal(number, signal.SIG_IGN)
 
 
 def make_loader(data: Dataset, batches: Iterable[list[Any]], workers: int, pin_memory: bool) -> DataLoader:
-    """A loader of ``batches``, a sampler or a list of lists of the dataset's items.
+    """A loader of ``batches``: a sampler, or a list of lists of the dataset's items.
 
-    ``workers``: number of worker processes, at most one per core. They live as long as the loader, so that they are
-    not started again in every epoch. ``pin_memory``: whether batches are copied to pinned memory, for a GPU.
+    ``workers``: number of worker processes, at most one per core. They live as long as the loader, so that they need
+    not be started in every epoch. ``pin_memory``: whether batches are copied to pinned memory, for a GPU.
     """
     workers = min(workers, len(os.sched_getaffinity(0)))
     options = {"prefetch_factor": 4, "worker_init_fn": leave_signals_to_the_parent, "persistent_workers": True}

@@ -1,21 +1,22 @@
 """Masks: which records of a dataset to use, an ``.npy`` of positions in the published form.
 
-A mask of ours also keeps how many records there were. It stands behind the positions as a second array, which
-``np.load`` leaves alone (``np.save`` twice into one file), so it cannot be lost when the file is moved or renamed.
+Masks written by this project also store the number of records of the dataset, as a second array after the positions
+(``np.save`` called twice on one file). ``np.load`` ignores it, and it stays with the file when that is moved.
 """
 
 import io
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from models.errors import UserError
 
 
-def save_mask(path, positions, count):
-    """Write ``positions`` (n,) integers into ``count`` records. A file that holds something else is left alone.
+def save_mask(path: Path | str, positions: ArrayLike, count: int) -> None:
+    """Write a mask: ``positions`` (n,), integers from 0 to ``count`` - 1, of a dataset of ``count`` records.
 
-    Raises UserError when there is one; the same mask once more changes nothing.
+    Raises UserError when the file exists with other content.
     """
     content = io.BytesIO()
     np.save(content, np.asarray(positions, np.int64))
@@ -26,10 +27,10 @@ def save_mask(path, positions, count):
     path.write_bytes(content.getvalue())
 
 
-def load_mask(path, count, source):
-    """Positions to use, (n,) integers, of the ``count`` records of ``source``.
+def load_mask(path: Path | str, count: int, source: Path | str) -> np.ndarray:
+    """The positions to use, (n,) integers, among the ``count`` records of ``source``.
 
-    Raises UserError when the file is no mask, or one of another number of records.
+    Raises UserError when the file is not a mask, or was made for another number of records.
     """
     try:
         mask, made_for = read_mask(path)
@@ -47,9 +48,9 @@ def load_mask(path, count, source):
     return mask
 
 
-def read_mask(path):
-    """(positions, number of records or None) of a mask file. Raises OSError, ValueError or TypeError if none."""
+def read_mask(path: Path | str) -> tuple[np.ndarray, int | None]:
+    """(positions, number of records or None) of a file. Raises OSError, ValueError or TypeError if it is not a mask."""
     with open(path, "rb") as file:
         mask = np.lib.format.read_array(file, allow_pickle=False)
-        rest = file.read()  # nothing in a published mask, or one made elsewhere
+        rest = file.read()  # empty in published masks and in those of other tools
     return mask, int(np.lib.format.read_array(io.BytesIO(rest), allow_pickle=False)) if rest else None

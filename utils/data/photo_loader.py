@@ -1,37 +1,39 @@
-"""Photos that worker processes read and decode ahead, while the models are busy with those before them."""
+"""Reading and decoding photos ahead in worker processes, while the models process earlier ones."""
 
 import atexit
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from utils.data.face_set import FaceSet
 from utils.data.loader import leave_signals_to_the_parent
 
-CHUNK = 16  # photos that a worker hands over at a time
-FEW = 128  # photos; starting processes for fewer takes longer than reading them
-MOST_WORKERS = 8  # of one process, unless the user asks for more
+CHUNK = 16  # number of photos that a worker sends at a time
+FEW = 128  # number of photos below which starting workers takes longer than reading
+MOST_WORKERS = 8  # per process, unless the user asks for more
 
 
 class Unreadable(NamedTuple):
-    """What stands for a photo that cannot be used."""
+    """Stands in for a photo that cannot be used."""
 
     reason: str
 
 
 class Photos(Dataset):
-    """Item ``position`` -> ``read(items[position])``, or Unreadable where that raises a ValueError or an OSError."""
+    """Item ``position`` -> ``read(items[position])``, or or Unreadable if that raises a ValueError or an OSError."""
 
-    def __init__(self, read, items):
+    def __init__(self, read: Callable[[Any], Any], items: Sequence[Any]):
         self.read, self.items = read, items
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, position):
+    def __getitem__(self, position: int) -> Any:
         try:
             return self.read(self.items[position])
         except (ValueError, OSError) as error:
@@ -41,11 +43,11 @@ class Photos(Dataset):
 def read_ahead(
     read: Callable, items: Iterable, workers: int | None = None, ahead: int = 0
 ) -> Iterator[tuple[Any, Any]]:
-    """Iterate over (item, ``read(item)``) in the order of the items; Unreadable where reading failed.
+    """Iterate over (item, ``read(item)``) in order of the items, with Unreadable in place of the result on failure.
 
-    ``read`` and what it gives must be picklable: images are best left uint8. ``workers``: processes that read, at most
-    one a core; 0 reads in this process; by default as many as there are cores for this process, and none for few
-    items. ``ahead``: items that are read in advance, at least, as many as the caller works on at a time.
+    ``read`` and its results must be picklable; images should stay uint8. ``workers``: number of worker processes, at
+    most one per core; 0 reads in this process; by default one per available core, and none for few items. ``ahead``:
+    smallest number of items to read in advance; at least the caller's batch size.
     """
     items = list(items)
     workers = usual_workers(len(items)) if workers is None else min(workers, cores())
@@ -56,16 +58,16 @@ def read_ahead(
         prefetch_factor=max(2, 1 + ahead // (workers * CHUNK)) if workers else None,
         worker_init_fn=leave_signals_to_the_parent,
         collate_fn=list,
-        generator=torch.Generator(),  # of the workers' seeds: the process's own one stays as it is
+        generator=torch.Generator(),  # for the workers' seeds, instead of the process's global generator
     )
     photos = (photo for chunk in begin(loader) for photo in chunk)
     return zip(items, photos, strict=True)
 
 
-def begin(loader):
-    """The iterator of a DataLoader, whose workers end with this process even where it stops half-way.
+def begin(loader: DataLoader) -> Iterator[Any]:
+    """The iterator of a DataLoader. Its workers are killed at exit if the process stops before the end.
 
-    They ignore SIGTERM, by which multiprocessing would end them and then wait for them.
+    Otherwise multiprocessing would send them SIGTERM, which they ignore, and wait for them.
     """
     others = set(multiprocessing.active_children())
     iterator = iter(loader)
@@ -74,22 +76,24 @@ def begin(loader):
     return iterator
 
 
-def read_faces(faces, indices, workers=None, ahead=0):
-    """``read_ahead`` of the images of a FaceSet, (index, (112, 112, 3) uint8 RGB or Unreadable)."""
+def read_faces(
+    faces: FaceSet, indices: Iterable[int], workers: int | None = None, ahead: int = 0
+) -> Iterator[tuple[int, np.ndarray | Unreadable]]:
+    """``read_ahead`` for the photos of a FaceSet: (index, (112, 112, 3) uint8 RGB or Unreadable)."""
     faces.close()  # a worker must not inherit an open LMDB
     return read_ahead(faces.image, map(int, indices), workers, ahead)
 
 
-def usual_workers(count):
-    """How many workers to start for so many photos."""
+def usual_workers(count: int) -> int:
+    """The default number of workers for ``count`` photos."""
     return 0 if count < FEW else min(MOST_WORKERS, cores())
 
 
-def cores():
-    """Cores for this process: its share where torchrun started several on this machine."""
+def cores() -> int:
+    """Number of cores for this process: its share if torchrun has started several on this machine."""
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def reason_of(error: Exception) -> str:
-    """What to tell about an error that names no file: "No such file or directory"."""
+    """The text of an error without the file name: "No such file or directory"."""
     return getattr(error, "strerror", None) or str(error)

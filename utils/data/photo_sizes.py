@@ -1,4 +1,4 @@
-"""Whether photos look like aligned face crops, told by their size."""
+"""Whether photos look like aligned face crops, judged by their size."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,13 +8,13 @@ from PIL import Image
 from utils.data import heic
 from utils.data.images import SIDE
 
-LARGEST = 2 * SIDE  # a square photo of up to this side may be an aligned crop in another size
+LARGEST = 2 * SIDE  # pixels; a square photo up to this side may be an aligned crop
 
 
 def unaligned_photos(paths: Iterable[Path]) -> list[str]:
-    """A line on the photos that are not square or much larger than a crop, with the first as an example; else none.
+    """A line for the user on photos that are not square or are much larger than a crop, with an example; or no line.
 
-    Files that cannot be opened are passed over: whoever reads them will say so.
+    Files that cannot be opened are ignored here; reading them reports the error.
     """
     paths = list(paths)
     sizes = ((path, size) for path in paths if (size := image_size(path)) is not None)
@@ -29,8 +29,8 @@ def unaligned_photos(paths: Iterable[Path]) -> list[str]:
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """(width, height) from a photo's header, None when it cannot be opened."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # a header takes no memory, however large the photo
+    """(width, height) in pixels from a photo's header, None if it cannot be opened."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # only the header is read, however large the photo
     try:
         if heic.is_named_heic(path):
             heic.register()

@@ -1,10 +1,13 @@
-"""Slices of a numbered set, written FIRST:END."""
+"""Ranges of a numbered set, given on the command line as FIRST:END."""
 
 from models.errors import UserError
 
 
-def parse_slice(text, count, flag="--start_end"):
-    """``A:B`` -> range(A, B) in ``count``; None is everything. UserError when malformed, reversed or past the end."""
+def parse_slice(text: str | None, count: int, flag: str = "--start_end") -> range:
+    """``A:B`` -> range(A, B) out of ``count``; None stands for all.
+
+    Raises UserError, which names the ``flag``, when the text is malformed, reversed or past the end.
+    """
     if text is None:
         return range(count)
     try:

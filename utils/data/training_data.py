@@ -77,7 +77,7 @@ class TrainingData(Dataset):
         self._check_kind(first)
         self.positions = load_mask(mask, self.count, path) if mask else np.arange(self.count)  # (N,)
 
-    def _check_kind(self, first):
+    def _check_kind(self, first: bytes) -> None:
         fields = msgpack.unpackb(first)
         if len(fields) == 2:
             raise UserError(
@@ -89,7 +89,7 @@ class TrainingData(Dataset):
             raise UserError(f"{self.path}: features have width {width}; --rep_dim says {self.width}.")
 
     def with_mask(self, path: Path | str) -> "TrainingData":
-        """The records of the same LMDB at the positions of another mask, not augmented.
+        """The records of the same LMDB at the positions of another mask, without augmentation.
 
         Raises UserError when the mask does not fit.
         """
@@ -101,7 +101,7 @@ class TrainingData(Dataset):
         """Mean and standard deviation of the norms of the first ``count`` features."""
         norms = []
         for position in self.positions[:count]:
-            with suppress(ValueError):  # broken records are reported when they are trained on
+            with suppress(ValueError):  # broken records are reported during training
                 norms.append(float(np.linalg.norm(unpack_record(self.lmdb.get(str(int(position)).encode()))[1])))
         self.close()
         return (float(np.mean(norms)), float(np.std(norms))) if norms else (0.0, 0.0)
@@ -127,7 +127,7 @@ class TrainingData(Dataset):
 
 
 def held_out_data(data: TrainingData, mask: Path | str) -> TrainingData:
-    """The records at the positions of ``mask``. Raises UserError when some of them are trained on."""
+    """The records at the positions of ``mask``. Raises UserError when some are training records."""
     held_out = data.with_mask(mask)
     shared = np.intersect1d(held_out.positions, data.positions).size
     if shared:

@@ -1,8 +1,10 @@
-"""The training LMDB, read and written: key ``b"0"``.. -> msgpack (image bytes, .npy bytes of the FR feature, label)."""
+"""The LMDB that the generator is trained on: key ``b"0"``.. -> msgpack (image bytes, .npy bytes of feature, label)."""
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import lmdb
 import msgpack
@@ -12,14 +14,16 @@ from models.errors import UserError
 from utils.data.images import decode_image, resize
 from utils.data.lmdb_files import GrowingLmdb, check_whole
 
+Value = TypeVar("Value")
+
 RECORDS_PER_TRANSACTION = 1000
 NEXT_SOURCE = b"__next_source__"
 SOURCE = b"__source__"
-NAME = b"__name__"  # and the number of a record: which photo it is. Readers of the published form never ask for it.
+NAME = b"__name__"  # + record number: the photo's name. Readers of the published format ignore these keys.
 
 
-def open_lmdb(path):
-    """Open an LMDB file or folder for reading. Raises UserError when it is missing or none."""
+def open_lmdb(path: Path | str) -> lmdb.Environment:
+    """Open an LMDB file or folder for reading. Raises UserError when it is missing, damaged or not an LMDB."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such LMDB.")
@@ -36,8 +40,8 @@ def open_lmdb(path):
     return env
 
 
-def unpack_record(data):
-    """msgpack bytes -> (encoded image, feature (D,) float32, label). ValueError when broken."""
+def unpack_record(data: bytes) -> tuple[bytes, np.ndarray, int]:
+    """msgpack bytes -> (encoded image, feature (D,) float32, label). Raises ValueError when the record is broken."""
     try:
         image, feature, label = msgpack.unpackb(data)
         feature = np.load(io.BytesIO(feature), allow_pickle=False).astype(np.float32).reshape(-1)
@@ -46,8 +50,11 @@ def unpack_record(data):
     return image, feature, label
 
 
-def decode_record(data, width):
-    """msgpack bytes -> (image (112, 112, 3) uint8 RGB, feature (width,) float32, label). ValueError when broken."""
+def decode_record(data: bytes, width: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """msgpack bytes -> (image (112, 112, 3) uint8 RGB, feature (width,) float32, label).
+
+    Raises ValueError when the record is broken, or its feature has another width, is not finite or is all zero.
+    """
     image, feature, label = unpack_record(data)
     if feature.shape != (width,):
         raise ValueError(f"a feature of {feature.size} numbers where {width} are needed")
@@ -58,11 +65,11 @@ def decode_record(data, width):
     return resize(decode_image(image)), feature, int(label)
 
 
-def photo_names(path):
-    """The name of the photo that each record was made from, in the order of the records.
+def photo_names(path: Path | str) -> list[str]:
+    """The name of the photo that each record was made from, in order of the records.
 
-    Relative to the folder of photos (PERSON/PHOTO), or as in the list of photos. Raises UserError when the LMDB has
-    none: it was made by other code, or by this script before it kept them.
+    Names are relative to the folder of photos (IDENTITY/PHOTO), or as in the list of photos. Raises UserError when the
+    LMDB has none: it was made by other code or by an earlier version.
     """
     env = open_lmdb(path)
     with env, env.begin() as transaction:
@@ -74,41 +81,41 @@ def photo_names(path):
 
 
 class LazyLmdb:
-    """An LMDB that is opened by the process that reads it, when it reads: a process can have it open only once."""
+    """An LMDB that each process opens on its first read, because a process must not open an LMDB twice."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path | str):
         self.path, self.env = path, None
 
-    def __getstate__(self):
-        """What goes to another process: the path, since an open LMDB cannot."""
+    def __getstate__(self) -> dict[str, Any]:
+        """The state to send to another process: the path, because an open LMDB cannot be sent."""
         return {"path": self.path, "env": None}
 
-    def get(self, key):
-        """The value of a key as bytes, empty when there is none."""
+    def get(self, key: bytes) -> bytes:
+        """The value of a key, empty if there is none."""
         return self.read(key, bytes)
 
-    def read(self, key, how):
-        """``how`` of the value's buffer, which is valid during the call only."""
+    def read(self, key: bytes, how: Callable[[memoryview | bytes], Value]) -> Value:
+        """The result of ``how`` on the value of a key, a buffer that is valid only during the call."""
         if self.env is None:
             self.env = open_lmdb(self.path)
         with self.env.begin(buffers=True) as transaction:
             return how(transaction.get(key) or b"")
 
-    def close(self):
-        """Let go of it, until it is read again."""
+    def close(self) -> None:
+        """Close the LMDB; the next read opens it again."""
         if self.env is not None:
             self.env.close()
             self.env = None
 
 
 class TrainingLmdbWriter:
-    """Appends records to a training LMDB, and knows where an earlier run stopped.
+    """Appends records to a training LMDB, and continues where an earlier run stopped.
 
-    ``fingerprint``: bytes that tell its source; UserError when it was begun with another one. ``count``: records in
-    it; ``next_source``: number of the first source photo that was not dealt with yet.
+    ``fingerprint``: bytes that identify the source photos. ``count``: number of records; ``next_source``: number of
+    the first source photo that has not been processed. Raises UserError when the LMDB was begun with other photos.
     """
 
-    def __init__(self, path, fingerprint):
+    def __init__(self, path: Path | str, fingerprint: bytes):
         self.lmdb, self.pending, self.fingerprint = GrowingLmdb(path), [], fingerprint
         with self.lmdb.env.begin() as transaction:
             is_another = transaction.get(SOURCE, fingerprint) != fingerprint
@@ -119,10 +126,10 @@ class TrainingLmdbWriter:
             self.lmdb.close()
             raise UserError(f"{path}: was begun with other photos; delete it, or choose another --file_name.")
 
-    def add(self, source, name, image, feature, label):
-        """Append a record: ``image`` as encoded bytes, ``feature`` (512,) float32, ``label`` a whole number.
+    def add(self, source: int, name: str, image: bytes, feature: np.ndarray, label: int) -> None:
+        """Append a record: an encoded ``image``, its ``feature`` (512,) and its ``label``.
 
-        ``source`` and ``name``: number of the photo in its source, and what it is called there.
+        ``source`` and ``name``: number and name of the photo among the source photos.
         """
         buffer, key = io.BytesIO(), str(self.count).encode()
         np.save(buffer, np.asarray(feature, np.float32), allow_pickle=False)
@@ -132,12 +139,14 @@ class TrainingLmdbWriter:
         if len(self.pending) >= 2 * RECORDS_PER_TRANSACTION:  # a record and its name
             self.flush()
 
-    def flush(self):
+    def flush(self) -> None:
+        """Write the pending records and the counts in one transaction."""
         counts = [(b"__len__", msgpack.packb(self.count)), (NEXT_SOURCE, msgpack.packb(self.next_source))]
         self.lmdb.put([*self.pending, *counts, (SOURCE, self.fingerprint)])
         self.pending = []
 
-    def close(self, class_count):
+    def close(self, class_count: int) -> None:
+        """Write what is pending, the list of keys and the number of identities, and close the file."""
         keys = msgpack.packb([str(i).encode() for i in range(self.count)])
         self.flush()
         self.lmdb.put([(b"__keys__", keys), (b"__classnum__", msgpack.packb(class_count))])

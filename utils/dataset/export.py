@@ -1,11 +1,11 @@
-"""Datasets of people in the forms that other libraries read: folders, Hugging Face imagefolder, WebDataset shards."""
+"""Exporting datasets in formats of other libraries: folders, Hugging Face imagefolder, WebDataset shards."""
 
 import io
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from models.errors import UserError
 from utils.data.face_set import FaceSet
@@ -15,22 +15,22 @@ from utils.dataset.layout import find_manifest
 from utils.dataset.manifest import read_lines
 
 JPEG_START = b"\xff\xd8"
-JPEG_QUALITY = 95  # of photos that come in another format
+JPEG_QUALITY = 95  # of photos that are converted from another format
 SHARD_SIZE = 10_000  # images in a WebDataset shard
-COLUMNS = ("sigma", *MEASURES, "source")  # what a manifest tells of an image
+COLUMNS = ("sigma", *MEASURES, "source")  # of a manifest line, beside the identity
 
 
 class Photo(NamedTuple):
-    """An encoded photo: ``label`` 0..C-1, ``identity`` the person's name in its dataset, ``about`` {column: value}."""
+    """An encoded photo: ``label`` 0..C-1, ``identity`` its name in the dataset, metadata ``about`` {column: value}."""
 
     label: int
     identity: str
     data: bytes
-    about: dict
+    about: dict[str, Any]
 
 
 def photos_of(faces: FaceSet) -> Iterator[Photo]:
-    """The photos of a dataset, person by person, with what its manifest says of them.
+    """The photos of a dataset, identity by identity, with their metadata from the manifest.
 
     Raises UserError at a photo that cannot be read.
     """
@@ -41,12 +41,12 @@ def photos_of(faces: FaceSet) -> Iterator[Photo]:
             data = faces.read(index)
         except (OSError, ValueError) as error:
             raise UserError(f"{faces.name(index)}: cannot be read: {error}") from error
-        yield Photo(label, faces.people[label], data, about.get(faces.place(index), {}))
+        yield Photo(label, faces.people[label], data, about.get(faces.location(index), {}))
     faces.close()
 
 
-def manifest_columns(path: Path) -> dict[str, dict]:
-    """{file or key: {column: value}} of a generated dataset, empty for any other."""
+def manifest_columns(path: Path) -> dict[str, dict[str, Any]]:
+    """{file or key: {column: value}} of a generated dataset; empty for any other dataset."""
     path = Path(path)
     root = path.parent if path.is_file() else path  # NAME/NAME.lmdb stands for NAME
     manifest = find_manifest(root)
@@ -54,16 +54,16 @@ def manifest_columns(path: Path) -> dict[str, dict]:
         return {}
     columns = {}
     for line in read_lines(manifest):
-        place = line.get("file") or line.get("key")
-        if place:
+        location = line.get("file") or line.get("key")
+        if location:
             record = ImageRecord.from_line(line)
             values = {"identity": record.name, "sigma": record.sigma, **record.measured, "source": record.source}
-            columns[place] = {name: value for name, value in values.items() if value is not None}
+            columns[location] = {name: value for name, value in values.items() if value is not None}
     return columns
 
 
 def numbered_jpegs(photos: Iterable[Photo]) -> Iterator[tuple[int, Photo]]:
-    """(index among the person's photos, photo), photos in other formats encoded as JPEG. UserError at a broken one."""
+    """(index within the identity, photo); photos in other formats are encoded as JPEG. UserError at a damaged one."""
     last, index = None, 0
     for photo in photos:
         index = index + 1 if photo.label == last else 0
@@ -77,7 +77,10 @@ def numbered_jpegs(photos: Iterable[Photo]) -> Iterator[tuple[int, Photo]]:
 
 
 def write_folder(path: Path, photos: Iterable[Photo], metadata: TextIO | None = None) -> int:
-    """``PATH/<six digits>/<three digits>.jpg``; how many photos. ``metadata``: a text file to describe them in."""
+    """Write ``PATH/<label, six digits>/<index, three digits>.jpg``; returns the number of photos.
+
+    ``metadata``: an open text file that gets a line of JSON for every photo.
+    """
     count = 0
     path.mkdir(exist_ok=True)
     for index, photo in numbered_jpegs(photos):
@@ -92,9 +95,9 @@ def write_folder(path: Path, photos: Iterable[Photo], metadata: TextIO | None = 
 
 
 def write_imagefolder(path: Path, photos: Iterable[Photo]) -> int:
-    """The folders of ``write_folder`` with Hugging Face's ``metadata.jsonl``; how many photos.
+    """Write the folders of ``write_folder`` with Hugging Face's ``metadata.jsonl``; returns the number of photos.
 
-    A line has a photo's file_name, label and identity and what the manifest says of it, null where that is nothing.
+    Each line has a photo's file_name, label, identity and manifest columns, null where the manifest has no value.
     """
     path.mkdir()
     with open(path / "metadata.jsonl", "w") as metadata:
@@ -102,9 +105,9 @@ def write_imagefolder(path: Path, photos: Iterable[Photo]) -> int:
 
 
 def write_webdataset(path: Path, photos: Iterable[Photo]) -> int:
-    """``PATH/000000.tar`` ...: shards of SHARD_SIZE samples, each a .jpg and a .json of the same key; how many photos.
+    """Write ``PATH/000000.tar`` ...: shards of SHARD_SIZE samples, each a .jpg and a .json with the same key.
 
-    Equal photos give equal shards: nothing of the time or the user goes into them.
+    Returns the number of photos. Shards contain no time stamps or user names, so equal photos give equal shards.
     """
     count, shard = 0, None
     path.mkdir()
@@ -126,6 +129,7 @@ def write_webdataset(path: Path, photos: Iterable[Photo]) -> int:
 
 
 def add_member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add a file to an open archive."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
     archive.addfile(member, io.BytesIO(data))

@@ -1,45 +1,60 @@
 """The folder format: ``<dataset>/<identity>/<index>.jpg``.
 
-An identity is in place once its folder has its final name and holds the images that its manifest lines name.
+An identity is stored once its folder has its final name and holds the images named in its manifest lines.
 """
+
+from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from utils.dataset.manifest import BlockReader, IdentityLines, Key
 
-# Inside a part, followed by the token of the process that owns it: who lost the part to another process does no harm.
-UNFINISHED = "unfinished-"  # identities being written
-REPLACED = "replaced-"  # the folder of an identity that is drawn anew, until the new one is in place
+if TYPE_CHECKING:
+    from utils.dataset.parts import Part
+
+# Folders in a part, followed by the token of its owner, so that a process that has lost the part cannot interfere.
+UNFINISHED = "unfinished-"  # identities that are being written
+REPLACED = "replaced-"  # the previous folder of an identity that is generated again, until the new one has its place
 JPEG_END = b"\xff\xd9"
 
 
-class FolderStore:
-    """Writes identities as folders of JPEG files."""
+class WrittenFolder(NamedTuple):
+    """An identity's images from number ``first`` on, in an unfinished folder; the names of their ``files``."""
 
-    def __init__(self, root, part):
+    name: str
+    first: int
+    files: list[str]
+
+
+class FolderStore:
+    """Writes identities as folders of JPEG files. ``root``: the dataset; ``part``: the part that this process owns."""
+
+    def __init__(self, root: Path | str, part: Part):
         self.root, token = Path(root), part.lock.holder.token
         self.unfinished, self.replaced = part.folder / (UNFINISHED + token), part.folder / (REPLACED + token)
         for leftover in (*part.folder.glob(UNFINISHED + "*"), *part.folder.glob(REPLACED + "*")):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def write(self, name, first, images):
-        """Write the images from number ``first`` on, encoded bytes or None each, where nobody looks yet.
+    def write(self, name: str, first: int, images: Sequence[bytes | None]) -> WrittenFolder:
+        """Write images of an identity, encoded bytes or None each, numbered from ``first``, into an unfinished folder.
 
-        Returns what ``publish`` needs. Several threads may write different identities at the same time.
+        Returns the argument of ``publish``. Several threads may write different identities at the same time.
         """
         files = {file_name(index): data for index, data in enumerate(images, first) if data is not None}
         if files:
             (self.unfinished / name).mkdir(parents=True)
         for file, data in files.items():
             (self.unfinished / name / file).write_bytes(data)
-        return name, first, list(files)
+        return WrittenFolder(name, first, list(files))
 
-    def publish(self, written):
-        """Put in place what was written: a new identity in one step, further images one after the other.
+    def publish(self, written: WrittenFolder) -> None:
+        """Move written images to the dataset: a new identity in one step, further images one after the other.
 
-        An identity without a single image gets no folder: a reader would take it for an empty class.
+        An identity without images gets no folder, because readers would take that for an empty class.
         """
         name, first, files = written
         unfinished, final, aside = self.unfinished / name, self.root / name, self.replaced / name
@@ -47,33 +62,35 @@ class FolderStore:
             for file in files:
                 (unfinished / file).rename(final / file)
             return
-        if final.exists():  # one to be drawn anew, or what a killed run left and no manifest names
+        if final.exists():  # generated again, or left by a killed run and named in no manifest
             aside.parent.mkdir(exist_ok=True)
             final.rename(aside)
         if files:
             unfinished.rename(final)
         shutil.rmtree(aside, ignore_errors=True)
 
-    def close(self):
+    def close(self) -> None:
+        """Delete the unfinished folders."""
         for folder in (self.unfinished, self.replaced):
             shutil.rmtree(folder, ignore_errors=True)
 
     @staticmethod
-    def place(name, index, written):
-        """What a manifest line says of where its image is."""
+    def location(name: str, index: int, written: bool) -> dict[str, str | None]:
+        """The entry of a manifest line that says where its image is; None for an image that was not ``written``."""
         return {"file": f"{name}/{file_name(index)}" if written else None}
 
     @staticmethod
-    def in_place(root):
-        """A function of an identity's key and lines: whether its images are there. Made anew when a run begins.
+    def in_place(root: Path | str) -> Callable[..., bool]:
+        """A function of an identity's key and lines that tells whether its images are stored.
 
-        ``tail``: the index does not name the lines, so each image is looked at: lines are written before the images
-        appear, and a power cut may have left files without their content.
+        The folders are listed once, when this is called. With ``tail=True`` the lines are not in the index yet, and
+        each image file is checked: lines are written before their images appear, and a power cut may have left files
+        without their content.
         """
         root = Path(root)
         folders = {entry.name for entry in os.scandir(root) if entry.is_dir()}
 
-        def check(key: Key, block: IdentityLines, tail=False):
+        def check(key: Key, block: IdentityLines, tail: bool = False) -> bool:
             if not block.images:
                 return True
             if not tail or key[1] not in folders:
@@ -83,52 +100,54 @@ class FolderStore:
         return check
 
     @staticmethod
-    def complete(root, blocks) -> bool:
-        """Whether every image that an identity's lines name is there; somebody may have deleted one."""
+    def complete(root: Path | str, blocks: Sequence[IdentityLines]) -> bool:
+        """Whether every image named in an identity's lines exists; the user may have deleted some."""
         files = [line["file"] for block in blocks for line in block.read()]
         return all((Path(root) / file).is_file() for file in files if file)
 
     @staticmethod
-    def images(root, lines):
-        """The encoded images of those manifest lines that have one, without those that somebody deleted."""
+    def images(root: Path | str, lines: Sequence[dict[str, Any]]) -> list[bytes]:
+        """The encoded images of the manifest lines that have one, without images that the user has deleted."""
         paths = [Path(root) / line["file"] for line in lines if line["file"]]
         return [path.read_bytes() for path in paths if path.is_file()]
 
     @staticmethod
-    def check_merged(root, images, people):
-        """The images are where the writers put them."""
+    def check_merged(root: Path | str, images: int, people: int) -> None:
+        """Merging does not move images, so there is nothing to check."""
 
     @staticmethod
-    def next_images(root):
-        """Images are never written anew."""
+    def next_images(root: Path | str) -> None:
+        """None: images are never rewritten."""
 
     @staticmethod
-    def merged_images(root, folders, images, people, anew):
+    def merged_images(root: Path | str, folders: list[Path], images: int, people: int, anew: bool) -> MergedFolders:
+        """The target of a merge; see MergedFolders."""
         return MergedFolders()
 
 
 class MergedFolders:
-    """Merging does not move images, and so leaves the manifest's lines as they are."""
+    """The target of a merge. Images are not moved, so the manifest lines stay the same."""
 
     def __init__(self):
         self.reader = BlockReader()
 
-    def add(self, key, blocks) -> bytes:
+    def add(self, key: Key, blocks: Sequence[IdentityLines]) -> bytes:
         """The identity's lines in the merged manifest."""
         return b"".join(map(self.reader.text, blocks))
 
-    def commit(self):
-        pass
+    def commit(self) -> None:
+        """Images were published by their writers."""
 
-    def replace(self):
-        pass
+    def replace(self) -> None:
+        """Images keep their names."""
 
-    def close(self):
+    def close(self) -> None:
+        """Close the manifests that were read."""
         self.reader.close()
 
 
-def is_whole(path) -> bool:
-    """Whether a JPEG file has its end."""
+def is_whole(path: Path) -> bool:
+    """Whether a JPEG file ends with the end-of-image marker."""
     try:
         with open(path, "rb") as file:
             file.seek(-len(JPEG_END), os.SEEK_END)
@@ -137,5 +156,6 @@ def is_whole(path) -> bool:
         return False
 
 
-def file_name(index):
+def file_name(index: int) -> str:
+    """The file of an identity's image number ``index``."""
     return f"{index:03d}.jpg"

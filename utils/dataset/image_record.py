@@ -1,26 +1,26 @@
 """The schema of a dataset's manifest: one ImageRecord, one line of ``manifest.jsonl``, for every image.
 
-docs/datasets.md describes each field for those who read the file.
+docs/datasets.md describes each field for users of the file.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-MEASURES = ("id_similarity", "quality", "yaw", "pitch")  # what may be measured of an image
-DIGITS = 4
-# What stands beside measured values in a manifest line and in a verdict; AttrOP targets of one's own have other names.
+MEASURES = ("id_similarity", "quality", "yaw", "pitch")  # what can be measured on an image
+DIGITS = 4  # decimal places of measured values
+# The names in a manifest line and in a verdict that are not measured values. Custom AttrOP targets need other names.
 RECORD_FIELDS = ("file", "key", "identity", "name", "index", "source", "sigma", "attrop", "passed", "tries")
 VERDICT_FIELDS = ("measured_on", "accepted", "iterations", "missed", "reason")
 
 
 @dataclass(frozen=True)
 class AttrOPVerdict:
-    """How AttrOP ended on one vector.
+    """The outcome of AttrOP on one vector.
 
-    ``measured_on``: "check image" where AttrOP worked on the identity vector (the image it checked is decoded from the
-    vector without noise and is not written), "image" where it worked on this very image. ``missed``: the names of the
-    targets that the image it returned did not reach, empty when ``accepted``. ``values``: what it measured on the check
-    image; empty when it was measured on this image, whose values stand in the record itself.
+    ``measured_on``: "check image" where AttrOP worked on the identity vector (its image is decoded from the vector
+    without noise and is not written), "image" where it worked on this very image. ``missed``: the names of the targets
+    that the returned image did not reach, empty when ``accepted``. ``reason``: a text for the user. ``values``:
+    measurements on the check image; empty when this very image was measured, whose values are in the record itself.
     """
 
     measured_on: Literal["check image", "image"]
@@ -30,13 +30,14 @@ class AttrOPVerdict:
     reason: str = ""
     values: dict[str, float] = field(default_factory=dict)
 
-    def line(self) -> dict:
-        """As the manifest has it."""
+    def line(self) -> dict[str, Any]:
+        """The verdict as a manifest line has it."""
         verdict = {"measured_on": self.measured_on, "accepted": self.accepted, "iterations": self.iterations}
         return verdict | {"missed": list(self.missed), "reason": self.reason} | rounded(self.values)
 
     @classmethod
-    def from_line(cls, line: dict) -> "AttrOPVerdict":
+    def from_line(cls, line: dict[str, Any]) -> "AttrOPVerdict":
+        """The verdict in a manifest line."""
         return cls(
             line["measured_on"],
             line["accepted"],
@@ -49,16 +50,16 @@ class AttrOPVerdict:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What is known of one image of a dataset.
+    """The metadata of one image of a dataset.
 
-    ``identity``: the identity's number, which seeds its draws; ``name``: its folder; ``index``: the image's number
-    among the identity's; ``sigma``: standard deviation of the noise on each dimension of the identity vector;
+    ``identity``: the identity's number, which seeds its random streams; ``name``: its folder; ``index``: the image's
+    number within the identity; ``sigma``: standard deviation of the noise on each dimension of the identity vector;
     ``source``: the photo or folder that the identity vector came from (reference mode).
-    ``measured``: {name: value} of this image, before JPEG compression; nothing else may stand there. The names are
-    those in MEASURES, and those of AttrOP targets of one's own.
-    ``attrop``: AttrOP's verdict: on this image, or, in the record of the identity's first image alone, on its vector.
-    ``passed``: whether it passed the gate, None without a gate; ``tries``: {name: value, "reason": text} of each draw
-    that did not pass.
+    ``measured``: {name: value}, measured on this very image before JPEG compression. The names are those in MEASURES
+    and those of custom AttrOP targets.
+    ``attrop``: AttrOP's verdict on this image or, only in the record of the identity's first image, on its vector.
+    ``passed``: whether it passed the gate, None without a gate; ``tries``: {name: value, "reason": text} of each
+    rejected attempt.
     """
 
     identity: int
@@ -69,10 +70,10 @@ class ImageRecord:
     measured: dict[str, float] = field(default_factory=dict)
     attrop: AttrOPVerdict | None = None
     passed: bool | None = None
-    tries: tuple[dict, ...] = ()
+    tries: tuple[dict[str, Any], ...] = ()
 
-    def line(self) -> dict:
-        """As the manifest has it; what is not known is left out."""
+    def line(self) -> dict[str, Any]:
+        """The manifest line without the location of the image; unknown entries are left out."""
         line = {"identity": self.identity, "name": self.name, "index": self.index}
         if self.source is not None:
             line["source"] = self.source
@@ -86,8 +87,8 @@ class ImageRecord:
         return line
 
     @classmethod
-    def from_line(cls, line: dict) -> "ImageRecord":
-        """The record of a manifest line; where the image lies (``file`` or ``key``) is no part of it."""
+    def from_line(cls, line: dict[str, Any]) -> "ImageRecord":
+        """The record of a manifest line; the location of the image (``file`` or ``key``) is not part of it."""
         attrop = line.get("attrop")
         return cls(
             line["identity"],
@@ -103,4 +104,5 @@ class ImageRecord:
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:
+    """Measured values to DIGITS decimal places, as the manifest has them."""
     return {name: round(float(value), DIGITS) for name, value in values.items()}

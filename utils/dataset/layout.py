@@ -1,58 +1,63 @@
-"""Where a generated dataset's files lie. ``NAME/`` holds the people and nothing else, as the released code leaves it.
+"""The file layout of a generated dataset. ``NAME/`` holds only the identities, as in the released code.
 
-The manifest, the settings, the contact sheet and the parts of running processes lie in ``NAME.about/`` beside it, so
-that a reader which takes every entry of a dataset's folder for a person finds only people. Earlier versions kept these
-files in ``NAME/`` itself; utils/dataset/migration.py moves them.
+The manifest, the settings, the contact sheet and the parts of running processes are in ``NAME.about/`` beside it, for
+readers that take every entry of a dataset's folder for an identity. Earlier versions kept these files in ``NAME/``
+itself; utils/dataset/migration.py moves them.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 from models.errors import UserError
 from utils.data.images import CONTACT_SHEET
 
 ABOUT_SUFFIX = ".about"
-REPORT_SUFFIX = ".report"  # of the folder that scripts write their reports on a dataset into
+REPORT_SUFFIX = ".report"  # suffix of the folder for reports on a dataset
 MANIFEST = "manifest.jsonl"
 SETTINGS = "settings.json"
 PARTS = "parts"
 
 
 def about_folder(root: Path | str) -> Path:
-    """The folder that holds what is known of the dataset ``root``."""
+    """The folder ``NAME.about`` of the dataset ``root``."""
     root = Path(root)
-    root = root if root.name not in ("", "..") else root.resolve()  # the current folder has no name of its own
+    root = root if root.name not in ("", "..") else root.resolve()  # Path(".") and Path("..") have no name
     return root.with_name(root.name + ABOUT_SUFFIX)
 
 
 def manifest_path(root: Path | str) -> Path:
+    """The manifest of a dataset: a line of JSON for every image."""
     return about_folder(root) / MANIFEST
 
 
 def settings_path(root: Path | str) -> Path:
+    """The settings of a dataset, from which its images follow."""
     return about_folder(root) / SETTINGS
 
 
 def parts_folder(root: Path | str) -> Path:
+    """The folder of the parts that running processes are writing."""
     return about_folder(root) / PARTS
 
 
 def contact_sheet_path(root: Path | str) -> Path:
+    """The preview of a dataset: images of its first identities."""
     return about_folder(root) / CONTACT_SHEET
 
 
 def has_old_layout(root: Path | str) -> bool:
-    """Whether an earlier version wrote this dataset, with its settings among the people."""
+    """Whether an earlier version wrote this dataset, with its settings in the folder of the identities."""
     return (Path(root) / SETTINGS).is_file()
 
 
 def find_manifest(root: Path | str) -> Path | None:
-    """The manifest of a dataset of either layout, None where there is none."""
+    """The manifest of a dataset in either layout, None if there is none."""
     paths = (manifest_path(root), Path(root) / MANIFEST)
     return next((path for path in paths if path.is_file()), None)
 
 
-def read_settings(path: Path) -> dict:
+def read_settings(path: Path) -> dict[str, Any]:
     """``{"settings": ..., "environment": ...}`` of a dataset. Raises UserError when the file is damaged."""
     try:
         content = json.loads(path.read_text())

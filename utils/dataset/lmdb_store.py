@@ -1,15 +1,17 @@
-"""The LMDB format of FR training: key ``b"0"``.. -> msgpack (image bytes, label).
+"""The LMDB format of FR training; see utils/data/lmdb_files.py.
 
-Beside them ``__keys__`` (a list of keys), ``__len__`` and ``__classnum__``, msgpacked too.
-
-LMDB has one writer, so every process fills an LMDB in its own part (key: identity, value: its images;
-one transaction an identity), and merging appends them to the numbered one. Nobody should read an LMDB that a run is
-adding to: a transaction that was begun before two merges may find its pages used again.
+An LMDB has a single writer, so each process fills an LMDB in its own part (key: identity, value: its images; one
+transaction per identity), and merging appends these images to the numbered LMDB of the dataset. That LMDB should not be
+read while a run adds to it: a read transaction that began before two merges may find its pages overwritten.
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import lmdb
 import msgpack
@@ -19,12 +21,17 @@ from utils.data.lmdb_files import RECORDS_PER_TRANSACTION, GrowingLmdb, check_wh
 from utils.dataset.layout import MANIFEST, about_folder, manifest_path
 from utils.dataset.manifest import BlockReader, IdentityLines, Key
 
+if TYPE_CHECKING:
+    from utils.dataset.parts import Part
+
 PART_FILE = "images.lmdb"
+
+Record = tuple[bytes, bytes]  # key and value in the LMDB of a part
 
 
 @contextmanager
-def reading(path):
-    """A read transaction on an LMDB file or folder."""
+def reading(path: Path) -> Iterator[lmdb.Transaction]:
+    """A read transaction on an LMDB file or folder. Raises UserError when it is truncated."""
     env = lmdb.open(str(path), subdir=Path(path).is_dir(), readonly=True, lock=False, readahead=False)
     check_whole(env, path)
     with closing(env), env.begin() as transaction:
@@ -32,38 +39,39 @@ def reading(path):
 
 
 class LmdbStore:
-    """Writes identities into this part's LMDB."""
+    """Writes identities into the LMDB of the part that this process owns."""
 
-    def __init__(self, root, part):
+    def __init__(self, root: Path | str, part: Part):
         self.lmdb = GrowingLmdb(part.folder / PART_FILE)
 
-    def write(self, name, first, images):
-        """What ``publish`` puts in place: the images from number ``first`` on, encoded bytes or None each."""
+    def write(self, name: str, first: int, images: Sequence[bytes | None]) -> Record:
+        """The record of an identity's images, encoded bytes or None each, numbered from ``first``, for ``publish``."""
         return part_key(name, first), msgpack.packb(images)
 
-    def publish(self, written):
-        """Put an identity's images in place in one transaction, which is on the disk when it ends."""
+    def publish(self, written: Record) -> None:
+        """Write an identity's images in one transaction, which is on the disk when this returns."""
         self.lmdb.put([written])
 
-    def close(self):
+    def close(self) -> None:
+        """Close the LMDB of the part."""
         self.lmdb.close()
 
     @staticmethod
-    def place(name, index, written):
-        """What a manifest line says of where its image is; merging gives it its key."""
+    def location(name: str, index: int, written: bool) -> dict[str, str | None]:
+        """The entry of a manifest line that says where its image is; merging fills in the key."""
         return {"key": None}
 
     @staticmethod
-    def path(root):
+    def path(root: Path | str) -> Path:
         """The dataset's LMDB file, named like its folder."""
         return Path(root) / f"{Path(root).resolve().name}.lmdb"
 
     @staticmethod
-    def in_place(root):
-        """A function of an identity's key and lines: whether its images are in the merged file, or in its part."""
+    def in_place(root: Path | str) -> Callable[..., bool]:
+        """A function of an identity's key and lines that tells whether its images are in the merged LMDB or a part."""
         merged, has_merged, keys = manifest_path(root), LmdbStore.path(root).exists(), {}  # {part: keys in its LMDB}
 
-        def check(key: Key, block: IdentityLines, tail=False):
+        def check(key: Key, block: IdentityLines, tail: bool = False) -> bool:
             if block.manifest == merged:
                 return has_merged
             if block.manifest not in keys:
@@ -73,21 +81,22 @@ class LmdbStore:
         return check
 
     @staticmethod
-    def complete(root, blocks) -> bool:
-        """Whether every image that an identity's lines name is there: nobody deletes one from an LMDB by hand."""
+    def complete(root: Path | str, blocks: Sequence[IdentityLines]) -> bool:
+        """True: single images are not deleted from an LMDB by hand."""
         return True
 
     @staticmethod
-    def images(root, lines):
-        """The encoded images of those manifest lines that have one."""
+    def images(root: Path | str, lines: Sequence[dict[str, Any]]) -> list[bytes]:
+        """The encoded images of the manifest lines that have one."""
         with reading(LmdbStore.path(root)) as transaction:
             return [image for image in images_by_key(transaction, lines) if image is not None]
 
     @staticmethod
-    def check_merged(root, images, people):
-        """Take back what a merge added to the LMDB that was killed before its lines counted.
+    def check_merged(root: Path | str, images: int, people: int) -> None:
+        """Undo what a killed merge added to the LMDB but did not yet enter into the manifest's index.
 
-        ``images`` and ``people``: how many the manifest has. UserError when the LMDB has fewer.
+        ``images`` and ``people``: numbers of images and identities in the manifest. Raises UserError when the LMDB has
+        fewer images.
         """
         path = LmdbStore.path(root)
         if not path.exists():
@@ -106,22 +115,24 @@ class LmdbStore:
                 target.put(closing_records(images, people))
 
     @staticmethod
-    def next_images(root):
-        """Where an LMDB that is written anew lies before it takes its name."""
+    def next_images(root: Path | str) -> Path:
+        """The temporary file of an LMDB that is being rewritten."""
         return about_folder(root) / "images.lmdb.next"
 
     @staticmethod
-    def merged_images(root, folders, images, people, anew):
+    def merged_images(root: Path | str, folders: list[Path], images: int, people: int, anew: bool) -> MergedLmdb:
+        """The target of a merge; see MergedLmdb."""
         return MergedLmdb(root, folders, images, people, anew)
 
 
 class MergedLmdb:
-    """Adds images of parts to the numbered LMDB, after the ``images`` of ``people`` that it has.
+    """The target of a merge: adds the images of parts to the numbered LMDB.
 
-    ``anew``: write another file beside it, which gets all images and takes its place with ``replace``.
+    ``folders``: the parts; ``images`` and ``people``: numbers of images and identities that the LMDB already has.
+    ``anew``: whether to write all images to a new file, which ``replace`` then renames to the dataset's LMDB.
     """
 
-    def __init__(self, root, folders, images, people, anew):
+    def __init__(self, root: Path | str, folders: list[Path], images: int, people: int, anew: bool):
         self.target, self.unfinished = LmdbStore.path(root), LmdbStore.next_images(root)
         self.merged_manifest, self.count, self.people, self.pending = manifest_path(root), images, people, []
         self.stack = ExitStack()
@@ -134,8 +145,8 @@ class MergedLmdb:
         }
         self.lmdb = GrowingLmdb(self.unfinished if anew else self.target)
 
-    def add(self, key, blocks) -> bytes:
-        """Put an identity's images into the LMDB; its lines in the merged manifest, which name their keys."""
+    def add(self, key: Key, blocks: Sequence[IdentityLines]) -> bytes:
+        """Add an identity's images, and return its lines in the merged manifest, which now have their keys."""
         texts, first = [], self.count
         for block in blocks:
             lines = self.reader.lines(block)
@@ -145,45 +156,46 @@ class MergedLmdb:
                 if image is not None:
                     self.pending.append((line["key"].encode(), msgpack.packb((image, self.people))))
                     self.count += 1
-        self.people += self.count > first  # a class has an image
+        self.people += self.count > first  # only an identity with an image is a class
         if len(self.pending) >= RECORDS_PER_TRANSACTION:
             self.lmdb.put(self.pending)
             self.pending = []
         return "".join(texts).encode()
 
-    def _images(self, name, block, lines):
+    def _images(self, name: str, block: IdentityLines, lines: list[dict[str, Any]]) -> list[bytes | None]:
         source = self.sources.get(block.manifest)
         if block.manifest == self.merged_manifest:
             return images_by_key(source, lines)
         return msgpack.unpackb(source.get(part_key(name, block.first)))
 
-    def commit(self):
-        """Count the new images, in one transaction: before it nobody sees them."""
+    def commit(self) -> None:
+        """Write the remaining images and the new counts in one transaction, which makes the new images visible."""
         self.lmdb.put(self.pending + closing_records(self.count, self.people))
 
-    def replace(self):
-        """Let the file that was written anew take the place of the one before."""
+    def replace(self) -> None:
+        """Replace the dataset's LMDB by the new file."""
         self.close()
         self.unfinished.replace(self.target)
 
-    def close(self):
+    def close(self) -> None:
+        """Close all files; calling this again has no effect."""
         self.stack.close()
         self.lmdb.close()
 
 
-def part_key(name, first):
-    """The key of an identity's images from number ``first`` on in the LMDB of a part."""
+def part_key(name: str, first: int) -> bytes:
+    """The key, in the LMDB of a part, of an identity's images numbered from ``first``."""
     return (f"{name}/{first}" if first else name).encode()
 
 
-def keys_in(path):
-    """The keys in the LMDB of a part; none where there is no such file yet."""
+def keys_in(path: Path) -> set[bytes]:
+    """The keys in the LMDB of a part; empty if the file does not exist yet."""
     if not path.exists():
         return set()
     with reading(path) as transaction:
         return set(map(bytes, transaction.cursor().iternext(values=False)))
 
 
-def images_by_key(transaction, lines):
-    """The encoded image of each manifest line, None where it has none."""
+def images_by_key(transaction: lmdb.Transaction, lines: Sequence[dict[str, Any]]) -> list[bytes | None]:
+    """The encoded image of each manifest line, None for a line without one."""
     return [line["key"] and msgpack.unpackb(transaction.get(line["key"].encode()))[0] for line in lines]

@@ -1,8 +1,8 @@
-"""A manifest file and the index beside it, which tells where each identity's lines stand without reading them.
+"""A manifest file and the index beside it, which gives the position of each identity's lines in the manifest.
 
-``manifest.jsonl.index`` has a line an identity: ``[number, name, start, end, first, lines, images]``. A manifest only
-grows at its end, an identity's lines at a time; the index follows. What the index does not name yet is the *tail*:
-lines that were begun and perhaps not finished. Without an index, as in datasets of earlier versions, all lines count.
+``manifest.jsonl.index`` has one line per identity: ``[number, name, start, end, first, lines, images]``. Lines are only
+appended to a manifest, one identity at a time, and the index follows. Lines that are not in the index yet are the
+*tail*; they may be incomplete. Without an index, as in datasets of earlier versions, all lines are valid.
 """
 
 import json
@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from models.errors import UserError
 from utils.runtime.durable import append_whole
@@ -18,13 +18,14 @@ from utils.runtime.durable import append_whole
 INDEX_SUFFIX = ".index"
 
 Key = tuple[int, str]  # an identity's number and name
+Line = dict[str, Any]  # one line of a manifest, with its names as in image_record.py and in the store's ``location``
 
 
 class IdentityLines(NamedTuple):
-    """Lines of one identity that were written together, for its images ``first`` to ``first + lines - 1``.
+    """A block of lines of one identity, written together, for its images ``first`` to ``first + lines - 1``.
 
-    ``manifest``: the file; ``start`` and ``end``: their first byte and the byte after the last; ``images``: how many
-    of the lines have an image.
+    ``manifest``: the file; ``start`` and ``end``: offsets of the first byte and of the byte after the last one;
+    ``images``: the number of lines that have an image.
     """
 
     manifest: Path
@@ -34,19 +35,21 @@ class IdentityLines(NamedTuple):
     lines: int
     images: int
 
-    def read(self) -> list[dict]:
+    def read(self) -> list[Line]:
+        """The lines of the block."""
         with closing(BlockReader()) as reader:
             return reader.lines(self)
 
 
 def index_path(manifest: Path) -> Path:
+    """The index of a manifest."""
     return manifest.with_name(manifest.name + INDEX_SUFFIX)
 
 
 def read_index(manifest: Path) -> dict[Key, IdentityLines] | None:
-    """What the index says; of an identity that was written twice the last one.
+    """The content of the index; the last entry of an identity that was written twice.
 
-    None when there is no index, or it does not fit the manifest, which somebody changed.
+    None if there is no index, or if it does not fit the manifest because that was edited.
     """
     try:
         text = index_path(manifest).read_bytes()
@@ -63,12 +66,12 @@ def read_index(manifest: Path) -> dict[Key, IdentityLines] | None:
 
 
 def end_of(index: dict[Key, IdentityLines] | None) -> int:
-    """The byte at which the tail begins."""
+    """The offset in bytes at which the tail begins."""
     return max((block.end for block in index.values()), default=0) if index else 0
 
 
 def parse_lines(manifest: Path, start: int = 0) -> Iterator[tuple[Key, IdentityLines]]:
-    """The blocks of lines from byte ``start`` on; a torn last line is left out. UserError at a line that is broken."""
+    """The blocks of lines from offset ``start`` on, without an incomplete last line. UserError at a damaged line."""
     key, block, end = None, None, start
     with open(manifest, "rb") as file:
         file.seek(start)
@@ -97,13 +100,13 @@ def parse_lines(manifest: Path, start: int = 0) -> Iterator[tuple[Key, IdentityL
 
 
 def index_manifest(manifest: Path) -> dict[Key, IdentityLines]:
-    """{(number, name): IdentityLines} of a manifest without its tail, from its index where it has one."""
+    """{(number, name): IdentityLines} of a manifest without its tail, from the index if there is one."""
     index = read_index(manifest)
     return dict(parse_lines(manifest)) if index is None else index
 
 
 def part_blocks(manifest: Path) -> Iterator[tuple[Key, IdentityLines, bool]]:
-    """The blocks of a part's manifest, and whether each belongs to the tail; up to a line that is broken."""
+    """The blocks of a part's manifest up to the first damaged line, and whether each belongs to the tail."""
     index = read_index(manifest) or {}
     yield from ((key, block, False) for key, block in index.items())
     with suppress(UserError):
@@ -111,27 +114,30 @@ def part_blocks(manifest: Path) -> Iterator[tuple[Key, IdentityLines, bool]]:
 
 
 class BlockReader:
-    """Reads the lines of many identities. Opening a file costs a round trip on a network: each is opened once."""
+    """Reads the lines of many identities. Each file is opened once, as opening one takes a network round trip."""
 
     def __init__(self):
         self.files = {}
 
     def text(self, block: IdentityLines) -> bytes:
+        """The bytes of a block."""
         if block.manifest not in self.files:
             self.files[block.manifest] = open(block.manifest, "rb")  # noqa: SIM115, for close()
         self.files[block.manifest].seek(block.start)
         return self.files[block.manifest].read(block.end - block.start)
 
-    def lines(self, block: IdentityLines) -> list[dict]:
+    def lines(self, block: IdentityLines) -> list[Line]:
+        """The lines of a block."""
         return [json.loads(line) for line in self.text(block).splitlines()]
 
     def close(self) -> None:
+        """Close all files."""
         for file in self.files.values():
             file.close()
 
 
-def read_lines(manifest: Path) -> Iterator[dict]:
-    """The lines of a manifest without its tail, as they are."""
+def read_lines(manifest: Path) -> Iterator[Line]:
+    """The lines of a manifest in file order, without its tail."""
     index = read_index(manifest)
     end = manifest.stat().st_size if index is None else end_of(index)
     with open(manifest, "rb") as file:
@@ -140,10 +146,11 @@ def read_lines(manifest: Path) -> Iterator[dict]:
 
 
 class ManifestWriter:
-    """Appends to a manifest, and to its index what is finished. ``index``: what that says, {key: IdentityLines}.
+    """Appends identities to a manifest and, once they are finished, to its index.
 
-    ``keep``: which blocks of the tail count; the manifest is cut at the first that does not. By default these are none
-    where there is an index, and all where there is none. Raises UserError when the manifest is damaged.
+    ``index``: the content of the index, {key: IdentityLines}. ``keep``: whether a block of the tail is valid; the
+    manifest is truncated at the first block that is not. By default no block is valid if there is an index, and all
+    are if there is none. Raises UserError when the manifest is damaged.
     """
 
     def __init__(self, path: Path, keep: Callable[[Key, IdentityLines], bool] | None = None):
@@ -158,11 +165,11 @@ class ManifestWriter:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self.manifest = os.open(path, flags, 0o644)
         self.index_file = os.open(index_path(path), flags, 0o644)
-        torn = index_path(path).read_bytes()
-        os.ftruncate(self.index_file, torn.rfind(b"\n") + 1)
+        written = index_path(path).read_bytes()
+        os.ftruncate(self.index_file, written.rfind(b"\n") + 1)
 
-    def _settle(self, keep, strict):
-        """Take over the blocks of the tail that count."""
+    def _settle(self, keep: Callable[[Key, IdentityLines], bool], strict: bool) -> None:
+        """Take over the valid blocks of the tail."""
         if strict and self.index:
             return
         try:
@@ -176,26 +183,26 @@ class ManifestWriter:
                 raise
 
     def append(self, key: Key, text: bytes, first: int, lines: int, images: int) -> None:
-        """Add an identity's lines: all, or none when there is no room (OSError)."""
+        """Append an identity's lines: all of them, or nothing when an OSError is raised (disk full)."""
         append_whole(self.manifest, text)
         block = IdentityLines(self.path, self.end, self.end + len(text), first, lines, images)
         self.pending.append((key, block))
         self.end = block.end
 
     def withdraw(self) -> None:
-        """Take back what was appended last."""
+        """Remove the lines that were appended last."""
         _, block = self.pending.pop()
         self.end = block.start
         os.ftruncate(self.manifest, self.end)
 
     def flush(self) -> None:
-        """Have the lines on the disk."""
+        """Flush the lines to the disk."""
         os.fsync(self.manifest)
 
-    def commit(self, sync=os.fsync, count: int | None = None) -> None:
-        """Name in the index the first ``count`` (default: all) of ``pending``, what it does not name yet.
+    def commit(self, sync: Callable[[int], None] = os.fsync, count: int | None = None) -> None:
+        """Enter the first ``count`` (default: all) of the ``pending`` blocks into the index.
 
-        ``sync``: brings them to the disk first, given an open file. Another thread may append meanwhile.
+        ``sync``: flushes the data to the disk first, given a file descriptor. Another thread may append meanwhile.
         """
         count = len(self.pending) if count is None else count
         if count:
@@ -207,6 +214,7 @@ class ManifestWriter:
             os.fsync(self.index_file)
 
     def close(self) -> None:
+        """Close both files; calling this again has no effect."""
         for descriptor in (self.manifest, self.index_file):
             if descriptor is not None:
                 os.close(descriptor)

@@ -1,32 +1,48 @@
-"""Bringing the parts of ended processes together: new identities are appended, and all is written anew on request.
+"""Merging the parts of ended processes: new identities are appended; the whole dataset is rewritten on request.
 
-Appending costs what the parts hold, not what the dataset holds. The merged dataset then is in order of arrival, and
-in order of identity within what one merge brings. ``compact`` writes it in order of identity, as a single run does.
+The cost of appending depends on the size of the parts, not of the dataset. The merged dataset is in order of merges,
+and in order of identity within each merge. ``compact`` rewrites it in order of identity, as a single run does.
 
-What is guaranteed:
+Guarantees:
 
-- After a **kill** between any two steps all finished identities are there. Lines and images are added first, and count
-  once the index names the lines: what it does not name is cut off by the next run, while its part is still there to be
-  merged again, as parts are deleted last. A dataset that is written anew takes the place of the one before when it is
-  whole.
-- After a **power cut** the same holds for what a merge brought together. Of the parts, identities of the last
-  SYNC_SECONDS of dataset_writer may be lost; those whose images are not whole are found and made again.
+- After a **kill** between any two steps all finished identities are kept. Lines and images are added first, and become
+  valid when the lines are entered into the index. The next run cuts off lines that are not in the index; their part
+  still exists and is merged again, because parts are deleted last. A rewritten dataset replaces the previous one when
+  it is complete.
+- After a **power cut** the same holds for merged identities. Of the parts, the identities of the last SYNC_SECONDS of
+  writer.py may be lost; identities with incomplete images are detected and generated again.
 """
 
+from __future__ import annotations
+
 from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.dataset.layout import MANIFEST, about_folder, manifest_path
-from utils.dataset.manifest import ManifestWriter, index_path
+from utils.dataset.manifest import IdentityLines, Key, ManifestWriter, index_path
 from utils.dataset.parts import images_of, lines_of, stored_identities, take_idle_parts
 from utils.runtime.durable import sync_folder
 
+if TYPE_CHECKING:
+    from utils.dataset.folder_store import FolderStore, MergedFolders
+    from utils.dataset.lmdb_store import LmdbStore, MergedLmdb
+    from utils.runtime.locks import LockFile
 
-def recover(root, store) -> None:
-    """End a merge that was killed, or take it back, and index the manifest of an earlier version. Under the lock."""
+    Store = type[FolderStore | LmdbStore]
+
+Identities = dict[Key, tuple[IdentityLines, ...]]
+
+
+def recover(root: Path | str, store: Store) -> None:
+    """Finish or undo a merge that was killed, and index the manifest of an earlier version.
+
+    The caller holds the dataset's lock. Raises UserError when the dataset is damaged.
+    """
     images, manifest, target = store.next_images(root), next_manifest(root), manifest_path(root)
     if images is not None and manifest.exists() and not images.exists():
         index_path(target).unlink(missing_ok=True)
-        manifest.replace(target)  # the images have their name already
+        manifest.replace(target)  # the images have their final name already
     for leftover in filter(None, (images, manifest, index_path(manifest))):
         leftover.unlink(missing_ok=True)
     if target.exists():
@@ -36,10 +52,10 @@ def recover(root, store) -> None:
         store.check_merged(root, *counts(writer.index))
 
 
-def merge_parts(root, store, lock, compact=False) -> None:
-    """Merge the parts of all ended processes. ``lock``: the dataset's, which the caller holds.
+def merge_parts(root: Path | str, store: Store, lock: LockFile, compact: bool = False) -> None:
+    """Merge the parts of all ended processes. ``lock``: the dataset's lock, which the caller holds.
 
-    All is written anew with ``compact``, and where identities got further images.
+    The whole dataset is rewritten if ``compact``, or if identities of it have further images.
     """
     recover(root, store)
     with ExitStack() as stack:
@@ -61,8 +77,8 @@ def merge_parts(root, store, lock, compact=False) -> None:
             part.remove()
 
 
-def add(manifest, images, identities, lock) -> None:
-    """Append identities to a manifest and to the images that belong to it."""
+def add(manifest: ManifestWriter, images: MergedFolders | MergedLmdb, identities: Identities, lock: LockFile) -> None:
+    """Append identities to a manifest and to its images."""
     for key, blocks in identities.items():
         manifest.append(key, images.add(key, blocks), 0, lines_of(blocks), images_of(blocks))
     manifest.flush()
@@ -71,10 +87,10 @@ def add(manifest, images, identities, lock) -> None:
     manifest.commit()
 
 
-def write_anew(root, store, folders, identities, lock) -> None:
-    """Write a manifest and images in order of identity, which then take the place of those before."""
+def write_anew(root: Path | str, store: Store, folders: list[Path], identities: Identities, lock: LockFile) -> None:
+    """Write a new manifest and new images in order of identity, and replace the previous ones by them."""
     target, unfinished = manifest_path(root), next_manifest(root)
-    # The images are begun first: a manifest without them would count as one whose images have their name already.
+    # Images come first: ``recover`` takes a new manifest without new images for one whose images are already renamed.
     with closing(store.merged_images(root, folders, 0, 0, anew=True)) as images:
         with closing(ManifestWriter(unfinished)) as manifest:
             add(manifest, images, identities, lock)
@@ -85,11 +101,11 @@ def write_anew(root, store, folders, identities, lock) -> None:
     sync_folder(about_folder(root))
 
 
-def counts(index) -> tuple[int, int]:
-    """How many images, and how many identities with an image."""
+def counts(index: dict[Key, IdentityLines]) -> tuple[int, int]:
+    """(number of images, number of identities with at least one image)."""
     return sum(block.images for block in index.values()), sum(block.images > 0 for block in index.values())
 
 
-def next_manifest(root):
-    """Where a manifest that is written anew lies before it takes its name."""
+def next_manifest(root: Path | str) -> Path:
+    """The temporary file of a manifest that is being rewritten."""
     return about_folder(root) / (MANIFEST + ".next")

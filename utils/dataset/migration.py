@@ -1,4 +1,4 @@
-"""Bringing a dataset that an earlier version wrote to today's layout and manifest."""
+"""Converting a dataset of an earlier version to the current layout and manifest format."""
 
 import fcntl
 import json
@@ -6,21 +6,25 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from models.errors import UserError
 from utils.data.images import CONTACT_SHEET
 from utils.dataset.image_record import MEASURES, AttrOPVerdict, ImageRecord
 from utils.dataset.layout import MANIFEST, PARTS, SETTINGS, about_folder, read_settings
+from utils.dataset.manifest import Line
 from utils.runtime.durable import atomic_write
 
+Settings = dict[str, Any]  # the "settings" of settings.json
+
 OLD_PARTS = ".parts"
-OLD_GATE = ("id_similarity", "quality")  # what the first two numbers of an old "gate" setting are about
+OLD_GATE = ("id_similarity", "quality")  # measures of the first two numbers of an old "gate" setting
 
 
 def migrate_layout(root: Path | str) -> None:
-    """Move an old dataset's files to ``NAME.about/`` and bring its manifest lines to today's form.
+    """Move an old dataset's files to ``NAME.about/`` and convert its manifest lines to the current form.
 
-    The settings move last: a dataset whose migration was killed still counts as old, and the next call goes on.
+    The settings move last, so that a dataset whose migration was killed still counts as old and the next call resumes.
     Raises UserError when its settings are damaged or a process is still writing it.
     """
     root, about = Path(root), about_folder(root)
@@ -41,7 +45,7 @@ def migrate_layout(root: Path | str) -> None:
 
 
 def finish_old_merge(root: Path) -> None:
-    """Do what the earlier version would have done first: end a merge that was killed, or drop what it left."""
+    """Finish a killed merge of the earlier version, or delete its leftovers, as that version did at its start."""
     next_lmdb, next_manifest = root / f"{root.resolve().name}.next", root / f"{MANIFEST}.next"
     if next_manifest.exists() and (root / f"{root.resolve().name}.lmdb").exists() and not next_lmdb.exists():
         next_manifest.replace(root / MANIFEST)  # its LMDB has its final name already
@@ -51,7 +55,7 @@ def finish_old_merge(root: Path) -> None:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Hold what was the lock of a part in the earlier version; BlockingIOError when one of its processes has it."""
+    """Hold the lock of a part as in the earlier version. Raises BlockingIOError when one of its processes has it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -60,7 +64,8 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def migrate_parts(root: Path, settings: dict) -> None:
+def migrate_parts(root: Path, settings: Settings) -> None:
+    """Convert the manifests of all parts. Raises UserError when a process is still writing one."""
     for part in sorted((root / OLD_PARTS).iterdir()):
         try:
             with locked_folder(part):
@@ -70,8 +75,8 @@ def migrate_parts(root: Path, settings: dict) -> None:
             raise UserError(f"{root}: a process is still writing it; let it end before --migrate.") from error
 
 
-def measured_by_gate(settings: dict) -> dict | None:
-    """What an earlier version measured of each written image: only what its gate asked for, in the run's precision."""
+def measured_by_gate(settings: Settings) -> dict[str, Any] | None:
+    """The "measured" setting of an old dataset: it measured what its gate needed, in the precision of the run."""
     if not settings.get("gate"):
         return None
     lowest = zip(OLD_GATE, settings["gate"], strict=False)
@@ -79,10 +84,10 @@ def measured_by_gate(settings: dict) -> dict | None:
     return {"names": names, "precision": settings["precision"]}
 
 
-def migrate_manifest(source: Path, target: Path, settings: dict) -> None:
-    """Rewrite a manifest in today's form, in one step. A torn last line, left by a kill, is dropped."""
+def migrate_manifest(source: Path, target: Path, settings: Settings) -> None:
+    """Rewrite a manifest in the current form, in one step. An incomplete last line, left by a kill, is dropped."""
 
-    def write(new):
+    def write(new: BinaryIO) -> None:
         with open(source) as old:
             for line in old:
                 if line.endswith("\n"):
@@ -91,15 +96,15 @@ def migrate_manifest(source: Path, target: Path, settings: dict) -> None:
     atomic_write(target, write)
 
 
-def migrated_line(line: dict, settings: dict) -> dict:
-    """A manifest line in today's form.
+def migrated_line(line: Line, settings: Settings) -> Line:
+    """A manifest line in the current form.
 
-    In identity mode earlier versions gave each image the values of AttrOP's check image, which was never written: these
-    move into the first image's ``attrop``. What the gate measured is of the image itself and stays.
+    In identity mode earlier versions gave each image the values of AttrOP's check image, which is not part of the
+    dataset. These move to the first image's ``attrop``. Values measured by the gate are those of the image and stay.
     """
     if "accepted" not in line:
-        return line  # made without AttrOP, or of today's form
-    place = {name: line[name] for name in ("file", "key") if name in line}
+        return line  # made without AttrOP, or already in the current form
+    location = {name: line[name] for name in ("file", "key") if name in line}
     values = {name: line[name] for name in MEASURES if name in line}
     on_this_image = settings["mode"] == "pose"
     gated = (measured_by_gate(settings) or {"names": []})["names"]
@@ -118,4 +123,4 @@ def migrated_line(line: dict, settings: dict) -> dict:
         attrop=verdict if on_this_image or line["index"] == 0 else None,
         passed=line.get("passed"), tries=tuple(line.get("tries", ())),
     )  # fmt: skip
-    return place | record.line()
+    return location | record.line()

@@ -1,20 +1,25 @@
-"""Writing a dataset so that nothing is lost, redone or half-written, however often the run is killed.
+"""Writing a dataset so that a killed run loses nothing, repeats nothing and leaves nothing incomplete.
 
-The identity is the unit of commit: first its manifest lines, then its images appear in one step. What
-determines the images stands in ``settings.json``; other settings are refused, but for more images an identity.
-utils/dataset/merge.py tells what holds after a kill and after a power cut.
+The identity is the unit of commit: first its manifest lines are written, then its images appear in one step.
+``settings.json`` records everything that determines the images. A run with other settings is refused, except that the
+number of images per identity may grow. utils/dataset/merge.py states the guarantees after a kill and a power cut.
 """
+
+from __future__ import annotations
 
 import json
 import shutil
 import threading
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any, Protocol
 
 import lmdb
+import numpy as np
 
 from models.errors import UserError
 from utils.data.images import contact_sheet, decode_image, encode_jpeg
@@ -30,7 +35,7 @@ from utils.dataset.layout import (
     settings_path,
 )
 from utils.dataset.lmdb_store import LmdbStore
-from utils.dataset.manifest import BlockReader, index_manifest, read_lines
+from utils.dataset.manifest import BlockReader, IdentityLines, Key, Line, index_manifest, read_lines
 from utils.dataset.merge import counts, merge_parts, recover
 from utils.dataset.migration import migrate_layout
 from utils.dataset.parts import (
@@ -44,21 +49,39 @@ from utils.dataset.parts import (
     stored_identities,
 )
 from utils.runtime.durable import atomic_write
-from utils.runtime.locks import Holder, LockHeld
+from utils.runtime.locks import Holder, LockFile, LockHeld
 
 STORES = {"folder": FolderStore, "lmdb": LmdbStore}
 SHEET_ROWS, SHEET_COLUMNS = 16, 10
-SHOWN = 3  # processes named in a message
-SYNC_SECONDS = 30.0  # how often what was written is brought to the disk: what a power cut may cost
+SHOWN = 3  # number of processes named in a message
+SYNC_SECONDS = 30.0  # time between flushes to the disk: the most that a power cut can lose
+
+Settings = dict[str, Any]
 
 
-def prepare_dataset(root, settings, environment, overwrite=False, migrate=False):
-    """Make the dataset's folders, or check that those that are there have the same settings. For one process.
+class NamedIdentity(Protocol):
+    """The part of an identity that a dataset stores. ``number`` and ``name`` together are its key."""
 
-    ``settings``: all that determines the images, plain JSON values; ``example``, the number of images an identity, may
-    grow. ``environment``: versions and the like, written down but not compared. ``overwrite``: begin anew;
-    ``migrate``: bring a dataset of an earlier version to today's layout first. Raises UserError when the folder holds
-    something else.
+    number: int
+    name: str
+
+
+class WrittenImage(Protocol):
+    """``pixels``: (112, 112, 3) uint8 RGB, None for an image that the gate left out; ``record``: its metadata."""
+
+    pixels: np.ndarray | None
+    record: ImageRecord
+
+
+def prepare_dataset(
+    root: Path | str, settings: Settings, environment: Settings, overwrite: bool = False, migrate: bool = False
+) -> None:
+    """Make the dataset's folders, or check that the existing dataset has the same settings. Called by one process only.
+
+    ``settings``: everything that determines the images, as plain JSON values; ``example``, the number of images per
+    identity, may grow. ``environment``: versions and the like, recorded but not compared. ``overwrite``: start again;
+    ``migrate``: convert a dataset of an earlier version to the current layout first. Raises UserError when the folder
+    holds anything else.
     """
     root = Path(root)
     about = about_folder(root)
@@ -76,7 +99,9 @@ def prepare_dataset(root, settings, environment, overwrite=False, migrate=False)
         raise write_error(root, error) from error
 
 
-def _prepare(root, settings, environment, overwrite, migrate, lock):
+def _prepare(
+    root: Path, settings: Settings, environment: Settings, overwrite: bool, migrate: bool, lock: LockFile
+) -> None:
     if overwrite:
         delete_dataset(root)
     if has_old_layout(root):
@@ -102,23 +127,25 @@ def _prepare(root, settings, environment, overwrite, migrate, lock):
         write_settings(root, settings, environment)
 
 
-def not_ours(root, folder):
+def not_ours(root: Path, folder: Path) -> UserError:
+    """The error of a ``folder`` with files that do not belong to a generated dataset."""
     return UserError(
         f"{folder} is not empty and there is no {settings_path(root)}, so it is not ours to add to: "
         "give another --name."
     )
 
 
-def write_settings(root, settings, environment):
+def write_settings(root: Path, settings: Settings, environment: Settings) -> None:
+    """Write settings.json in one step."""
     content = json.dumps({"settings": settings, "environment": environment}, indent=2) + "\n"
     atomic_write(settings_path(root), content)
 
 
-def delete_dataset(root):
-    """Delete a dataset of ours, of either layout; a folder of anything else stays. For the holder of its lock.
+def delete_dataset(root: Path) -> None:
+    """Delete a generated dataset in either layout; any other folder is kept. The caller holds the dataset's lock.
 
-    The people go first and the settings last, so that a killed deletion leaves a folder that is still known as ours.
-    Raises UserError when a process is writing it.
+    The identities are deleted first and the settings last, so that what a killed deletion leaves is still recognised as
+    a dataset. Raises UserError when a process is writing it.
     """
     doomed = root.with_name(f".{root.name}.overwritten")
     shutil.rmtree(doomed, ignore_errors=True)
@@ -136,8 +163,8 @@ def delete_dataset(root):
     settings_path(root).unlink(missing_ok=True)
 
 
-def holds_nothing(root):
-    """Whether a dataset was begun and no identity of it was finished or is being made: any settings fit that."""
+def holds_nothing(root: Path) -> bool:
+    """Whether a dataset has neither finished nor unfinished identities, so that its settings may be replaced."""
     if parts_folder(root).exists():
         return False
     if not manifest_path(root).exists():
@@ -145,11 +172,11 @@ def holds_nothing(root):
     return not manifest_path(root).stat().st_size and not any(path.is_dir() for path in root.iterdir())
 
 
-def check_settings(root, settings):
-    """Whether the dataset there is to be extended by more images an identity. UserError when it has other settings."""
-    there = read_settings(settings_path(root))["settings"]
-    for name in sorted(settings.keys() | there.keys()):
-        new, old = settings.get(name), there.get(name)
+def check_settings(root: Path, settings: Settings) -> bool:
+    """Whether the existing dataset needs more images per identity. Raises UserError when its other settings differ."""
+    stored = read_settings(settings_path(root))["settings"]
+    for name in sorted(settings.keys() | stored.keys()):
+        new, old = settings.get(name), stored.get(name)
         if name == "example" and isinstance(old, int) and new > old:
             continue
         if new != old:
@@ -162,11 +189,14 @@ def check_settings(root, settings):
                 f"{root} holds a dataset with other settings: {name} is {old} there and {new} now. Give another "
                 "--name, or --overwrite to start again."
             )
-    return settings.get("example") != there.get("example")
+    return settings.get("example") != stored.get("example")
 
 
-def prepare_extension(root, format, lock):
-    """Merge what ended processes left, so that the images an identity has are all in one place."""
+def prepare_extension(root: Path, format: str, lock: LockFile) -> None:
+    """Merge the parts of ended processes, so that all images of an identity are in the merged dataset.
+
+    Raises UserError when a process is writing the dataset.
+    """
     if owners := living_owners(root):
         raise UserError(
             f"{root}: another process ({owners[0]}) is writing it; let it end before adding images to its identities."
@@ -174,7 +204,8 @@ def prepare_extension(root, format, lock):
     merge_parts(root, STORES[format], lock)
 
 
-def write_error(root, error):
+def write_error(root: Path | str, error: Exception) -> UserError:
+    """The error of a dataset that cannot be written (disk full, no permission)."""
     return UserError(
         f"{root}: cannot write: {getattr(error, 'strerror', None) or error}. Finished identities are safe; "
         "mend this and run the same command again."
@@ -182,13 +213,13 @@ def write_error(root, error):
 
 
 class DatasetWriter:
-    """Encodes and stores identities in the background. Use as a context manager.
+    """Encodes and stores identities in background threads. Use as a context manager.
 
-    ``part``: a name no other process uses at the same time. Errors of the background work are raised,
-    as UserError, by the next ``write`` or at the end.
+    ``format``: a key of STORES; ``part``: a name that no other process uses at the same time; ``workers``: number of
+    threads. Errors of the background threads are raised as UserError by a later ``write`` or at the end.
     """
 
-    def __init__(self, root, format, part, jpeg_quality=75, workers=2):
+    def __init__(self, root: Path | str, format: str, part: str, jpeg_quality: int = 75, workers: int = 2):
         self.root, self.jpeg_quality = Path(root), jpeg_quality
         self.pool = ThreadPoolExecutor(max(1, workers))
         self.pending, self.most_pending = deque(), 4 * max(1, workers)
@@ -203,19 +234,19 @@ class DatasetWriter:
         except (OSError, lmdb.Error) as error:
             raise write_error(root, error) from error
 
-    def write(self, identity, images):
-        """Store one finished identity (with ``number`` and ``name``) and its GeneratedImages in order.
+    def write(self, identity: NamedIdentity, images: Sequence[WrittenImage]) -> None:
+        """Store the images of one finished identity, in order.
 
-        Where it has images already these are further ones: ``index`` of their records goes on from there.
+        If the identity has images already, these are further ones, and ``index`` in their records continues the count.
         """
         if len(self.pending) >= self.most_pending:
             self._wait_for(self.pending.popleft())
         self.pending.append(self.pool.submit(self._commit, identity, images))
 
-    def _commit(self, identity, images):
+    def _commit(self, identity: NamedIdentity, images: Sequence[WrittenImage]) -> None:
         encoded = [None if image.pixels is None else encode_jpeg(image.pixels, self.jpeg_quality) for image in images]
         lines = [
-            self.store.place(identity.name, image.record.index, image.pixels is not None) | image.record.line()
+            self.store.location(identity.name, image.record.index, image.pixels is not None) | image.record.line()
             for image in images
         ]
         written = self.store.write(identity.name, images[0].record.index, encoded)
@@ -230,21 +261,21 @@ class DatasetWriter:
             try:
                 self.synced = time.monotonic()
                 with self.commit_lock:
-                    count = len(self.part.manifest.pending)  # all of them in place
+                    count = len(self.part.manifest.pending)  # all of these are published
                 self.part.sync(count)
             finally:
                 self.sync_lock.release()
 
-    def _wait_for(self, future):
+    def _wait_for(self, future: Future) -> None:
         try:
             future.result()
         except (OSError, lmdb.Error) as error:
             raise write_error(self.root, error) from error
 
-    def __enter__(self):
+    def __enter__(self) -> DatasetWriter:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> None:
         self.pool.shutdown(wait=True, cancel_futures=False)
         try:
             while self.pending:
@@ -257,17 +288,18 @@ class DatasetWriter:
             self.store.close()
             self.part.close()
 
-    def _sync(self):
+    def _sync(self) -> None:
         try:
             self.part.sync()
         except OSError as error:
             raise write_error(self.root, error) from error
 
 
-def finish_dataset(root, format, compact=False) -> list[Holder]:
-    """Merge the parts of all ended processes and draw the contact sheet; who is still writing other parts.
+def finish_dataset(root: Path | str, format: str, compact: bool = False) -> list[Holder]:
+    """Merge the parts of all ended processes and draw the contact sheet.
 
-    For one process, after the others closed their writers. ``compact``: see ``compact_dataset``.
+    Called by one process, after the others have closed their writers. ``compact``: see ``compact_dataset``. Returns the
+    processes that are still writing other parts.
     """
     root, store = Path(root), STORES[format]
     try:
@@ -281,10 +313,10 @@ def finish_dataset(root, format, compact=False) -> list[Holder]:
         raise write_error(root, error) from error
 
 
-def compact_dataset(root) -> list[Holder]:
-    """``finish_dataset`` that writes the dataset in order of identity, as a single run over all identities does.
+def compact_dataset(root: Path | str) -> list[Holder]:
+    """``finish_dataset``, with the dataset rewritten in order of identity, as by a single run over all identities.
 
-    That is the order of the manifest, and of the keys and labels of an LMDB. Raises UserError when ``root`` is no
+    This is the order of the manifest, and of the keys and labels of an LMDB. Raises UserError when ``root`` is not a
     generated dataset.
     """
     if not settings_path(root).exists():
@@ -292,8 +324,8 @@ def compact_dataset(root) -> list[Holder]:
     return finish_dataset(root, read_settings(settings_path(root))["settings"]["format"], compact=True)
 
 
-def unmerged_note(root, owners: list[Holder]) -> str:
-    """What to tell the user about parts that other processes are writing."""
+def unmerged_note(root: Path | str, owners: list[Holder]) -> str:
+    """A line for the user on parts that other processes are still writing."""
     named = "; ".join(map(str, sorted(set(owners))[:SHOWN])) + ("; ..." if len(set(owners)) > SHOWN else "")
     which = "1 part is" if len(owners) == 1 else f"{len(owners)} parts are"
     return (
@@ -302,7 +334,8 @@ def unmerged_note(root, owners: list[Holder]) -> str:
     )
 
 
-def draw_contact_sheet(root, store):
+def draw_contact_sheet(root: Path, store: type[FolderStore | LmdbStore]) -> np.ndarray | None:
+    """The first images of the first identities as one image, (H, W, 3) uint8 RGB; None for a dataset without images."""
     rows = []
     for _, lines in merged_identities(root):
         if not lines.images:
@@ -314,46 +347,47 @@ def draw_contact_sheet(root, store):
     return contact_sheet(rows) if rows else None
 
 
-def identities_there(root, format) -> dict[str, int]:
-    """{name: number of its images that were dealt with} of the identities in place."""
+def identities_there(root: Path | str, format: str) -> dict[str, int]:
+    """{name: number of its processed images} of the stored identities."""
     return {name: lines_of(blocks) for (_, name), blocks in _stored(root, format).items()}
 
 
-def identities_to_keep(root, format, names, example) -> dict[str, int]:
-    """``identities_there`` of some names, without those that lack an image and are to get more than they have.
+def identities_to_keep(root: Path | str, format: str, names: Iterable[str], example: int) -> dict[str, int]:
+    """``identities_there`` for some names, without identities that need further images but have lost some.
 
-    These are drawn anew: their images cannot be taken over. Of the others nobody looks at each image.
+    Those are generated again as a whole. Image files of identities that need none (``example`` is reached) are not
+    checked.
     """
-    there = {name: blocks for (_, name), blocks in _stored(root, format).items()}
+    stored = {name: blocks for (_, name), blocks in _stored(root, format).items()}
     complete = STORES[format].complete
     return {
-        name: lines_of(there[name]) for name in names
-        if name in there and (lines_of(there[name]) >= example or complete(root, there[name]))
+        name: lines_of(stored[name]) for name in names
+        if name in stored and (lines_of(stored[name]) >= example or complete(root, stored[name]))
     }  # fmt: skip
 
 
-def _stored(root, format):
+def _stored(root: Path | str, format: str) -> dict[Key, tuple[IdentityLines, ...]]:
     with dataset_lock(root):
         return stored_identities(root, part_folders(root), STORES[format].in_place(root))
 
 
-def merged_identities(root):
+def merged_identities(root: Path | str) -> list[tuple[Key, IdentityLines]]:
     """[((number, name), IdentityLines)] of the merged manifest, in order."""
     return sorted(index_manifest(manifest_path(root)).items())
 
 
-def dataset_size(root) -> tuple[int, int]:
-    """How many images the merged manifest names, and of how many identities."""
+def dataset_size(root: Path | str) -> tuple[int, int]:
+    """(number of images, number of identities with an image) in the merged manifest."""
     return counts(index_manifest(manifest_path(root)))
 
 
-def manifest_lines(root):
-    """Iterate over the lines of the merged manifest, as they are."""
+def manifest_lines(root: Path | str) -> Iterator[Line]:
+    """Iterate over the lines of the merged manifest in file order."""
     return read_lines(manifest_path(root))
 
 
-def read_records(root, names=None):
-    """Iterate over the ImageRecords of a dataset's merged manifest in order of identity; of ``names`` if given."""
+def read_records(root: Path | str, names: Collection[str] | None = None) -> Iterator[ImageRecord]:
+    """Iterate over the records of the merged manifest in order of identity, of all identities or those in ``names``."""
     with closing(BlockReader()) as reader:
         for (_, name), block in merged_identities(root):
             if names is None or name in names:

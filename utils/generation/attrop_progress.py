@@ -1,6 +1,8 @@
-"""What AttrOP has done so far, shown beside a progress bar, and a hint when it asks for too much."""
+"""The progress of AttrOP, shown beside a progress bar, and a hint when the quality target is out of reach."""
 
 import time
+
+from tqdm import tqdm
 
 from models.attrop import Result
 
@@ -8,20 +10,22 @@ REDRAW_SECONDS = 0.5
 
 
 class AttrOPProgress:
-    """Counts iterations and results; an AttrOP calls it after each iteration.
+    """Counts iterations and results; AttrOP calls it after each iteration.
 
-    ``quality``: what its images should have, None when it does not matter; ``flag``: where the user sets it.
-    When rows have ended, none was accepted and none came within ``tolerance`` of that quality, it prints a hint, once.
-    ``bar``: the tqdm bar to write beside, if any.
+    ``quality``: the quality target, None without one; ``flag``: the command-line flag that sets it. If rows have ended
+    but none was accepted or came within ``tolerance`` of the target, a hint is printed once. ``bar``: the tqdm progress
+    bar, None without one.
     """
 
     def __init__(self, quality: float | None = None, flag: str = "--image_quality", tolerance: float = 1.0):
         self.quality, self.flag, self.tolerance = quality, flag, tolerance
         self.iterations = self.accepted = self.missed = 0
-        self.best_quality = None
-        self.bar, self.hinted, self.drawn = None, False, 0.0
+        self.best_quality: float | None = None
+        self.bar: tqdm | None = None
+        self.hinted, self.drawn = False, 0.0
 
-    def __call__(self, results: list[Result]):
+    def __call__(self, results: list[Result]) -> None:
+        """Count one iteration and the rows that ended in it."""
         self.iterations += 1
         self.accepted += sum(result.accepted for result in results)
         self.missed += sum(not result.accepted for result in results)
@@ -39,7 +43,7 @@ class AttrOPProgress:
             self.bar.set_postfix_str(str(self))
 
     def hint(self) -> str | None:
-        """What to change when the wanted quality is out of reach, as far as it is known."""
+        """A line for the user when no image has come near the quality target so far, else None."""
         if self.quality is None or self.accepted or self.best_quality is None:
             return None
         if self.best_quality >= self.quality - self.tolerance:

@@ -1,26 +1,26 @@
-"""How many rows are computed together.
+"""The number of rows that are computed together.
 
-The kernels of a CPU, and with them the rounding of a row, change with the number of rows in a batch. There it is the
-same small number for every run, whatever ``--batch_size`` says: the same files come out for any number of identities,
-and two cost little more than two. On a GPU it is ``--batch_size``.
+On a CPU the kernels, and with them the rounding of a row, depend on the number of rows in a batch. So a CPU uses the
+same small number in every run, whatever ``--batch_size`` says: the files do not depend on the number of identities, and
+few identities take little time. A GPU uses ``--batch_size``.
 """
 
 import torch
 
 CPU_ATTROP_ROWS = 8
-CPU_DECODED_ROWS = 16  # decoding takes a third of an AttrOP iteration, so that padding matters less than overhead
+CPU_DECODED_ROWS = 16  # decoding costs a third of an AttrOP iteration, so padding matters less than overhead
 
 
 def attrop_rows(batch_size: int, device: torch.device) -> int:
-    """Rows that AttrOP works on at a time."""
+    """Number of rows that AttrOP optimises at a time."""
     return CPU_ATTROP_ROWS if device.type == "cpu" else batch_size
 
 
 def decoded_rows(batch_size: int, device: torch.device) -> int:
-    """Vectors that are decoded at a time."""
+    """Number of vectors that are decoded at a time."""
     return CPU_DECODED_ROWS if device.type == "cpu" else batch_size
 
 
 def measured_rows(batch_size: int, device: torch.device) -> int:
-    """Images from AttrOP that are measured at a time: those of a CPU are ready one by one, and soon measured."""
+    """Number of images from AttrOP that are measured at a time: one on a CPU, where a batch would gain nothing."""
     return 1 if device.type == "cpu" else batch_size

@@ -10,39 +10,39 @@ Job = TypeVar("Job")
 
 @dataclass(frozen=True)
 class Gate:
-    """``minimums``: {name of a measure: lowest value that passes}; an image is drawn ``max_tries`` times at most."""
+    """``minimums``: {name of a measure: lowest value that passes}; ``max_tries``: most attempts at an image."""
 
     minimums: dict[str, float]
     max_tries: int
 
     def missed(self, values: dict[str, float]) -> list[str]:
-        """Names of the measures of one image that do not pass."""
+        """Names of the measures of one image that are below their minimum (or NaN)."""
         return [name for name, lowest in self.minimums.items() if not values[name] >= lowest]
 
     def failures(self, values: dict[str, float]) -> str:
-        """Why one image does not pass, empty when it does."""
+        """Why one image does not pass, as text; empty if it passes."""
         return ", ".join(f"{name} {values[name]:.3f} below {self.minimums[name]:g}" for name in self.missed(values))
 
 
 class RetryQueue(Generic[Job]):
-    """Jobs that wait to be done: those put back come first, then the next of ``jobs``, which is read as work goes on.
+    """A queue of jobs: those put back come first, then the next of ``jobs``, an iterable that is read on demand.
 
-    An empty queue may fill again when a rejected job is put back, so being empty now does not mean that all is done.
+    An empty queue may fill again when a rejected job is put back, so an empty queue does not mean that all is done.
     """
 
     def __init__(self, jobs: Iterable[Job]):
-        self.jobs, self.retries = iter(jobs), deque()
+        self.jobs, self.retries = iter(jobs), deque[Job]()
 
     def put_back(self, job: Job) -> None:
-        """Let a job wait for another attempt."""
+        """Queue a job for another attempt."""
         self.retries.append(job)
 
     def take(self) -> Job | None:
-        """The next job, or None when none waits at the moment."""
+        """The next job, None if the queue is empty at the moment."""
         return self.retries.popleft() if self.retries else next(self.jobs, None)
 
     def take_batch(self, size: int) -> list[Job]:
-        """The next ``size`` jobs, or as many as wait at the moment."""
+        """The next ``size`` jobs, or fewer if the queue has fewer at the moment."""
         batch = []
         while len(batch) < size and (job := self.take()) is not None:
             batch.append(job)

@@ -1,68 +1,82 @@
-"""Sampling identity vectors that lie apart (paper section 3.3).
+"""Sampling well-separated identity vectors (paper section 3.3).
 
-Candidates come in blocks, each from (seed, block) alone; a candidate is accepted when no accepted or avoided vector
-is more similar than the threshold. All products are exact, blocked matrix products in float32.
+Candidates are drawn in blocks, each from (seed, block) alone. A candidate is accepted if its cosine similarity to every
+accepted and every avoided vector is at most the threshold. All pairs are compared by float32 matrix products of blocks.
 """
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from models.errors import UserError
 
-BLOCK = 2048  # candidates at a time
-COLUMNS = 65536  # vectors compared with a block in one product
-ROUNDING = 1e-5  # kept below the threshold, so that it holds however products are rounded
-PATIENCE = 20  # blocks without a single acceptance after which the space counts as full
+Vectors = np.ndarray | Sequence[np.ndarray]  # (N, D), or an empty sequence
+
+BLOCK = 2048  # candidates per block
+COLUMNS = 65536  # vectors compared with a block in one matrix product
+ROUNDING = 1e-5  # margin below the threshold, so that it holds however products are rounded
+PATIENCE = 20  # blocks in a row without an acceptance after which the space counts as full
+
+
+class Sampler(Protocol):
+    """Draws candidates: ``count`` vectors (count, width) float32 from the random generator ``rng``."""
+
+    width: int
+
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray: ...
 
 
 class GaussianSampler:
-    """Independent normal dimensions: those of ``features`` (N, D), or without them zero mean and unit variance."""
+    """Independent normal dimensions, with mean and variance of ``features`` (N, D), or standard normal without them."""
 
-    def __init__(self, features=None, width=512):
+    def __init__(self, features: np.ndarray | None = None, width: int = 512):
         self.width = width if features is None else features.shape[1]
         self.mean = np.zeros(width) if features is None else features.mean(0, dtype=np.float64)  # (D,)
         self.deviation = np.ones(width) if features is None else features.std(0, dtype=np.float64)  # (D,)
 
-    def draw(self, rng, count):
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """(count, D) float32."""
         noise = rng.standard_normal((count, len(self.mean)))  # (count, D)
         return (self.mean + noise * self.deviation).astype(np.float32)
 
 
 class PCASampler:
-    """The published sampler: a multivariate normal in the PCA space of real identity centres, (N, D) with N > 1.
+    """The published sampler: a multivariate normal in the PCA space of real class centroids ``features`` (N, D), N > 1.
 
-    In that space their covariance is diagonal, the explained variance of each component.
+    In that space the covariance is diagonal, with the explained variances of the components.
     """
 
-    def __init__(self, features):
-        from sklearn.decomposition import PCA  # takes seconds to import, and comparing vectors needs none of it
+    def __init__(self, features: np.ndarray):
+        from sklearn.decomposition import PCA  # takes seconds to import and is needed only here
 
         self.width = features.shape[1]
         components = min(features.shape[1], len(features) - 1)
         self.pca = PCA(n_components=components, svd_solver="full").fit(np.asarray(features, np.float64))
 
-    def draw(self, rng, count):
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """(count, D) float32."""
         noise = rng.standard_normal((count, self.pca.n_components_))  # (count, P)
         return self.pca.inverse_transform(noise * np.sqrt(self.pca.explained_variance_)).astype(np.float32)
 
 
-def directions(vectors, device="cpu"):
-    """(N, D) array -> (N, D) tensor of rows of length 1."""
+def directions(vectors: ArrayLike, device: torch.device | str = "cpu") -> torch.Tensor:
+    """(N, D) array -> (N, D) float32 tensor of unit rows."""
     return torch.nn.functional.normalize(torch.as_tensor(np.asarray(vectors, np.float32), device=device))
 
 
-def highest_similarity(rows, others):
-    """For each row (N, D) its largest cosine to any of ``others`` (M, D), both of length 1: (N,); -1 without others."""
+def highest_similarity(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """The largest cosine of each of the unit ``rows`` (N, D) to the unit ``others`` (M, D): (N,); -1 if M is 0."""
     best = rows.new_full((len(rows),), -1.0)  # (N,)
     for start in range(0, len(others), COLUMNS):
         best = torch.maximum(best, (rows @ others[start : start + COLUMNS].T).amax(1))
     return best
 
 
-def mutually_apart(candidates, limit):
-    """Which of the candidates (N, D), of length 1, greedy in their order lie apart by ``limit``: list of positions."""
+def mutually_apart(candidates: torch.Tensor, limit: float) -> np.ndarray:
+    """Select unit candidates (N, D) greedily, in order, with pairwise cosines of at most ``limit``: positions (n,)."""
     close = (candidates @ candidates.T > limit).cpu().numpy()  # (N, N)
     taken = np.zeros(len(close), bool)
     for row in range(len(close)):
@@ -70,14 +84,18 @@ def mutually_apart(candidates, limit):
     return np.flatnonzero(taken)
 
 
-def sample_apart(sampler, count, threshold, seed, avoid=(), accepted=(), block=0, device="cpu"):
-    """Iterate over (next block, newly accepted vectors (n, D) float32), until ``count`` are accepted.
+def sample_apart(
+    sampler: Sampler, count: int, threshold: float, seed: int, avoid: Vectors = (), accepted: Vectors = (),
+    block: int = 0, device: torch.device | str = "cpu",
+) -> Iterator[tuple[int, np.ndarray]]:  # fmt: skip
+    """Iterate over (next block, newly accepted vectors (n, D) float32), until ``count`` vectors are accepted.
 
-    ``avoid``: vectors (M, D) nobody may come closer to than ``threshold``, ``accepted`` (A, D) and ``block``: where an
-    earlier run stopped. Ends early when the space is full: PATIENCE blocks went by without an acceptance.
+    ``threshold``: largest cosine of two vectors; ``avoid``: vectors (M, D) that are kept at the same distance, such as
+    those of real identities; ``accepted`` (A, D) and ``block``: where an earlier run stopped. Ends early when the space
+    is full, that is after PATIENCE blocks in a row without an acceptance.
     """
     limit, idle, filled = threshold - ROUNDING, 0, len(accepted)
-    rows = torch.empty(count, sampler.width, device=device)  # the directions of all accepted
+    rows = torch.empty(count, sampler.width, device=device)  # directions of all accepted vectors
     rows[:filled] = directions(accepted, device) if filled else 0
     avoid = directions(avoid, device) if len(avoid) else rows[:0]
     while filled < count and idle < PATIENCE:
@@ -93,8 +111,10 @@ def sample_apart(sampler, count, threshold, seed, avoid=(), accepted=(), block=0
         yield block, candidates[keep]
 
 
-def similarity_of_pairs(vectors, device="cpu", show=None):
-    """(largest, mean) cosine over all pairs of rows of (K, D) float vectors, K > 1. ``show``: progress, see tqdm."""
+def similarity_of_pairs(
+    vectors: np.ndarray, device: torch.device | str = "cpu", show: Callable[[range], Iterable[int]] | None = None
+) -> tuple[float, float]:
+    """(largest, mean) cosine over all pairs of the vectors (K, D), K > 1. ``show``: wraps the loop, such as tqdm."""
     rows = directions(vectors, device)
     largest, starts = -1.0, range(0, len(rows), BLOCK)
     for start in show(starts) if show else starts:
@@ -107,55 +127,56 @@ def similarity_of_pairs(vectors, device="cpu", show=None):
     return largest, mean_similarity(float(rows.sum(0, dtype=torch.float64).square().sum()), len(rows))
 
 
-def mean_similarity(square, count):
-    """Mean cosine of all pairs of ``count`` > 1 directions whose sum has the squared length ``square``.
+def mean_similarity(square: float, count: int) -> float:
+    """Mean cosine over all pairs of ``count`` > 1 unit vectors whose sum has the squared norm ``square``.
 
-    The square is the sum of all products, of which each direction's with itself is 1.
+    |sum_i u_i|^2 = sum_ij u_i . u_j, of which the ``count`` terms with i = j are 1.
     """
     return (square - count) / (count * (count - 1))
 
 
-def with_mean_similarity(vectors, wanted):
-    """Pull vectors (K, D) toward their mean direction until their mean similarity is ``wanted``; norms stay.
+def with_mean_similarity(vectors: np.ndarray, target: float) -> np.ndarray:
+    """Move vectors (K, D) towards their mean direction until their mean pairwise cosine is ``target``; norms are kept.
 
-    For the paper's ablation of separability. Raises UserError when they are more similar than that already.
+    Used for the paper's ablation of separability. Raises UserError when they are already more similar than that.
     """
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)  # (K, 1)
     units = (vectors / norms).astype(np.float64)  # (K, D)
     centre = units.sum(0) / np.linalg.norm(units.sum(0))  # (D,)
     cosines = units @ centre  # (K,)
 
-    def lengths(share):
-        """Of (1 - share) * units + share * centre, (K,)."""
-        return np.sqrt((1 - share) ** 2 + share**2 + 2 * share * (1 - share) * cosines)
+    def lengths(fraction: float) -> np.ndarray:
+        """Norms of (1 - fraction) * units + fraction * centre, (K,)."""
+        return np.sqrt((1 - fraction) ** 2 + fraction**2 + 2 * fraction * (1 - fraction) * cosines)
 
-    def similarity(share):
-        weights = 1 / lengths(share)  # (K,)
-        total = (1 - share) * (weights @ units) + share * weights.sum() * centre  # (D,) sum of the pulled directions
+    def similarity(fraction: float) -> float:
+        weights = 1 / lengths(fraction)  # (K,)
+        total = (1 - fraction) * (weights @ units) + fraction * weights.sum() * centre  # (D,) sum of moved directions
         return mean_similarity(total @ total, len(units))
 
     lowest = similarity(0)
-    if not lowest <= wanted < 1:
-        raise UserError(f"--average_similarity {wanted}: these vectors can be given {lowest:.4f} or more, below 1.")
+    if not lowest <= target < 1:
+        raise UserError(f"--average_similarity {target}: these vectors can be given {lowest:.4f} or more, below 1.")
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if similarity(middle) < wanted else (low, middle)
-    pulled = ((1 - high) * units + high * centre) / lengths(high)[:, None]  # (K, D)
-    return (pulled * norms).astype(np.float32)
+        low, high = (middle, high) if similarity(middle) < target else (low, middle)
+    moved = ((1 - high) * units + high * centre) / lengths(high)[:, None]  # (K, D)
+    return (moved * norms).astype(np.float32)
 
 
-def mix_pairs(vectors, count, low, high, seed):
-    """Identity mixup (SynFace, Qiu et al., 2021): ``count`` vectors phi a + (1 - phi) b of random pairs, norm kept.
+def mix_pairs(vectors: np.ndarray, count: int, low: float, high: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Identity mixup (SynFace, Qiu et al., 2021): ``count`` vectors phi a + (1 - phi) b of random pairs (a, b).
 
-    Returns (vectors (count, D) float32, labels (count, 3): number of a, number of b, phi from [low, high]).
+    ``vectors``: (K, D), K > 1. Mixtures are rescaled to the norm phi |a| + (1 - phi) |b|. Returns (mixtures (count, D)
+    float32, labels (count, 3): row of a, row of b, phi, which is uniform in [low, high]).
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0, 0)))
     first = rng.integers(0, len(vectors), count)
-    second = (first + rng.integers(1, len(vectors), count)) % len(vectors)  # anybody else
+    second = (first + rng.integers(1, len(vectors), count)) % len(vectors)  # any other row
     phi = rng.uniform(low, high, count)[:, None]  # (count, 1)
     a, b = vectors[first], vectors[second]  # (count, D)
-    mixed = phi * a + (1 - phi) * b
+    mixed = phi * a + (1 - phi) * b  # (count, D)
     norms = phi * np.linalg.norm(a, axis=1, keepdims=True) + (1 - phi) * np.linalg.norm(b, axis=1, keepdims=True)
     mixed *= norms / np.linalg.norm(mixed, axis=1, keepdims=True)
     return mixed.astype(np.float32), np.column_stack([first, second, phi])

@@ -1,6 +1,8 @@
-"""What is measured of images as they are made: identity similarity, quality, yaw and pitch."""
+"""Measurements on images as they are generated: identity similarity, quality, yaw and pitch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn as nn
@@ -10,17 +12,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.masking import ROWS, TokenMask
 from utils.runtime.device import uncompiled
 
-# What an operation in float32 costs where the generator runs in 16 bit: measured ratios of convolutions and matrix
-# products lie between 6 and 9 on CPUs with AMX and above that on GPUs with float32 units.
+Result = TypeVar("Result")
+
+# Cost of a float32 operation relative to a 16-bit one. Measured ratios for convolutions and matrix products are 6 to 9
+# on CPUs with AMX, and higher on GPUs with float32 units.
 COST_OF_FLOAT32 = 8
 
 
 @dataclass(frozen=True)
 class ImageMeasures:
-    """Measures the images of a batch. A model that is None is not asked; equal models share their forward pass.
+    """Measures the images of a batch; measures whose model is None are left out.
 
-    ``encoder``: face encoder, for ``id_similarity``, the cosine of the image's feature to the identity vector;
-    ``quality_model``: its feature's norm is ``quality``; ``pose_model``: ``yaw`` and ``pitch`` in degrees.
+    ``encoder``: face encoder for ``id_similarity``, the cosine of the image's feature to the identity vector;
+    ``quality_model``: the norm of its feature is ``quality``; if it is the encoder, one forward pass serves both;
+    ``pose_model``: ``yaw`` and ``pitch`` in degrees.
     """
 
     encoder: nn.Module | None = None
@@ -29,7 +34,7 @@ class ImageMeasures:
 
     @property
     def names(self) -> list[str]:
-        """Names of what is measured, in the manifest's order."""
+        """Names of the measures, in the order of the manifest."""
         names = ["id_similarity"] if self.encoder is not None else []
         names += ["quality"] if self.quality_model is not None else []
         return names + (["yaw", "pitch"] if self.pose_model is not None else [])
@@ -50,7 +55,7 @@ class ImageMeasures:
         return values
 
     def cost(self, generator: nn.Module) -> float:
-        """Operations of measuring an image over those of drawing it, counted on one image."""
+        """Cost of measuring an image relative to decoding it, from the operations counted on one image."""
         generator = uncompiled(generator)
         measures = ImageMeasures(*map(uncompiled, (self.encoder, self.quality_model, self.pose_model)))
         parameter = next(generator.parameters())
@@ -62,8 +67,8 @@ class ImageMeasures:
         return measuring * (1 if parameter.dtype == torch.float32 else COST_OF_FLOAT32) / drawing
 
 
-def operations(work):
-    """(what ``work()`` returns, how many floating-point operations its matrix products and convolutions took)."""
+def operations(work: Callable[[], Result]) -> tuple[Result, int]:
+    """(result of ``work()``, number of floating-point operations of its matrix products and convolutions)."""
     with FlopCounterMode(display=False) as counter:
         result = work()
     return result, counter.get_total_flops()

@@ -1,4 +1,4 @@
-"""From identities, networks and a recipe to a dataset on the disk: what the three generation scripts end in."""
+"""Making a dataset from identities, networks and a recipe: the common final step of the generation scripts."""
 
 import platform
 import time
@@ -34,16 +34,16 @@ from utils.generation.networks import Networks
 from utils.generation.pipeline import GeneratedImage, generate
 from utils.generation.recipe import Identity, Recipe
 from utils.generation.summary import attrop_lines, count_records, gate_lines
-from utils.runtime.distributed import World
+from utils.runtime.distributed import Distributed
 from utils.runtime.precision import Precision
 
 
 class Source(Protocol):
     """Where identities come from: VectorSource, PhotoSource or PersonSource.
 
-    ``slice``: the rows to generate; ``names``: {row: name of the identity}; ``fingerprint``: SHA-256 of all that
-    determines the vectors; ``origin``: the file or folder; ``note`` and ``warnings``: what to tell the user;
-    ``skipped``: lines on photos that could not be used, which grow as identities are read.
+    ``slice``: the rows to generate; ``names``: {row: name of the identity}; ``fingerprint``: SHA-256 of everything that
+    determines the vectors; ``origin``: the file or folder; ``note`` and ``warnings``: lines for the user; ``skipped``:
+    lines on photos that could not be used, appended while identities are read.
     """
 
     slice: range
@@ -61,8 +61,8 @@ class Source(Protocol):
 class Output:
     """Where a dataset is written, and how.
 
-    ``measure``: whether each image is measured for the manifest, None where that is cheap; ``measured_in``: the name of
-    the number format to do that in; ``workers``: threads that encode and write images.
+    ``measure``: whether each image is measured for the manifest, None for only if that is cheap; ``measured_in``: the
+    name of the number format to measure in; ``workers``: threads that encode and write images.
     """
 
     root: Path
@@ -76,9 +76,9 @@ class Output:
 
 
 class Machine(NamedTuple):
-    """What a run computes with: its processes, this one's device, the number formats, images at a time on a GPU."""
+    """The hardware of a run: its processes, the device of this one, the number formats, the batch size on a GPU."""
 
-    world: World
+    world: Distributed
     device: torch.device
     precision: Precision
     batch_size: int
@@ -89,11 +89,11 @@ def make_dataset(
     attrop: AttrOP | None = None, attrop_on: Literal["identity", "image"] = "identity", gate: Gate | None = None,
     warnings: Iterable[str] = (),
 ) -> None:  # fmt: skip
-    """Make a dataset, or what is missing of it, and print a summary.
+    """Make a dataset, or the missing rest of it, and print a summary.
 
     ``attrop`` works on each identity vector before the noise, or with ``attrop_on="image"`` on every noisy vector; its
-    ``on_iteration`` is an AttrOPProgress. ``facts``: what settings.json says beside what is known here. ``warnings``:
-    further lines for the user. Raises UserError when the folder holds another dataset, or no identity could be made.
+    ``on_iteration`` is an AttrOPProgress. ``facts``: further entries of settings.json. ``warnings``: further lines
+    for the user. Raises UserError when the folder holds another dataset, or no identity could be made.
     """
     world, device, precision, batch_size = machine
     started = time.monotonic()
@@ -102,7 +102,7 @@ def make_dataset(
         networks, output.root, device, precision.dtype, wanted=output.measure, precision=output.measured_in,
         begins_anew=output.overwrite, gate_names=list(gate.minimums) if gate else [], done_by_attrop=on_images,
     )  # fmt: skip
-    world.barrier()  # every process has seen what was there before
+    world.barrier()  # every process has looked at the existing dataset
     if world.is_main:
         notes = [source.note, *(f"warning: {warning}" for warning in (*source.warnings, *warnings))]
         for line in [*notes, f"note: {measuring.note}" if measuring.note else None]:
@@ -112,7 +112,7 @@ def make_dataset(
         settings |= {"measured": measuring.described}
         environment = describe_environment(device) | {"number_formats": precision.describe()}
         prepare_dataset(output.root, settings, environment, output.overwrite, output.migrate)
-    # Nobody writes before the first process has looked at what is there.
+    # No process writes before rank 0 has planned the work from what is stored.
     todo, images_there = world.from_main(lambda: plan_work(output, source, recipe.example))
 
     mine = todo[world.rank :: world.size]
@@ -142,25 +142,25 @@ def make_dataset(
         if unmerged:
             print(unmerged_note(output.root, unmerged))
     if skipped and not identities_made and len(todo) == len(source.slice):
-        world.barrier()  # the first process has said what was skipped
+        world.barrier()  # rank 0 has printed the skipped photos
         raise UserError(f"{source.origin}: none of the {len(skipped)} images could be used.")
 
 
 def plan_work(output: Output, source: Source, example: int) -> tuple[list[int], dict[str, int]]:
-    """(rows of the slice to do, {name: number of images of an identity to extend}). Reads the dataset's index.
+    """(rows of the slice to generate, {name: number of existing images of an identity that needs more}).
 
-    The first process calls it, and tells the others.
+    Reads the dataset's index. Called on rank 0 only.
     """
-    there = identities_to_keep(output.root, output.format, [source.names[row] for row in source.slice], example)
-    todo = [row for row in source.slice if there.get(source.names[row], 0) < example]
-    return todo, {name: there[name] for row in todo if (name := source.names[row]) in there}
+    stored = identities_to_keep(output.root, output.format, [source.names[row] for row in source.slice], example)
+    todo = [row for row in source.slice if stored.get(source.names[row], 0) < example]
+    return todo, {name: stored[name] for row in todo if (name := source.names[row]) in stored}
 
 
 def describe(
     source: Source, networks: Networks, recipe: Recipe, output: Output, gate: Gate | None, precision: Precision,
     facts: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """All that determines the images, for settings.json. ``facts``: "mode", "start_class_id", "attrop" and the like."""
+    """Everything that determines the images, for settings.json. ``facts``: "mode", "start_class_id", "attrop" etc."""
     rates = recipe.mask_rates
     settings = {
         "mode": facts["mode"],
@@ -181,13 +181,13 @@ def describe(
         settings["attrop"] = facts["attrop"]
     if gate is not None:
         settings["gate"] = [gate.minimums.get("id_similarity"), gate.minimums.get("quality"), gate.max_tries]
-    if networks.is_compiled:  # compiled code rounds in its own way; named only then, as earlier datasets lack it
+    if networks.is_compiled:  # compiled code rounds differently; named only if so, because earlier datasets lack it
         settings["compile"] = True
     return settings
 
 
 def describe_environment(device: torch.device) -> dict[str, str]:
-    """What else may have touched the pixels: written down, not compared."""
+    """Device and library versions, which may affect the last bits: recorded, not compared."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "python": platform.python_version(),
@@ -202,7 +202,7 @@ def drain(
     generated: Iterable[tuple[Identity, list[GeneratedImage]]], writer: DatasetWriter, count: int, show: bool,
     attrop: AttrOP | None = None,
 ) -> tuple[int, int]:  # fmt: skip
-    """Write what is generated under a progress bar; (number of identities, number of images)."""
+    """Write generated identities under a progress bar; returns (number of identities, number of images)."""
     identities = made = 0
     with tqdm(total=count, unit="id", disable=not show, smoothing=0.05) as bar:
         started = time.monotonic()
@@ -218,7 +218,7 @@ def drain(
 
 
 def summary(source: Source, output: Output, attrop: AttrOP | None, gate: Gate | None) -> str:
-    """A few lines on the dataset and on what this run was to make of it, from its manifest."""
+    """Lines for the user on the dataset and on the rows of this run, from the manifest."""
     minimums = gate.minimums if gate else {}
     counts = count_records(read_records(output.root, {source.names[row] for row in source.slice}), minimums)
     images, identities = dataset_size(output.root)

@@ -1,8 +1,8 @@
-"""Which measures of its images a generation run takes, and with which networks."""
+"""Choosing what a generation run measures on its images, and with which networks."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -14,18 +14,18 @@ from utils.generation.networks import Networks, load_estimators
 from utils.runtime.device import compiled
 from utils.runtime.precision import PRECISIONS
 
-CHEAP = 0.1  # of the operations that drawing an image takes: what costs less is measured unasked
+CHEAP = 0.1  # of the cost of decoding an image: cheaper measures are taken by default
 ROLE_OF = {"id_similarity": "id", "quality": "quality", "yaw": "pose"}  # the network that each measure needs
 
 
 class Measuring(NamedTuple):
     """How the images of a run are measured.
 
-    ``measures``: None when nothing is; ``described``: what settings.json says of it; ``note``: a line for the user.
+    ``measures``: None if nothing is measured; ``described``: the entry of settings.json; ``note``: a line for the user.
     """
 
     measures: ImageMeasures | None = None
-    described: dict | None = None
+    described: dict[str, Any] | None = None
     note: str | None = None
 
 
@@ -33,27 +33,28 @@ def choose_measures(
     networks: Networks, dataset: Path, device: torch.device, drawn_in: torch.dtype, *, wanted: bool | None,
     precision: str, begins_anew: bool, gate_names: list[str], done_by_attrop: bool,
 ) -> Measuring:  # fmt: skip
-    """Decide what is measured of every image of a ``dataset``.
+    """Choose what is measured on every image of a ``dataset``.
 
-    ``wanted``: True for everything, False for what the gate needs alone, None for what a dataset that is there was
-    begun with, or for a new one what is CHEAP. ``drawn_in``: dtype of the networks; ``precision``: name of the number
-    format to measure in. ``gate_names``: the measures that the gate needs; ``done_by_attrop``: AttrOP measures every
-    image on its way.
+    ``wanted``: True for everything, False for only what the gate needs, None for the measures of an existing dataset,
+    or for a new one those that are CHEAP. ``begins_anew``: an existing dataset is overwritten. ``drawn_in``: dtype of
+    the networks; ``precision``: name of the number
+    format to measure in. ``gate_names``: the measures that the gate needs; ``done_by_attrop``: AttrOP
+    measures every image anyway.
     """
     if wanted is False and not gate_names:
         return Measuring()
     available = [name for name, role in ROLE_OF.items() if role in networks.by_role]
     by_role = networks.by_role
-    if PRECISIONS[precision] != drawn_in:  # what is stored is measured in float32 where images are drawn in 16 bit
+    if PRECISIONS[precision] != drawn_in:  # stored values are in float32 even if images are decoded in 16 bit
         by_role = load_estimators(networks.files, device, PRECISIONS[precision])
         if networks.is_compiled:
             done = {id(model): compiled(model, device, fixed_shapes=True) for model in by_role.values()}
             by_role = {role: done[id(model)] for role, model in by_role.items()}
 
-    def operations(names):
+    def operations(names: list[str]) -> float:
         return measures_of(names, by_role).cost(networks.generator) if names else 0.0
 
-    def cost(names):
+    def cost(names: list[str]) -> float:
         return operations(names) - operations(gate_names)
 
     names, note = choose_names(wanted, available, cost, dataset, gate_names, done_by_attrop, begins_anew)
@@ -62,7 +63,7 @@ def choose_measures(
 
 
 def measures_of(names: list[str], by_role: dict[str, nn.Module]) -> ImageMeasures | None:
-    """ImageMeasures of some names in ROLE_OF; None without any."""
+    """ImageMeasures for some names in ROLE_OF; None without names."""
     chosen = {role: by_role[role] if name in names else None for name, role in ROLE_OF.items()}
     return ImageMeasures(chosen["id"], chosen["quality"], chosen["pose"]) if names else None
 
@@ -71,10 +72,10 @@ def choose_names(
     wanted: bool | None, available: list[str], cost: Callable[[list[str]], float], dataset: Path,
     gate_names: list[str], done_by_attrop: bool, begins_anew: bool,
 ) -> tuple[list[str], str | None]:  # fmt: skip
-    """(names in ROLE_OF to measure of every image, a note for the user or None).
+    """(names in ROLE_OF to measure on every image, a note for the user or None).
 
-    ``available``: names whose networks are loaded; ``cost(names)``: operations of measuring these, without what the
-    gate measures anyway, over those of drawing an image; the others as for ``choose_measures``.
+    ``available``: names whose networks are loaded; ``cost(names)``: cost of measuring these beyond what the gate
+    measures anyway, relative to decoding an image; other parameters as in ``choose_measures``.
     """
     if wanted:
         return available, None
@@ -98,7 +99,7 @@ def choose_names(
 
 
 def earlier_measures(dataset: Path) -> list[str]:
-    """Names of what is measured of the images of a dataset that is there, of either layout."""
+    """Names of the measures of an existing dataset, in either layout."""
     old = has_old_layout(dataset)
     settings = read_settings(Path(dataset) / SETTINGS if old else settings_path(dataset))["settings"]
     return ((measured_by_gate(settings) if old else settings.get("measured")) or {"names": []})["names"]

@@ -1,4 +1,4 @@
-"""The networks of a generation run: loaded together, and what has to be said about them."""
+"""Loading the networks of a generation run, and warnings about those that do not fit together."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +13,14 @@ from models.weight_files import sha256
 from utils.runtime.device import compiled
 
 RELEASED_QUALITY = 27.0  # AttrOP's target with the released quality model
-ROLES = ("id", "quality", "pose")  # as flags and settings.json name the networks beside the generator
+ROLES = ("id", "quality", "pose")  # names of the networks beside the generator, as in flags and settings.json
 
 
 @dataclass(frozen=True)
 class WeightFiles:
     """The weight files of a run's networks; None for a network that the run does not need.
 
-    ``preset``: what the generator is expected to be, None to read it off the file.
+    ``preset``: the expected preset of the generator, None to read it from the file.
     """
 
     generator: str
@@ -31,17 +31,17 @@ class WeightFiles:
 
     @property
     def roles(self) -> list[str]:
-        """The networks that are needed beside the generator, of ROLES."""
+        """The names in ROLES of the networks that the run needs."""
         return [role for role in ROLES if getattr(self, role) is not None]
 
     def hashes(self) -> dict[str, str]:
-        """{"id_model": SHA-256, ...} of the files beside the generator's."""
+        """{"id_model": SHA-256, ...} of all files but the generator's."""
         return {f"{role}_model": sha256(getattr(self, role)) for role in self.roles}
 
 
 @dataclass
 class Networks:
-    """The networks of a run, frozen; two roles with the same file share one network, and so its forward pass."""
+    """The frozen networks of a run. Two roles with the same file share one network, and so its forward pass."""
 
     files: WeightFiles
     generator: nn.Module
@@ -50,12 +50,12 @@ class Networks:
 
     @property
     def encoder(self) -> nn.Module | None:
-        """The face encoder, which says how similar an image is to its identity."""
+        """The face encoder, whose features give the similarity of an image to its identity vector."""
         return self.by_role.get("id")
 
     @property
     def quality(self) -> nn.Module | None:
-        """The quality model: the norm of its feature is the quality of an image."""
+        """The quality model; the norm of its feature is the quality of an image."""
         return self.by_role.get("quality")
 
     @property
@@ -65,14 +65,14 @@ class Networks:
 
     @property
     def usual_norm(self) -> float | None:
-        """Mean norm of the vectors that the generator was trained on, where its file says so."""
+        """Mean norm of the vectors that the generator was trained on, None if its file does not say."""
         return (self.generator.trained_on or {}).get("feature_norm")
 
     def warnings(self, wanted_quality: float) -> list[str]:
-        """Lines on networks that do not fit together, or do not reach the wanted quality."""
+        """Lines for the user on networks that do not fit together, or a quality target that is out of reach."""
         return self._other_encoder() + self._quality_out_of_reach(wanted_quality)
 
-    def _other_encoder(self):
+    def _other_encoder(self) -> list[str]:
         trained_on = self.generator.trained_on
         if trained_on is None or self.encoder is None or trained_on["encoder_sha256"] == sha256(self.files.id):
             return []
@@ -81,18 +81,18 @@ class Networks:
             "(--id_weights): vectors of one mean nothing to the other."
         ]
 
-    def _quality_out_of_reach(self, wanted):
+    def _quality_out_of_reach(self, quality: float) -> list[str]:
         norms = self.quality.feature_norms if self.quality is not None else None
-        if not norms or wanted <= norms["95%"]:
+        if not norms or quality <= norms["95%"]:
             return []
         return [
-            f"quality {wanted:g} is higher than that of 95 % of the photos that {self.files.quality} was trained on "
+            f"quality {quality:g} is higher than that of 95 % of the photos that {self.files.quality} was trained on "
             f"({norms['95%']:.1f}); their median is {norms['50%']:.1f}."
         ]
 
 
 def load_networks(files: WeightFiles, device: torch.device, dtype: torch.dtype, compile: bool = False) -> Networks:
-    """Load the networks of a run. Raises UserError for files that do not fit, and without a compiler to ``compile``."""
+    """Load the networks of a run. Raises UserError for unsuitable files, or if ``compile`` has no compiler."""
     generator = load_vec2face(files.generator, device, dtype, files.preset)
     networks = Networks(files, generator, load_estimators(files, device, dtype))
     if compile:
@@ -103,7 +103,7 @@ def load_networks(files: WeightFiles, device: torch.device, dtype: torch.dtype, 
 
 
 def load_estimators(files: WeightFiles, device: torch.device, dtype: torch.dtype) -> dict[str, nn.Module]:
-    """{role: network} of the roles that have a file."""
+    """{role: network} for the roles that have a file; a file is loaded once."""
     by_role, loaded = {}, {}
     for role in files.roles:
         load = load_pose_estimator if role == "pose" else load_face_encoder
@@ -116,10 +116,10 @@ def load_estimators(files: WeightFiles, device: torch.device, dtype: torch.dtype
 
 
 def default_quality(quality_model: nn.Module | None, yaw: float | None = None) -> float:
-    """The quality to ask for: 27 with the released quality model, else by the photos that the model was trained on.
+    """AttrOP's default quality target: 27 with the released quality model, else from the model's training photos.
 
-    Without a wanted ``yaw`` (degrees) it is the quality that three quarters of them fall below. Turned faces are rated
-    lower, so with one it falls from their median for a frontal face to their 5 % quantile at 90 degrees.
+    Without a ``yaw`` target (degrees) it is the 75 % quantile of their qualities. Turned faces have lower quality, so
+    with a yaw target it falls linearly from the median for a frontal face to the 5 % quantile at 90 degrees.
     """
     norms = getattr(quality_model, "feature_norms", None) or {}
     if not norms.keys() >= ({"75%"} if yaw is None else {"50%", "5%"}):

@@ -1,7 +1,8 @@
-"""Where identities come from: a file of vectors, or photos."""
+"""Identity vectors from photos, one identity per photo."""
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from models.weight_files import sha256
 from utils.data import heic
@@ -19,18 +21,18 @@ from utils.data.photo_sizes import unaligned_photos
 from utils.data.slices import parse_slice
 from utils.generation.recipe import Identity
 
-CPU_FEATURE_BATCH = 16
+CPU_FEATURE_BATCH = 16  # photos; larger batches are not faster on a CPU
 
 
 class Crop(NamedTuple):
-    """A photo as the encoder gets it, (112, 112, 3) uint8 RGB, and the file's bytes where they can stand for it."""
+    """The encoder's input, (112, 112, 3) uint8 RGB, and the bytes of the file if they encode exactly this image."""
 
     image: np.ndarray
     encoded: bytes | None
 
 
 class CropReader(NamedTuple):
-    """Path -> Crop, with the face found and aligned where there is an aligner."""
+    """Reads a path as a Crop, aligned to the face if there is an ``aligner``."""
 
     aligner: FaceAligner | None = None
 
@@ -44,49 +46,54 @@ class CropReader(NamedTuple):
 
 
 class PhotoSource:
-    """Identity vectors from photos: the FR feature of each. Unreadable photos are listed in ``skipped`` and left out.
+    """One identity per photo: the FR feature of the photo. Unreadable photos are listed in ``skipped`` and left out.
 
-    A photo is called by its stem, with its folder's name in front where stems repeat. ``workers``: processes that read
-    and align photos, as in ``read_ahead``.
+    ``source``: a folder, a ``.txt`` list or one photo; ``start_end``: FIRST:END of the photos, None for all;
+    ``batch_size``: photos per forward pass of the ``encoder`` on a GPU; ``align``: whether to detect and align the face
+    first; ``workers``: processes that read photos, see ``read_ahead``. A photo is named after its file, with folders in
+    front if names repeat. Raises UserError when there are no photos or the slice is wrong.
     """
 
-    def __init__(self, source, encoder, start_end=None, batch_size=2000, align=False, workers=None):
+    def __init__(
+        self, source: Path | str, encoder: nn.Module, start_end: str | None = None, batch_size: int = 2000,
+        align: bool = False, workers: int | None = None,
+    ):  # fmt: skip
         self.source, self.origin, self.photos = source, str(source), list_images(source)
         self.slice = parse_slice(start_end, len(self.photos))
         self.encoder, self.batch_size, self.workers = encoder, batch_size, workers
         self.read = CropReader(FaceAligner() if align else None)
         self.names = dict(enumerate(photo_names(self.photos)))
-        self.skipped = []
+        self.skipped: list[str] = []
         self.note = f"{len(self.photos)} photos: each is an identity of its own."
 
     @cached_property
-    def warnings(self):
-        """Lines on files that are no photos, and on photos that are no aligned crops; reads the header of each."""
+    def warnings(self) -> list[str]:
+        """Lines for the user on files that are not photos, and photos that are not aligned crops by their headers."""
         return files_left_out(self.source) + ([] if self.read.aligner else unaligned_photos(self.photos))
 
     @cached_property
-    def fingerprint(self):
-        """SHA-256 over names and contents of all photos."""
+    def fingerprint(self) -> str:
+        """SHA-256 over the names and contents of all photos."""
         digest = hashlib.sha256()
         for row, path in enumerate(self.photos):
             digest.update(f"{self.names[row]} {sha256(path) if path.is_file() else 'missing'}\n".encode())
         return digest.hexdigest()
 
-    def identities(self, rows):
-        """Iterate over the Identities of some photos."""
+    def identities(self, rows: Iterable[int]) -> Iterator[Identity]:
+        """Iterate over the identities of some photos."""
         return (identity for identity, _ in self.with_crops(rows))
 
-    def with_crops(self, rows):
-        """Iterate over (Identity, Crop) of some photos, features taken in batches of constant size."""
+    def with_crops(self, rows: Iterable[int]) -> Iterator[tuple[Identity, Crop]]:
+        """Iterate over (Identity, Crop) of some photos; features are computed in batches padded to a constant size."""
         on_cpu = next(self.encoder.parameters()).device.type == "cpu"
-        size = min(self.batch_size, CPU_FEATURE_BATCH) if on_cpu else self.batch_size  # a CPU gains nothing from more
+        size = min(self.batch_size, CPU_FEATURE_BATCH) if on_cpu else self.batch_size
         readable = self._readable(list(rows), size)
         while batch := list(islice(readable, size)):
             features = self._features([crop.image for _, crop in batch], size)
             for (row, crop), feature in zip(batch, features, strict=False):
                 yield Identity(row, self.names[row], feature, name_in(self.source, self.photos[row])), crop
 
-    def _readable(self, rows, ahead):
+    def _readable(self, rows: list[int], ahead: int) -> Iterator[tuple[int, Crop]]:
         photos = read_ahead(self.read, [self.photos[row] for row in rows], self.workers, ahead)
         for row, (path, crop) in zip(rows, photos, strict=True):
             if isinstance(crop, Unreadable):
@@ -95,7 +102,8 @@ class PhotoSource:
                 yield row, crop
 
     @torch.inference_mode()
-    def _features(self, images, size):
+    def _features(self, images: list[np.ndarray], size: int) -> np.ndarray:
+        """Up to ``size`` images (112, 112, 3) uint8 -> features (size, 512); rows beyond the images are padding."""
         batch = np.zeros((size, *images[0].shape), np.uint8)
         batch[: len(images)] = images
         device = next(self.encoder.parameters()).device
@@ -103,13 +111,13 @@ class PhotoSource:
         return self.encoder(images.float() / 127.5 - 1).cpu().numpy()  # (N, 512)
 
 
-def photo_names(paths):
-    """A different name for every photo: its stem; folder and stem, or more folders, where that repeats."""
+def photo_names(paths: Sequence[Path]) -> list[str]:
+    """A unique name for every photo: its stem, with folders in front if stems repeat."""
     return different_names(paths, [path.stem for path in paths])
 
 
-def different_names(paths, last):
-    """``last``: what to call each path where that is different already, else the names of its folders go in front."""
+def different_names(paths: Sequence[Path], last: Sequence[str]) -> list[str]:
+    """A unique name for every path: its entry in ``last``, with the names of parent folders in front if it repeats."""
     names = list(last)
     for depth in range(2, 1 + max(len(path.parts) for path in paths)):
         repeated = {name for name, count in Counter(names).items() if count > 1}
@@ -120,7 +128,7 @@ def different_names(paths, last):
             for name, path, end in zip(names, paths, last, strict=True)
         ]
     taken = set()
-    for i in range(len(names)):  # still equal: a.jpg and a.png in one folder
+    for i in range(len(names)):  # still not unique: a.jpg and a.png in one folder
         while names[i] in taken:
             names[i] += "_"
         taken.add(names[i])

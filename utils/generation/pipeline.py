@@ -1,4 +1,4 @@
-"""The work of generation (paper section 3.3): identities in, finished identities out. No files, no flags, no bars.
+"""The generation procedure (paper section 3.3): identities in, finished identities out, without any files or flags.
 
 identity vector --AttrOP--> vector --noise--> noisy vectors --generator--> images              (identity mode)
 identity vector --noise--> noisy vectors --AttrOP, which decodes them--> images                    (pose mode)
@@ -7,7 +7,7 @@ identity vector --noise--> noisy vectors --AttrOP, which decodes them--> images 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,9 +37,9 @@ class GeneratedImage:
 class ImageJob:
     """One image to make.
 
-    ``vector``: the identity's vector before the noise, (512,); ``sigma``: the noise level; ``verdict``: AttrOP's on
-    that vector; ``tries``: what was measured of the earlier attempts, none of which passed the gate. Once an attempt
-    has been started, ``stream`` is its random stream and ``noisy`` (512,) the vector to decode.
+    ``vector``: the identity's vector before the noise, (512,); ``sigma``: the noise level; ``verdict``: AttrOP's
+    verdict on that vector; ``tries``: the measurements of earlier attempts, none of which passed the gate. Once an
+    attempt has been started, ``stream`` is its random stream and ``noisy`` (512,) the vector to decode.
     """
 
     identity: Identity
@@ -47,18 +47,18 @@ class ImageJob:
     vector: np.ndarray
     sigma: float
     verdict: AttrOPVerdict | None = None
-    tries: tuple[dict, ...] = ()
+    tries: tuple[dict[str, Any], ...] = ()
     stream: np.random.Generator = field(init=False)
     noisy: np.ndarray = field(init=False)
 
     def start_attempt(self, seed: int) -> "ImageJob":
-        """Begin this attempt's random stream, from which the noise is drawn now and the masks later."""
+        """Start the random stream of this attempt. The noise is drawn from it now, the token mask when decoding."""
         self.stream = image_stream(seed, self.identity.number, self.index, len(self.tries))
         self.noisy = perturb(self.vector, self.sigma, self.stream)
         return self
 
     def record(self, measured: dict[str, float], verdict: AttrOPVerdict | None = None) -> ImageRecord:
-        """What is known of the image once it is decoded."""
+        """The record of the decoded image, with what was ``measured`` on it and AttrOP's ``verdict`` on it, if any."""
         return ImageRecord(
             self.identity.number, self.identity.name, self.index, self.sigma, self.identity.source, rounded(measured),
             verdict or self.verdict,
@@ -66,7 +66,7 @@ class ImageJob:
 
 
 class FinishedImage(NamedTuple):
-    """An image that was made: its job, pixels (112, 112, 3) uint8 RGB or None, and record."""
+    """A finished image: its job, its pixels (112, 112, 3) uint8 RGB or None, and its record."""
 
     job: ImageJob
     pixels: np.ndarray | None
@@ -78,13 +78,13 @@ def generate(
     attrop: AttrOP | None = None, attrop_on: str = "identity", measures: ImageMeasures | None = None,
     gate: Gate | None = None,
 ) -> Iterator[tuple[Identity, list[GeneratedImage]]]:  # fmt: skip
-    """Iterate over (Identity, list of GeneratedImages), in the order in which identities are finished.
+    """Iterate over (Identity, its GeneratedImages), in the order in which identities are finished.
 
-    ``identities``: any iterable of Identity, read as work goes on. ``attrop``: None, or an AttrOP that works on each
+    ``identities``: any iterable of Identity, read on demand. ``attrop``: None, or an AttrOP that works on each
     identity vector before the noise (``attrop_on="identity"``) or on every noisy vector (``"image"``: the image written
-    is then the one that AttrOP checked). ``measures``: what is measured of every image, batched with decoding;
-    ``gate``: an image that fails is drawn again from a fresh stream, and left out when no attempt passes. Raises
-    ValueError when the gate asks for what nobody measures, UserError when an image is not finite.
+    is then the one that AttrOP checked). ``measures``: measurements taken of every image, batched with decoding;
+    ``gate``: an image that fails is drawn again from a new random stream, and left out when no attempt passes. Raises
+    ValueError when the gate needs a measure that is not taken, UserError when an image is not finite.
     """
     if gate is not None and not gate.minimums.keys() <= set(measures.names if measures else ()):
         raise ValueError(f"the gate asks for {', '.join(gate.minimums)}, which are not all measured")
@@ -105,9 +105,9 @@ def generate(
 def optimise_identities(
     attrop: AttrOP, identities: Iterable[Identity], recipe: Recipe
 ) -> Iterator[tuple[Identity, np.ndarray, AttrOPVerdict]]:
-    """AttrOP on the identity vectors: yields (identity, vector (512,), verdict) as they end."""
+    """AttrOP on the identity vectors: yields (identity, vector (512,), verdict) as rows end."""
 
-    def rows():
+    def rows() -> Iterator[Row]:
         for identity in identities:
             stream = identity_stream(recipe.seed, identity.number)
             yield Row(identity, identity.vector, identity.vector, lambda stream=stream: recipe.mask_rates.draw(stream))
@@ -119,9 +119,9 @@ def optimise_identities(
 def image_jobs(
     starts: Iterable[tuple[Identity, np.ndarray, AttrOPVerdict | None]], recipe: Recipe
 ) -> Iterator[ImageJob]:
-    """(identity, vector, verdict) -> the jobs of the images that the identity lacks.
+    """(identity, vector (512,), verdict) -> jobs for the images that the identity still needs.
 
-    The verdict on the identity vector goes with its first image alone.
+    Only the first image gets the verdict on the identity vector.
     """
     for identity, vector, verdict in starts:
         sigmas = image_sigmas(recipe.seed, identity.number, recipe.example, recipe.sigmas)
@@ -133,13 +133,13 @@ def image_jobs(
 def optimise_images(
     attrop: AttrOP, queue: RetryQueue, recipe: Recipe, measures: ImageMeasures | None
 ) -> Iterator[FinishedImage]:
-    """AttrOP on every noisy vector; what the image must resemble is the identity vector without noise.
+    """AttrOP on every noisy vector. Identity similarity is measured to the identity vector without noise.
 
-    On a GPU the results are measured in batches. The last of them may put images back into the ``queue``, for which
-    AttrOP starts again.
+    On a GPU the results are measured in batches. The consumer may put images of the last batch back into the ``queue``;
+    AttrOP then starts again for these.
     """
 
-    def next_row():
+    def next_row() -> Row | None:
         job = queue.take()
         if job is None:
             return None
@@ -163,7 +163,7 @@ def optimise_images(
 def measured_results(
     results: list[Result], measures: ImageMeasures | None, size: int, device: torch.device
 ) -> Iterator[FinishedImage]:
-    """AttrOP's results, ``size`` of them at most -> finished images, with what ``measures`` says of each."""
+    """At most ``size`` results of AttrOP -> finished images, with the values of ``measures`` on each."""
     for result in results:
         if result.image is None:
             raise not_finite(result.key)
@@ -183,7 +183,7 @@ def measured_results(
 
 
 def values_of(result: Result) -> dict[str, float]:
-    """{name: value} that AttrOP measured on the image it returns."""
+    """{name: value} that AttrOP measured on the returned image."""
     return {"id_similarity": result.id_similarity, **result.values}
 
 
@@ -197,7 +197,7 @@ def verdict_of(result: Result, measured_on: str, values: dict[str, float] | None
 def retry_rejected(
     images: Iterable[FinishedImage], queue: RetryQueue, gate: Gate, seed: int
 ) -> Iterator[FinishedImage]:
-    """Pass on images that pass the gate or have no attempt left, without pixels; put the others back into the queue."""
+    """Yield images that pass the gate and, without pixels, those with no attempt left; put back all others."""
     for job, pixels, record in images:
         failure, tries = gate.failures(record.measured), job.tries
         if failure:
@@ -205,7 +205,7 @@ def retry_rejected(
             if len(tries) < gate.max_tries:
                 queue.put_back(replace(job, tries=tries).start_attempt(seed))
                 continue
-        measured = {} if failure else record.measured  # there is no image to measure; the tries say what was measured
+        measured = {} if failure else record.measured  # no image is written; the values are in ``tries``
         record = replace(record, measured=measured, passed=not failure, tries=tries)
         yield FinishedImage(job, None if failure else pixels, record)
 
@@ -214,7 +214,7 @@ def decode(
     generator: torch.nn.Module, queue: RetryQueue, mask_rates: MaskRates, batch_size: int,
     measures: ImageMeasures | None,
 ) -> Iterator[FinishedImage]:  # fmt: skip
-    """Decode in batches padded to ``batch_size``; one is read back while the next runs."""
+    """Decode in batches padded to ``batch_size``; a batch is read back from the device while the next one runs."""
     in_flight = None
     while (batch := queue.take_batch(batch_size)) or in_flight:
         launched = launch(generator, batch, mask_rates, batch_size, measures) if batch else None
@@ -228,9 +228,10 @@ def launch(
     generator: torch.nn.Module, batch: list[ImageJob], mask_rates: MaskRates, batch_size: int,
     measures: ImageMeasures | None,
 ) -> tuple[Download, list[str]]:  # fmt: skip
-    """Start decoding: a Download of pixels (B, 112, 112, 3) uint8, whether each is finite (B,), and what is measured.
+    """Start decoding a batch: a Download, and the names of the values measured.
 
-    With the names of what is measured, (B,) each.
+    The Download holds the pixels (B, 112, 112, 3) uint8, whether each image is finite (B,), and the values, (B,) each;
+    B is ``batch_size``, and rows after those of ``batch`` are padding.
     """
     device = next(generator.parameters()).device
     vectors = np.ones((batch_size, batch[0].noisy.size), np.float32)
@@ -249,9 +250,9 @@ def launch(
 
 
 def collect(batch: list[ImageJob], download: Download, names: list[str]) -> Iterator[FinishedImage]:
-    """Wait for what was launched."""
+    """Wait for a batch that was launched, and yield its images."""
     pixels, finite, *values = (tensor.numpy() for tensor in download.wait())
-    for slot, job in enumerate(batch):  # what follows is padding
+    for slot, job in enumerate(batch):  # further rows are padding
         if not finite[slot]:
             raise not_finite(job)
         measured = {name: float(value[slot]) for name, value in zip(names, values, strict=True)}
@@ -267,8 +268,8 @@ def not_finite(job: ImageJob) -> UserError:
 
 
 def assemble(images: Iterable[FinishedImage], example: int) -> Iterator[tuple[Identity, list[GeneratedImage]]]:
-    """Finished images in any order -> (Identity, its GeneratedImages in order), an identity when it is complete."""
-    unfinished = defaultdict(dict)
+    """Finished images in any order -> (Identity, its GeneratedImages in order), once an identity is complete."""
+    unfinished: defaultdict[int, dict[int, GeneratedImage]] = defaultdict(dict)
     for job, pixels, record in images:
         identity, done = job.identity, unfinished[job.identity.number]
         done[job.index] = GeneratedImage(pixels, record)

@@ -12,7 +12,8 @@ class Identity(NamedTuple):
     """One identity to generate images of.
 
     ``number`` seeds its random streams, ``name`` is its folder, ``vector`` its identity vector, (512,) float32;
-    ``source``: the photo or folder that the vector came from; ``first_image``: how many images it has already.
+    ``source``: the photo or folder that the vector came from; ``first_image``: the number of existing images, which is
+    the index of the first image to generate.
     """
 
     number: int
@@ -24,7 +25,7 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How many images an identity gets, and how they vary.
+    """The number of images per identity, and how they vary.
 
     ``example``: images per identity; ``sigmas``: one block of noise levels, see ``streams.image_sigmas``; ``seed``: the
     seed of all random draws; ``mask_rates``: the distribution that mask rates are drawn from.

@@ -1,4 +1,4 @@
-"""What a generation run says of its dataset when it ends, from the manifest."""
+"""The summary that a generation run prints at its end, from the manifest."""
 
 from array import array
 from collections import Counter, defaultdict
@@ -10,13 +10,13 @@ import numpy as np
 
 from utils.dataset.image_record import ImageRecord
 
-NAMED = 10  # identities named in the summary
-PASSING_SHARE = 0.9  # of the images, that a suggested threshold would pass
+NAMED = 10  # number of identities named in the summary
+PASSING_SHARE = 0.9  # fraction of the images that pass at a suggested threshold
 
 
 @dataclass
 class DatasetCounts:
-    """Counts over a manifest. ``images``: {identity's name: how many are written}, those without any included."""
+    """Counts over a manifest. ``images``: {name of an identity: number of images}, also of identities without any."""
 
     images: Counter = field(default_factory=Counter)
     attrop_rows: int = 0
@@ -25,12 +25,12 @@ class DatasetCounts:
     missed: Counter = field(default_factory=Counter)  # {target: rows that missed it}
     best_quality: float = -np.inf
     left_out: int = 0
-    gate_missed: Counter = field(default_factory=Counter)  # {measure: images left out whose every try missed it}
-    best_values: dict = field(default_factory=lambda: defaultdict(partial(array, "f")))  # {measure: each image's best}
+    gate_missed: Counter = field(default_factory=Counter)  # {measure: images left out that missed it at every try}
+    best_values: dict = field(default_factory=lambda: defaultdict(partial(array, "f")))  # {measure: best values}
 
 
 def count_records(records: Iterable[ImageRecord], minimums: dict[str, float]) -> DatasetCounts:
-    """Read a manifest once. ``minimums``: what the gate asked for."""
+    """Count in one pass over a manifest. ``minimums``: those of the gate."""
     counts = DatasetCounts()
     for record in records:
         counts.images[record.name] += record.passed is not False
@@ -51,7 +51,7 @@ def count_records(records: Iterable[ImageRecord], minimums: dict[str, float]) ->
 
 
 def attrop_lines(counts: DatasetCounts, wanted_quality: float | None, targets: list[str]) -> Iterator[str]:
-    """How AttrOP went. ``targets``: their names; ``wanted_quality``: for a hint where no image came near it, if any."""
+    """Lines on AttrOP. ``targets``: their names; ``wanted_quality``: target for the hint that no image came near it."""
     if not counts.attrop_rows:
         return
     rows = counts.attrop_rows
@@ -67,7 +67,7 @@ def attrop_lines(counts: DatasetCounts, wanted_quality: float | None, targets: l
 
 
 def gate_lines(counts: DatasetCounts, minimums: dict[str, float], max_tries: int) -> Iterator[str]:
-    """What the gate left out, why, and which threshold would have passed nearly all."""
+    """Lines on the images that the gate left out, why, and the threshold at which most of the images would pass."""
     if not counts.left_out:
         return
     total = sum(counts.images.values()) + counts.left_out

@@ -1,5 +1,6 @@
 """Identity vectors from a file."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,22 @@ from models.weight_files import sha256
 from utils.data.slices import parse_slice
 from utils.generation.recipe import Identity
 
-CHECKED_ROWS = 8192
+CHECKED_ROWS = 8192  # rows checked at a time, so that a large file is never in memory as a whole
 
 
 class VectorSource:
-    """Identity vectors from an ``.npy`` of (K, 512) floats; identity k is called by its six-digit number.
+    """Identity vectors from an ``.npy`` of floats (K, width); an identity is named by its six-digit number.
 
-    ``usual_norm``: of the vectors the generator was trained on, where that is known; others are warned about.
-    Raises UserError when the file is missing, damaged, of another shape or type, or has a row that is not a direction.
+    ``start_end``: FIRST:END of the rows, None for all; ``start_class_id``: number of the identity in row 0;
+    ``usual_norm``: mean norm of the vectors that the generator was trained on, if known; very different norms give a
+    warning. Raises UserError when the file is missing, damaged, of another shape or type, or has a zero, NaN or
+    infinite row.
     """
 
-    def __init__(self, path, start_end=None, start_class_id=0, width=512, usual_norm=None):
+    def __init__(
+        self, path: Path | str, start_end: str | None = None, start_class_id: int = 0, width: int = 512,
+        usual_norm: float | None = None,
+    ):  # fmt: skip
         self.vectors = load_vectors(path, width)
         self.slice = parse_slice(start_end, len(self.vectors))
         self.first = start_class_id
@@ -36,13 +42,14 @@ class VectorSource:
                 f"{path}: the vectors have norm {norm:.2f}; the generator expects unnormalised features, norm about 20."
             )
 
-    def identities(self, rows):
-        """Iterate over the Identities of some rows."""
+    def identities(self, rows: Iterable[int]) -> Iterator[Identity]:
+        """Iterate over the identities of some rows."""
         for row in rows:
             yield Identity(row + self.first, self.names[row], np.array(self.vectors[row], np.float32))
 
 
-def load_vectors(path, width):
+def load_vectors(path: Path | str, width: int) -> np.ndarray:
+    """The vectors (K, width) of an ``.npy`` file, memory-mapped. Raises UserError as VectorSource does."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file of identity vectors.")

@@ -1,19 +1,26 @@
-"""Where the models run."""
+"""The device that the models run on, and how they run on it: compiled or not, and with which memory settings."""
 
 import ctypes
 import os
 import shutil
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from models.errors import UserError
 
 CPU = torch.device("cpu")
+Model = TypeVar("Model", bound=Callable | None)  # a module, its forward function, or None
 
 
-def resolve_device(name="auto", local_rank=0):
-    """``auto``: this rank's GPU where there is one, else the CPU. Raises UserError for a device that is not there."""
+def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
+    """The device called ``name``, which becomes the current CUDA device if it is a GPU.
+
+    "auto" is the GPU of this ``local_rank`` if the machine has one, and the CPU otherwise. Raises UserError for a
+    device that does not exist.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -21,7 +28,7 @@ def resolve_device(name="auto", local_rank=0):
     except RuntimeError as error:
         raise UserError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N.") from error
     if device.type == "cuda":
-        count = max(1, torch.cuda.device_count())  # one where a cluster gives each process a GPU of its own
+        count = max(1, torch.cuda.device_count())  # 1 on clusters that show each process only its own GPU
         index = local_rank % count if device.index is None else device.index
         if not torch.cuda.is_available() or index >= torch.cuda.device_count():
             raise UserError(f"--device {name}: this machine offers {torch.cuda.device_count()} CUDA devices.")
@@ -30,11 +37,12 @@ def resolve_device(name="auto", local_rank=0):
     return device
 
 
-def compiled(module, device, fixed_shapes=False):
-    """``module`` through torch.compile, with the random draws it would make without; UserError without a compiler.
+def compiled(module: Model, device: torch.device, fixed_shapes: bool = False) -> Model:
+    """Compile a module or function with torch.compile. Random draws stay those of the uncompiled module.
 
-    What torch generates is C++ on a CPU, and on a GPU a kernel that Triton loads with a bit of C. ``fixed_shapes``: the
-    code is made for the shapes that come, and once more for others, but never for shapes in general.
+    ``fixed_shapes``: compile for each input shape separately instead of for dynamic shapes. Raises UserError when the
+    compiler that torch.compile needs is missing: a C++ compiler on a CPU, and on a GPU a C compiler, with which Triton
+    builds the launchers of its kernels.
     """
     if device.type == "cuda":
         language, variable, usual = "C", "CC", "gcc" if shutil.which("gcc") else "clang"
@@ -48,21 +56,20 @@ def compiled(module, device, fixed_shapes=False):
     return torch.compile(module, dynamic=False if fixed_shapes else None, options={"fallback_random": True})
 
 
-def uncompiled(module):
-    """The module that ``compiled`` was given; any other module, or None, as it is."""
+def uncompiled(module: Model) -> Model:
+    """The module that ``compiled`` was given. Any other module, or None, is returned unchanged."""
     return getattr(module, "_orig_mod", module)
 
 
-def keep_freed_memory(device):
-    """Let this process reuse the large blocks it frees instead of handing them back to the kernel each time.
+def keep_freed_memory(device: torch.device) -> None:
+    """Make malloc reuse large freed blocks instead of returning them to the kernel each time.
 
-    Feature maps are tens of MB, which glibc maps afresh, page by page, for every layer: without this the
-    image decoder is about an eighth slower on a CPU. Does nothing where ``device`` is another one, as the feature maps
-    are not in this memory then, nor elsewhere than on Linux with glibc.
+    By default glibc maps every feature map (tens of MB) anew, page by page, which makes the image decoder about an
+    eighth slower on a CPU. Does nothing if ``device`` is not a CPU, or on systems other than Linux with glibc.
     """
     if device.type != "cpu" or not sys.platform.startswith("linux"):
         return
-    trim_threshold, mmap_max = -1, -4  # names of mallopt's parameters in malloc.h
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX in malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:

@@ -1,12 +1,13 @@
-"""One process or many: joining the others, and what is said among them."""
+"""Distributed runs: joining the other processes, and collective operations among them. One process is a run, too."""
 
 import io
 import os
 import pickle
 import socket
 import sys
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,41 +16,46 @@ from models.errors import UserError
 from utils.runtime.ending import FAILED, STOPPED, Ending
 from utils.runtime.launch import meeting_point, this_launch
 
-NEVER = timedelta(days=30)
-_ending = None  # of the run this process has joined
+NO_TIMEOUT = timedelta(days=30)
+Value = TypeVar("Value")
+_ending: Ending | None = None  # set while this process belongs to a run of several processes
 
 
-class World(NamedTuple):
-    """``rank`` of ``size`` processes; ``local_rank`` of ``local_size`` on this machine."""
+class Distributed(NamedTuple):
+    """The position of this process among the processes of a run, and collective operations among them.
+
+    ``rank`` is from 0 to ``size`` - 1 over all machines, ``local_rank`` from 0 to ``local_size`` - 1 on this one.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    patient_group: Any = None  # for what ranks may reach hours apart, on the CPU
+    patient_group: Any = None  # gloo process group without a timeout: ranks may reach an operation hours apart
 
     @property
-    def is_main(self):
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which prints, and writes the files that all ranks share."""
         return self.rank == 0
 
-    def barrier(self):
-        """Wait until every rank is here."""
+    def barrier(self) -> None:
+        """Wait until every rank has called this."""
         if self.size > 1:
             dist.barrier(group=self.patient_group)
 
-    def gather(self, value):
-        """[every rank's ``value``], the same list on every rank, once all are here."""
+    def gather(self, value: Value) -> list[Value]:
+        """The ``value`` of every rank, in order of rank; the same list on every rank."""
         values = [value]
         if self.size > 1:
             values *= self.size
             dist.all_gather_object(values, value, group=self.patient_group)
         return values
 
-    def from_main(self, make):
-        """What ``make()`` returns on rank 0, on every rank: it is called on rank 0 alone.
+    def from_main(self, make: Callable[[], Value]) -> Value:
+        """Call ``make`` on rank 0 only, and return its result on every rank.
 
-        Any object that can be pickled. Its tensors, on the CPU, travel one at a time, so that a checkpoint takes no
-        more memory than it has.
+        The result can be any object that can be pickled; its tensors must be on the CPU. Tensors are broadcast one at a
+        time, so that broadcasting a checkpoint needs no second copy of it in memory.
         """
         if self.size == 1:
             return make()
@@ -67,9 +73,9 @@ class World(NamedTuple):
 
 
 class _Outlined(pickle.Pickler):
-    """Pickles a value without the numbers of its tensors, which it lists."""
+    """Pickles a value without the contents of its tensors, and appends the tensors to ``tensors``."""
 
-    def __init__(self, file, tensors):
+    def __init__(self, file: io.BytesIO, tensors: list[torch.Tensor]):
         super().__init__(file)
         self.tensors = tensors
 
@@ -84,9 +90,9 @@ class _Outlined(pickle.Pickler):
 
 
 class _Filled(pickle.Unpickler):
-    """Unpickles such a value with tensors yet to be filled, which it lists in the same order."""
+    """Unpickles the output of _Outlined with empty tensors, and appends these to ``tensors`` in the same order."""
 
-    def __init__(self, file, tensors):
+    def __init__(self, file: io.BytesIO, tensors: list[torch.Tensor]):
         super().__init__(file)
         self.tensors = tensors
 
@@ -96,27 +102,27 @@ class _Filled(pickle.Unpickler):
         return self.tensors[-1]
 
 
-def _outline(value, tensors):
+def _outline(value: Any, tensors: list[torch.Tensor]) -> bytes:
     buffer = io.BytesIO()
     _Outlined(buffer, tensors).dump(value)
     return buffer.getvalue()
 
 
-def join_world(backend="gloo"):
-    """Join the other processes of this run, however they were started (see launch.py); alone without others.
+def init_distributed(backend: str = "gloo") -> Distributed:
+    """Join the other processes of this run, however they were started (see launch.py); a single process joins nobody.
 
-    From here on all of them end when one ends with an error. Raises UserError when the tasks of an srun step were not
-    started with the same command.
+    From here on an error in one process ends all of them. Raises UserError when the tasks of an srun step were started
+    with different commands.
     """
     global _ending
     launch = this_launch()
     if launch.size == 1:
-        return World()
+        return Distributed()
     os.environ |= meeting_point(launch)
     dist.init_process_group(backend)
-    patient_group, ring = (dist.new_group(backend="gloo", timeout=NEVER) for _ in range(2))
+    patient_group, ring = (dist.new_group(backend="gloo", timeout=NO_TIMEOUT) for _ in range(2))
     _ending = Ending(ring)
-    world = World(launch.rank, launch.size, patient_group=patient_group)
+    world = Distributed(launch.rank, launch.size, patient_group=patient_group)
     node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
     nodes, commands = zip(*world.gather((node, sys.argv[1:])), strict=True)
     if launch.by == "srun" and any(words != commands[0] for words in commands):
@@ -129,8 +135,8 @@ def join_world(backend="gloo"):
     return world._replace(local_rank=local_rank, local_size=local_size)
 
 
-def leave_world():
-    """Leave the run once it has succeeded: waits for the process before this one to have done so."""
+def leave_run() -> None:
+    """Leave the run after success, once the preceding rank has succeeded as well."""
     global _ending
     if _ending:
         _ending.together()
@@ -138,23 +144,30 @@ def leave_world():
         dist.destroy_process_group()
 
 
-def fail_world(status):
-    """End this process at once with a ``status``, and all others, if it is one of several."""
+def fail_run(status: int) -> None:
+    """After an error: end this process at once with exit status ``status``, and all others with it.
+
+    Returns, and does nothing, if this process is the only one.
+    """
     if _ending:
         _ending.now(status, FAILED)
 
 
-def stop_world(status):
-    """The same after a signal, which the others may have had as well: they get a few seconds to stop by themselves."""
+def stop_run(status: int) -> None:
+    """After a signal: as ``fail_run``, but the other processes get GRACE seconds to stop by themselves first.
+
+    They may have received the same signal.
+    """
     if _ending:
         _ending.now(status, STOPPED)
 
 
-def is_joined():
+def is_joined() -> bool:
+    """Whether this process belongs to a run of several processes."""
     return _ending is not None
 
 
-def wait_for_reason(seconds=10):
-    """Give another process's error the time to end this one, which has only lost its connection."""
+def wait_for_reason(seconds: float = 10) -> None:
+    """Wait after a lost connection: if another process has failed, its message ends this process meanwhile."""
     if _ending:
         _ending.wait_for_reason(seconds)

@@ -1,7 +1,7 @@
-"""Writing files so that neither a killed process nor a power cut leaves half of one.
+"""Writing files so that neither a killed process nor a power cut leaves an incomplete one.
 
-A *kill* ends a process between any two of its instructions; what it gave to the system is kept. A *power cut* also
-loses what the system had not yet written to the disk, in any order, unless ``fsync`` was called.
+A *kill* ends a process between any two instructions; data that it passed to the operating system is kept. A *power
+cut* also loses any data that the system has not yet written to the disk, in any order, unless ``fsync`` was called.
 """
 
 import ctypes
@@ -13,10 +13,10 @@ from typing import BinaryIO
 
 
 def atomic_write(path: Path | str, content: bytes | str | Callable[[BinaryIO], None]) -> None:
-    """Write a file in one step: after a kill or a power cut it holds all of ``content``, or what it held before.
+    """Write a file in one step: after a kill or a power cut it has either all of ``content`` or its previous content.
 
-    ``content``: bytes, text (UTF-8), or a function that writes to a binary file. Raises OSError, or what the function
-    raises; the file then holds what it held before.
+    ``content``: bytes, text (written as UTF-8), or a function that writes to an open binary file. Raises OSError, or
+    whatever the function raises; the file then keeps its previous content.
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".next")
@@ -37,7 +37,7 @@ def atomic_write(path: Path | str, content: bytes | str | Callable[[BinaryIO], N
 
 
 def append_whole(descriptor: int, data: bytes) -> None:
-    """Append to a file opened with O_APPEND: all of ``data``, or none of it when there is no room (OSError)."""
+    """Append ``data`` to a file opened with O_APPEND: all of it, or nothing when an OSError is raised (disk full)."""
     rest, size = memoryview(data), os.fstat(descriptor).st_size
     try:
         while rest:
@@ -48,7 +48,7 @@ def append_whole(descriptor: int, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk. Some network file systems refuse, where the server sees to it."""
+    """Flush the entries of a folder to the disk. Network file systems that refuse this leave it to their server."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -58,9 +58,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_file_system(descriptor: int) -> None:
-    """Have everything that was written so far to the file system of an open file on the disk.
+    """Flush everything written so far to the file system of an open file to the disk. Raises OSError.
 
-    One call for many small files: fsync of each of 500 images takes about a second, this a fraction of one.
+    One call serves many small files: calling fsync on 500 images takes about a second, this a fraction of that.
     """
     syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     if syncfs is None:  # not Linux

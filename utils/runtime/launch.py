@@ -1,32 +1,33 @@
-"""How this process was started: by torchrun, by srun, as one of several by hand, or alone. Imports nothing of torch."""
+"""How this process was started: by torchrun, by srun, by hand as one of several, or alone. Does not import torch."""
 
 import os
 import re
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from models.errors import UserError
 
-PORTS = range(20000, 30000)  # below the ports that Linux gives to outgoing connections
+PORTS = range(20000, 30000)  # below the range that Linux uses for outgoing connections
 
 
 class Launch(NamedTuple):
-    """This process is number ``rank`` of ``size``; ``by``: "torchrun", "srun", "hand" or "alone"."""
+    """Rank ``rank`` of ``size`` processes, started ``by`` "torchrun", "srun" or "hand"; a single one is "alone"."""
 
     by: str = "alone"
     rank: int = 0
     size: int = 1
 
 
-def this_launch(environment=os.environ):
-    """The Launch that the environment variables describe. Raises UserError when they contradict one another.
+def this_launch(environment: Mapping[str, str] = os.environ) -> Launch:
+    """The Launch described by the environment variables. Raises UserError when they contradict one another.
 
-    RANK and WORLD_SIZE, as torchrun sets them, come first; WORLD_SIZE=1 makes a process independent of all others.
-    Without them the tasks of one `srun` step belong together. A batch script has SLURM_NTASKS and SLURM_PROCID as well
-    but runs in no step of its own, so that a plain `python` in it is alone whatever the size of the allocation.
+    RANK and WORLD_SIZE, as set by torchrun, take precedence; WORLD_SIZE=1 makes a process independent of all others.
+    Without them, all tasks of one `srun` step form one run. A batch script also has SLURM_NTASKS and SLURM_PROCID, but
+    no job step, so a plain `python` in it runs alone whatever the size of the allocation.
     """
     in_step = int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_STEP_ID" in environment
     if "WORLD_SIZE" not in environment and not in_step:
@@ -47,32 +48,32 @@ def this_launch(environment=os.environ):
     return Launch(by, rank, size)
 
 
-def meeting_point(launch, environment=os.environ):
-    """Environment variables with which torch's processes find one another. Raises UserError when there are none.
+def meeting_point(launch: Launch, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment variables with which torch.distributed connects the processes.
 
-    What the user or torchrun has set stays. Under srun it is the first node of the step, and a port that follows from
-    the numbers of the job and the step.
+    Values set by the user or by torchrun are kept. Under srun the address is the first node of the step, and the port
+    is derived from the job and step numbers. Raises UserError when address or port is unknown.
     """
-    found = {name: environment[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in environment}
+    address = {name: environment[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in environment}
     if launch.by == "srun":
         number = int(environment["SLURM_JOB_ID"]) + int(environment["SLURM_STEP_ID"])
         nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]
-        found = {"MASTER_ADDR": first_host(nodes), "MASTER_PORT": str(PORTS[number % len(PORTS)])} | found
-    if len(found) < 2:
+        address = {"MASTER_ADDR": first_host(nodes), "MASTER_PORT": str(PORTS[number % len(PORTS)])} | address
+    if len(address) < 2:
         raise UserError(
             "WORLD_SIZE is set, but not MASTER_ADDR and MASTER_PORT, where the processes meet: the host of rank 0 and "
             "a free port on it. torchrun sets them."
         )
-    return found | {"RANK": str(launch.rank), "WORLD_SIZE": str(launch.size)}
+    return address | {"RANK": str(launch.rank), "WORLD_SIZE": str(launch.size)}
 
 
-def first_host(nodes):
-    """The first host of a list as SLURM writes it: "gpu[03-05,9],login" -> "gpu03"."""
+def first_host(nodes: str) -> str:
+    """The first host of a SLURM node list: "gpu[03-05,9],login" -> "gpu03"."""
     return re.sub(r"\[(\w+)[^]]*\]", r"\1", nodes).split(",")[0]
 
 
-def launch_words(launch, environment=os.environ):
-    """The words in front of a script with which a user starts it again as this process was started."""
+def launch_words(launch: Launch, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The words to put before a script's path to start it as this process was started: ["python"], for example."""
     if launch.by == "torchrun":
         local_size = environment["LOCAL_WORLD_SIZE"]
         several_machines = int(local_size) != launch.size
@@ -82,21 +83,23 @@ def launch_words(launch, environment=os.environ):
     return ["srun", python] if launch.by == "srun" else [python]
 
 
-def parent_words(script):
-    """The words of the parent process's command line before the name of the ``script``: torchrun and its options.
+def parent_words(script: str) -> list[str]:
+    """The words before the file name ``script`` in the parent process's command line: torchrun and its options.
 
-    Without the interpreter in front of a torchrun that is a script itself. Empty where Linux's /proc is missing, or the
-    script is not named there.
+    If torchrun is itself a Python script, the interpreter before it is left out. Empty without Linux's /proc, or if the
+    command line does not contain the script.
     """
     try:
         words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode().split("\0")
     except (OSError, UnicodeDecodeError):
         return []
-    place = next((number for number, word in enumerate(words) if number and Path(word).name == script), 0)
-    words = words[:place]
+    index = next((number for number, word in enumerate(words) if number and Path(word).name == script), 0)
+    words = words[:index]
     return words[1:] if len(words) > 1 and Path(words[1]).name == "torchrun" else words
 
 
-def command_line(launch, script, words, environment=os.environ):
-    """What a user types to start a ``script`` (a path) with ``words`` as this process was started."""
+def command_line(
+    launch: Launch, script: Path | str, words: Sequence[str], environment: Mapping[str, str] = os.environ
+) -> str:
+    """The shell command that starts a ``script`` (a path) with ``words`` in the way this process was started."""
     return shlex.join([*launch_words(launch, environment), os.path.relpath(script), *words])

@@ -1,15 +1,15 @@
-"""Locks that hold across the machines of a cluster: a file that exists while the lock is held.
+"""Locks that work across the machines of a cluster: a file that exists while the lock is held.
 
-``flock`` does not do on shared file systems: depending on the mount NFS keeps it local to a machine, and some systems
-refuse it. Creating a file that must not exist yet (O_EXCL) is atomic on all of them. The file tells who holds the lock,
-and a thread of the holder keeps its modification time fresh. The holder is gone
+``flock`` is unreliable on shared file systems: depending on the mount options, NFS keeps it local to one machine, and
+some systems refuse it. Creating a file with O_EXCL is atomic on all of them. The file names the holder of the lock, and
+a thread of the holder keeps its modification time up to date. The lock counts as abandoned
 
-- on this machine, when its process has ended (noticed at once);
-- on another one, or in another container, when the file was not touched for STALE_SECONDS. Both times are of the file
-  system's own clock, as the clocks of two machines differ.
+- if its holder ran on this machine: as soon as that process has ended;
+- if its holder runs on another machine or in another container: when the file has not been touched for STALE_SECONDS.
+  Both times are taken from the file system's clock, because the clocks of two machines differ.
 
-A holder that was suspended for longer may find that another process took the lock over: ``check`` tells, and is to be
-called before whatever must not be done twice.
+A holder that was suspended for longer than that may have lost the lock to another process. ``check`` detects this, and
+must be called before anything that must not be done twice.
 """
 
 import json
@@ -27,12 +27,12 @@ from typing import NamedTuple
 from models.errors import UserError
 
 HEARTBEAT_SECONDS = 15.0
-STALE_SECONDS = 180.0  # NFS may show attributes that are a minute old
-NOTICE_SECONDS = 10.0  # of waiting, until the user is told for whom
+STALE_SECONDS = 180.0  # NFS may report attributes that are a minute old
+NOTICE_SECONDS = 10.0  # waiting time after which the user is told who holds the lock
 
 
 class Holder(NamedTuple):
-    """Who holds a lock. ``machine`` and ``started`` tell whether ``pid`` still means the same process."""
+    """The process that holds a lock. ``machine`` and ``started`` tell it from a later process with the same ``pid``."""
 
     token: str
     host: str = "unknown"
@@ -53,7 +53,7 @@ class LockHeld(Exception):
 
 
 class LockFile:
-    """A lock on a path whose folder exists. ``acquire`` it once; any thread may ``check`` it."""
+    """A lock file at ``path``, whose folder must exist. Call ``acquire`` once; any thread may call ``check``."""
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
@@ -62,11 +62,11 @@ class LockFile:
         self.released = threading.Event()
 
     def acquire(self) -> None:
-        """Take the lock, from a holder that is gone if need be. Raises LockHeld, or OSError when that is impossible."""
+        """Take the lock, also from a holder that is gone. Raises LockHeld, or OSError when no file can be created."""
         while not self._create():
             holder = read_holder(self.path)
             if holder is None:
-                continue  # it was released meanwhile
+                continue  # released meanwhile: try again
             if not is_gone(self.path, holder):
                 raise LockHeld(holder)
             if self._replace(holder):
@@ -82,38 +82,39 @@ class LockFile:
         return True
 
     def _replace(self, gone: Holder) -> bool:
-        """Put our file in the place of that of a holder which is gone; False when another process did so.
+        """Replace the lock file of a holder that is gone by our own; False if another process has done so.
 
-        The right to replace a holder is a lock of its own, named after it, so that of two processes which find it gone
-        the slower one cannot replace the faster one.
+        Replacing needs a second lock, named after the holder that is gone. Otherwise, of two processes that find the
+        lock abandoned, the slower one could take it from the faster one.
         """
-        right = LockFile(self.path.with_name(f"{self.path.name}.{gone.token}"))
+        replacement = LockFile(self.path.with_name(f"{self.path.name}.{gone.token}"))
         try:
-            right.acquire()
+            replacement.acquire()
         except LockHeld as held:
-            raise LockHeld(held.holder) from None  # it is about to hold the lock
+            raise LockHeld(held.holder) from None  # that process is about to hold the lock
         try:
             present = read_holder(self.path)
             if present is None or present.token != gone.token:
                 return False
-            ours = self.path.with_name(f"{self.path.name}.{self.holder.token}")
-            write_holder(ours, self.holder)
-            os.replace(ours, self.path)
+            own_file = self.path.with_name(f"{self.path.name}.{self.holder.token}")
+            write_holder(own_file, self.holder)
+            os.replace(own_file, self.path)
             return True
         finally:
-            right.release()
+            replacement.release()
 
-    def _beat(self):
+    def _beat(self) -> None:
         while not self.released.wait(HEARTBEAT_SECONDS):
-            with suppress(OSError):  # the file may have been taken over and be gone; check() tells
+            with suppress(OSError):  # the file may be gone after a takeover, which check() reports
                 os.utime(self.descriptor)
 
     def is_ours(self) -> bool:
+        """Whether the lock file is still that of this LockFile."""
         present = read_holder(self.path)
         return present is not None and present.token == self.holder.token
 
     def check(self) -> None:
-        """Raise UserError when another process took the lock over."""
+        """Raise UserError when another process has taken the lock over."""
         if not self.is_ours():
             taker = read_holder(self.path)
             raise UserError(
@@ -123,7 +124,7 @@ class LockFile:
             )
 
     def release(self) -> None:
-        """Give the lock back, unless another process took it over."""
+        """Release the lock, unless another process has taken it over."""
         self.released.set()
         if self.descriptor is not None:
             os.close(self.descriptor)
@@ -134,17 +135,17 @@ class LockFile:
 
 @contextmanager
 def locked(path: Path | str) -> Iterator[LockFile]:
-    """Hold a lock, after waiting for it; whoever waits long is told for whom."""
-    lock, pause, told = LockFile(path), 0.02, False
+    """Wait for a lock and hold it. After NOTICE_SECONDS of waiting a line on stderr names its holder."""
+    lock, pause, noticed = LockFile(path), 0.02, False
     started = time.monotonic()
     while True:
         try:
             lock.acquire()
             break
         except LockHeld as held:
-            if not told and time.monotonic() - started > NOTICE_SECONDS:
+            if not noticed and time.monotonic() - started > NOTICE_SECONDS:
                 print(f"waiting for another process that has {lock.path} ({held.holder})", file=sys.stderr, flush=True)
-                told = True
+                noticed = True
             time.sleep(pause)
             pause = min(1.5 * pause, 1.0)
     try:
@@ -154,32 +155,32 @@ def locked(path: Path | str) -> Iterator[LockFile]:
 
 
 def write_holder(path: Path, holder: Holder) -> None:
-    """Make a lock's file. Raises FileExistsError when there is one.
+    """Create a lock file. Raises FileExistsError if there is one.
 
-    It appears with its content where the system can do that, so that a killed process leaves none that says nothing.
+    Where the system supports it the file appears together with its content, so that a kill cannot leave an empty file.
     """
     text = json.dumps(holder._asdict()).encode()
     try:
         descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o644)
     except (AttributeError, OSError):  # not Linux, or a network file system
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        nameless = False
+        unnamed = False
     else:
-        nameless = True
+        unnamed = True
     try:
         os.write(descriptor, text)
-        if nameless:  # src_dir_fd has no meaning for a whole path, but lets the link to the file be followed
+        if unnamed:  # src_dir_fd makes Python call linkat, which follows the link; the path is absolute
             os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
     except OSError:
-        if not nameless:
+        if not unnamed:
             path.unlink()
         raise
     finally:
-        os.close(descriptor)  # from here on other machines see what it says
+        os.close(descriptor)  # from here on other machines see the content
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Who holds a lock, None when nobody does. A file that says nothing stands for a holder whom nobody knows."""
+    """The holder of a lock, None if it is free. A file without readable content stands for an unknown holder."""
     try:
         with open(path, "rb") as file:
             text, number = file.read(), os.fstat(file.fileno()).st_ino
@@ -188,23 +189,23 @@ def read_holder(path: Path) -> Holder | None:
     try:
         return Holder(**json.loads(text))
     except (ValueError, TypeError):
-        return Holder(f"unknown-{number}")  # killed, or still busy, between making the file and writing into it
+        return Holder(f"unknown-{number}")  # its process is between creating and writing the file, or was killed there
 
 
 def is_gone(path: Path, holder: Holder) -> bool:
-    """Whether the process that holds a lock has ended, or gave no sign for STALE_SECONDS."""
+    """Whether the holder of a lock has ended or, on another machine, has not touched the file for STALE_SECONDS."""
     if holder.machine and holder.machine == machine():
         return not is_alive(holder)
     try:
         with open(path, "rb") as file:
             touched = os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
-        return False  # released: the next attempt sees that
+        return False  # released; the next attempt will notice
     return now_of_file_system(path) - touched > STALE_SECONDS
 
 
 def now_of_file_system(path: Path) -> float:
-    """The time by the clock that sets the modification times beside ``path``, in seconds."""
+    """The current time in seconds, by the clock that sets modification times in the folder of ``path``."""
     probe = path.with_name(f"{path.name}.clock-{uuid.uuid4().hex}")
     descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     try:
@@ -216,7 +217,7 @@ def now_of_file_system(path: Path) -> float:
 
 
 def machine() -> str:
-    """What tells the process numbers of two machines, boots or containers apart."""
+    """An identifier of this machine, boot and container, within which process numbers are unique."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -225,19 +226,19 @@ def machine() -> str:
 
 
 def is_alive(holder: Holder) -> bool:
-    """Whether a process of this machine lives. A number that was given to a later process does not count."""
+    """Whether a process of this machine is running. A later process with the same number does not count."""
     try:
         os.kill(holder.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # of another user
+        pass  # it belongs to another user
     started = start_of(holder.pid)
     return started != "ended" and (not started or not holder.started or started == holder.started)
 
 
 def start_of(pid: int) -> str:
-    """When a process began, in clock ticks since the machine did; "ended" for a zombie, "" where nobody tells."""
+    """The start time of a process in clock ticks since boot; "ended" for a zombie, "" where it is unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

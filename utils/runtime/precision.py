@@ -1,7 +1,9 @@
-"""The number formats that a run computes in, decided once from the flags and the device."""
+"""The number formats that a run computes in, chosen once from the flags and the device."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -18,8 +20,8 @@ class Precision:
 
     ``weights``: dtype of the models' parameters; ``autocast_dtype``: what torch.autocast casts operations to, None
     where there is no autocast; ``tf32``: whether a GPU may round the inputs of float32 products and convolutions to
-    TF32, which has the 10 bits of float16's mantissa; ``note``: a line for the user where the formats are not those
-    that were asked for.
+    TF32, which has a 10-bit mantissa like float16; ``note``: a line for the user if the formats differ from the
+    requested ones.
     """
 
     weights: torch.dtype = torch.float32
@@ -31,8 +33,8 @@ class Precision:
     def for_inference(cls, name: str, device: torch.device) -> "Precision":
         """The precision of frozen models, whose weights are cast. ``name``: "auto" or a name in PRECISIONS.
 
-        "auto" is bf16 where the hardware has it, else fp16 on a GPU and fp32 elsewhere. Float32 is exact, without TF32,
-        as is what remains in float32 beside the 16-bit formats. Raises UserError for fp16 on a CPU.
+        "auto" is bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU. TF32 is off, also for the
+        parts that stay in float32 beside a 16-bit format. Raises UserError for fp16 on a CPU.
         """
         if name == "fp16" and device.type == "cpu":
             raise UserError("--precision fp16 needs a GPU; on a CPU use bf16, fp32 or auto.")
@@ -42,10 +44,10 @@ class Precision:
 
     @classmethod
     def for_training(cls, use_amp: bool, amp_dtype: str | None, device: torch.device) -> "Precision":
-        """The precision of a training: float32 weights, and autocast with ``use_amp``.
+        """The precision of training: float32 weights, and autocast if ``use_amp``.
 
-        ``amp_dtype``: "float16" or "bfloat16", the autocast dtype on a GPU. A GPU without bfloat16 gets float16 in its
-        place, and ``note`` says so. A CPU has bfloat16 or no autocast at all. TF32 is used where the GPU has it.
+        ``amp_dtype``: "float16" or "bfloat16", the autocast dtype on a GPU. On a GPU without bfloat16 float16 is used
+        instead, and ``note`` says so. A CPU uses bfloat16 or no autocast. TF32 is on if the GPU supports it.
         """
         tf32 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= AMPERE
         if not use_amp or (device.type == "cpu" and not has_bf16(device)):
@@ -63,7 +65,7 @@ class Precision:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of most of the arithmetic, which frozen models beside those in training are cast to."""
+        """The dtype of most of the arithmetic; the frozen models of a training loss are cast to it."""
         return self.autocast_dtype or self.weights
 
     @property
@@ -71,18 +73,18 @@ class Precision:
         """The name of ``dtype`` in PRECISIONS."""
         return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
 
-    def apply(self, deterministic=False):
-        """Set the backend flags of this process, which is for the ``main`` of a script alone to do.
+    def apply(self, deterministic: bool = False) -> None:
+        """Set the backend flags of this process. To be called only by the ``main`` of a script.
 
-        ``deterministic``: cuDNN only uses algorithms that give the same bits each time.
+        ``deterministic``: whether cuDNN is limited to algorithms with bitwise reproducible results.
         """
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = self.tf32
         torch.backends.cudnn.deterministic = deterministic
 
     @contextmanager
-    def applied(self):
-        """The backend flags of this precision within the context, and those from before after it."""
+    def applied(self) -> Iterator[None]:
+        """Context manager that sets the backend flags of this precision, and restores the previous ones at its end."""
         before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
         deterministic = torch.backends.cudnn.deterministic
         try:
@@ -92,16 +94,16 @@ class Precision:
             torch.set_float32_matmul_precision(before[0])
             torch.backends.cudnn.allow_tf32 = before[1]
 
-    def autocast(self, device: torch.device):
-        """A context manager: torch.autocast, disabled where this precision has none."""
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """A torch.autocast context, disabled if ``autocast_dtype`` is None."""
         enabled = self.autocast_dtype is not None
         return torch.autocast(device.type, self.autocast_dtype or torch.bfloat16, enabled=enabled)
 
     def scaler(self, device: torch.device) -> torch.amp.GradScaler:
-        """A new scaler of the loss; it only scales under float16 autocast."""
+        """A new gradient scaler, enabled only under float16 autocast."""
         return torch.amp.GradScaler(device.type, enabled=self.autocast_dtype == torch.float16)
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, Any]:
         """The formats as plain values, for settings.json, logs and reports."""
         return {
             "weights": name_of(self.weights),
@@ -111,8 +113,8 @@ class Precision:
             "loss_scaling": self.autocast_dtype == torch.float16,
         }
 
-    def in_report(self) -> dict:
-        """What a JSON of figures says of the precision they were computed in."""
+    def in_report(self) -> dict[str, Any]:
+        """The entries of a JSON report that say in which precision its figures were computed."""
         return {"precision": self.name, "number_formats": self.describe()}
 
     def __str__(self):
@@ -125,17 +127,18 @@ class Precision:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """ "float32" of torch.float32."""
+    """The short name of a dtype: "float32" for torch.float32."""
     return str(dtype).removeprefix("torch.")
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware is fast at bfloat16: NVIDIA GPUs from Ampere on, CPUs with AVX-512 BF16."""
+    """Whether the hardware computes in bfloat16: NVIDIA GPUs from Ampere on, CPUs with AVX-512 BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= AMPERE
     return device.type == "cpu" and cpu_has_bf16()
 
 
 def cpu_has_bf16() -> bool:
+    """Whether the CPU has AVX-512 BF16 instructions."""
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(probe())

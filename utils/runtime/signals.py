@@ -1,4 +1,4 @@
-"""The signals that ask a run to stop, and the answer when all of its processes have."""
+"""The signals that ask a run to stop, and the exception that ends it once all of its processes have agreed."""
 
 import signal
 

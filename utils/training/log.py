@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.data.images import contact_sheet
-from utils.runtime.distributed import World
+from utils.runtime.distributed import Distributed
 from utils.runtime.durable import atomic_write
 from utils.runtime.precision import Precision
 from utils.training.folder import LOG
@@ -31,7 +31,7 @@ class Log:
     def __init__(
         self,
         output_dir: Path | str,
-        world: World,
+        world: Distributed,
         step: int,
         last_step: int,
         shown: Sequence[str],

@@ -7,10 +7,10 @@ import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.runtime.device import compiled
-from utils.runtime.distributed import World
+from utils.runtime.distributed import Distributed
 
 
-def parallel(model: nn.Module, world: World, device: torch.device, compile: bool = False) -> nn.Module:
+def parallel(model: nn.Module, world: Distributed, device: torch.device, compile: bool = False) -> nn.Module:
     """``model``, compiled if asked for, and wrapped to average gradients if there are several processes.
 
     The model is compiled before it is wrapped, because otherwise ``no_sync_if`` would have no effect. Raises UserError

@@ -9,7 +9,7 @@ import numpy as np
 
 from models.errors import UserError
 from models.weight_files import load_file
-from utils.runtime.distributed import World
+from utils.runtime.distributed import Distributed
 from utils.training.folder import find_checkpoint
 
 # Flags that say where and how a run works; no weight depends on them.
@@ -32,7 +32,7 @@ def load_checkpoint(path: Path | str) -> tuple[Path | None, Any]:
     return path, load_file(path, f"Name{earlier} with --resume, or start anew with --overwrite.")
 
 
-def run_description(world: World, records: Sequence[Sequence[int]]) -> dict[str, Any]:
+def run_description(world: Distributed, records: Sequence[Sequence[int]]) -> dict[str, Any]:
     """What a checkpoint keeps, beside the flags, of the data and the processes that its steps depended on.
 
     ``records``: arrays of integers that identify the records in use; the first one has one entry per record.
@@ -81,7 +81,7 @@ def _as_given(value):
     return "not given" if value is None else value
 
 
-def check_agreement(world: World, settings: Mapping[str, Any]) -> None:
+def check_agreement(world: Distributed, settings: Mapping[str, Any]) -> None:
     """Raise UserError when the processes have different numbers or switches; paths may differ between nodes."""
     compared = {flag: value for flag, value in settings.items()
                 if flag not in WITHOUT_INFLUENCE and not isinstance(value, str)}  # fmt: skip

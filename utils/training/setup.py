@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from utils.runtime.device import keep_freed_memory, resolve_device
-from utils.runtime.distributed import World, join_world
+from utils.runtime.distributed import Distributed, init_distributed
 from utils.runtime.precision import Precision
 from utils.training.folder import delete_run
 from utils.training.log import Log
@@ -17,7 +17,7 @@ from utils.training.stop import StopSignal
 class Run(NamedTuple):
     """Where a training computes, and what it writes."""
 
-    world: World
+    world: Distributed
     device: torch.device
     precision: Precision
     folder: Path  # of the checkpoints
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
 
 def begin_run(
-    world: World,
+    world: Distributed,
     device: torch.device,
     precision: Precision,
     step: int,
@@ -66,12 +66,14 @@ def begin_run(
     return Run(world, device, precision, Path(output_dir), log, stop, log_every, save_every)
 
 
-def join_training(device: str) -> World:
+def join_training(device: str) -> Distributed:
     """Join the other processes of this run. ``device``: the value of --device."""
-    return join_world("nccl" if torch.cuda.is_available() and device != "cpu" else "gloo")
+    return init_distributed("nccl" if torch.cuda.is_available() and device != "cpu" else "gloo")
 
 
-def prepare_device(name: str, world: World, use_amp: bool, amp_dtype: str | None) -> tuple[torch.device, Precision]:
+def prepare_device(
+    name: str, world: Distributed, use_amp: bool, amp_dtype: str | None
+) -> tuple[torch.device, Precision]:
     """The device called ``name`` and the training's Precision, with the backend flags of this process set to them.
 
     On a CPU, the processes of one machine share its cores. Raises UserError when there is no such device.
@@ -86,6 +88,6 @@ def prepare_device(name: str, world: World, use_amp: bool, amp_dtype: str | None
     return device, precision
 
 
-def seed_step(seed: int, step: int, world: World) -> None:
+def seed_step(seed: int, step: int, world: Distributed) -> None:
     """Seed all random draws of a step by (seed, step, rank), so that a resumed run needs no saved random state."""
     torch.manual_seed(seed * 1_000_003 + step * world.size + world.rank)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from utils.runtime.distributed import World
+from utils.runtime.distributed import Distributed
 from utils.runtime.launch import command_line, this_launch
 from utils.runtime.signals import STOP_SIGNALS, AgreedStop
 
@@ -25,7 +25,7 @@ class StopSignal:
     can type to resume the run.
     """
 
-    def __init__(self, world: World, resume_command: str):
+    def __init__(self, world: Distributed, resume_command: str):
         self.world, self.resume_command = world, resume_command
         self.seen = self.noticed = False
         self.interrupted = None  # time of the first Ctrl-C

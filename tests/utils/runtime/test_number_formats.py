@@ -15,7 +15,7 @@ from models.iresnet import trainable_encoder
 from models.masking import TokenMask
 from models.weight_files import load_file
 from scripts import plot_training
-from utils.runtime.distributed import World
+from utils.runtime.distributed import Distributed
 from utils.runtime.precision import Precision
 from utils.training.log import Log
 
@@ -102,7 +102,7 @@ def test_training_uses_what_the_gpu_has(capability, asked, autocast, tf32, scale
         assert precision.scaler(CUDA).is_enabled() == scaled
         with precision.autocast(CUDA):
             assert (torch.ones(2, 2, device=CUDA) @ torch.ones(2, 2, device=CUDA)).dtype == autocast
-    log = Log(tmp_path, World(), 0, 1, shown=())
+    log = Log(tmp_path, Distributed(), 0, 1, shown=())
     log.begin(precision)
     log.close()
     assert ("has no bfloat16; training in float16" in capsys.readouterr().out) == (

@@ -20,7 +20,7 @@ from scripts import train_fr
 from utils.data.fr_data import RecognitionItem, to_device
 from utils.data.loader import EpochBatches
 from utils.data.training_data import TrainingItem
-from utils.runtime.distributed import World
+from utils.runtime.distributed import Distributed
 from utils.runtime.precision import Precision
 from utils.training.broken_items import BrokenItems
 from utils.training.fr_state import RecogniserState, make_optimizer
@@ -45,14 +45,14 @@ def pixels(*shape):
 
 @pytest.fixture
 def log(tmp_path):
-    log = Log(tmp_path, World(), 0, 100, shown=())
+    log = Log(tmp_path, Distributed(), 0, 100, shown=())
     yield log
     log.close()
 
 
 def count_waits(train, waits, batch, precision, log):
     """The waits of ``train(batches, loader, broken, run)`` in the steps of one epoch, by kind."""
-    counted, stop = Counter(), StopSignal(World(), "")
+    counted, stop = Counter(), StopSignal(Distributed(), "")
 
     def loader():
         waits.counts.clear()
@@ -61,7 +61,7 @@ def count_waits(train, waits, batch, precision, log):
         counted.update(waits.counts)
         raise Counted
 
-    run = Run(World(), CUDA, precision, None, log, stop, log_every=100, save_every=None)
+    run = Run(Distributed(), CUDA, precision, None, log, stop, log_every=100, save_every=None)
     with pytest.raises(Counted):
         train(EpochBatches(100, 1, 0), loader(), BrokenItems("x", "records", 0), run)
     stop.close()
@@ -80,7 +80,7 @@ def test_no_step_of_the_generators_training_waits(demo, name, log):
         discriminator = Discriminator(8, noise=0.1).to(CUDA, memory_format=torch.channels_last)
         state = TrainingState(
             "vec2face_vit_tiny", generator, discriminator, precision.scaler(CUDA), weight_decay=0.01, fmae_lr=1.0,
-            ema_decay=0.9, settings={}, run=run_description(World(), [range(9)]), trained_on={},
+            ema_decay=0.9, settings={}, run=run_description(Distributed(), [range(9)]), trained_on={},
         )  # fmt: skip
         state.last_step = 100
         encoder = load_face_encoder(demo.encoder, CUDA, HALF[name])
@@ -109,7 +109,9 @@ def test_no_step_of_fr_training_waits(name, mixed, log):
         precision = Precision.for_training(True, name, CUDA)
         model = make_recogniser(4, 18, 16, readout_weights=(6, 3)).to(CUDA, memory_format=torch.channels_last)
         optimizer = make_optimizer(model, 0.1, 0.9, 5e-4)
-        state = RecogniserState(model, optimizer, precision.scaler(CUDA), {}, run_description(World(), [range(9)]))
+        state = RecogniserState(
+            model, optimizer, precision.scaler(CUDA), {}, run_description(Distributed(), [range(9)])
+        )
 
         def train(batches, loader, broken, run):
             train_fr.train(state, model, batches, loader, broken, recipe, run)

@@ -12,7 +12,7 @@ from processes import run_by_hand
 
 from models.errors import UserError
 from models.weight_files import load_file
-from utils.runtime.distributed import World
+from utils.runtime.distributed import Distributed
 from utils.training.optimizers import load_optimizer
 from utils.training.resuming import check_settings, run_description
 
@@ -101,5 +101,8 @@ def test_processes_with_settings_of_their_own_are_refused(demo, training_lmdb, t
 
 
 def test_the_digest_tells_other_records_and_their_order():
-    of = [run_description(World(), [np.array(positions)])["records_sha256"] for positions in ([0, 1], [0, 2], [1, 0])]
+    of = [
+        run_description(Distributed(), [np.array(positions)])["records_sha256"]
+        for positions in ([0, 1], [0, 2], [1, 0])
+    ]
     assert len(set(of)) == 3

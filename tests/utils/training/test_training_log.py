@@ -6,7 +6,7 @@ import pytest
 import torch
 from generator_training import flags, run
 
-from utils.runtime.distributed import World
+from utils.runtime.distributed import Distributed
 from utils.training.log import Log
 
 
@@ -15,7 +15,7 @@ def lines_of(folder):
 
 
 def test_a_mean_is_over_the_steps_that_have_the_term(tmp_path, capsys):
-    log = Log(tmp_path, World(), 0, 4, shown=("total", "gradient_norm", "lpips"))
+    log = Log(tmp_path, Distributed(), 0, 4, shown=("total", "gradient_norm", "lpips"))
     for total, more in ((1.0, {}), (2.0, {"gradient_norm": 6.0}), (3.0, {}), (6.0, {"gradient_norm": 8.0})):
         log.add({name: torch.tensor(value) for name, value in ({"total": total} | more).items()}, 1)
     log.write(4, 0, 0.1)

@@ -10,7 +10,7 @@ from processes import run_script
 from models.discriminator import Discriminator
 from models.vec2face import DROPOUT, PRESETS, Vec2Face
 from models.weight_files import load_file
-from utils.runtime.distributed import World
+from utils.runtime.distributed import Distributed
 from utils.runtime.precision import Precision
 from utils.training.optimizers import clip_and_step, set_learning_rates
 from utils.training.parallel import no_sync_if, parallel
@@ -96,7 +96,7 @@ def test_gradients_are_exchanged_once_an_update_also_when_compiled(monkeypatch):
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         plain = torch.nn.Linear(2, 2)
-        model = parallel(plain, World(size=2), device, compile=True)
+        model = parallel(plain, Distributed(size=2), device, compile=True)
         model.register_comm_hook(None, lambda _, bucket: exchanges.append(1) or ready(bucket.buffer()))
         for update in (False, False, True):
             with no_sync_if(not update, model):
@@ -146,7 +146,7 @@ def new_state(float16):
     scaler = Precision(autocast_dtype=torch.float16 if float16 else None).scaler(torch.device("cpu"))
     return TrainingState(
         TINY, Vec2Face(PRESETS[TINY]), Discriminator(8), scaler, weight_decay=0.01, fmae_lr=1, ema_decay=0, settings={},
-        run=run_description(World(), [range(9)]), trained_on={},
+        run=run_description(Distributed(), [range(9)]), trained_on={},
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from fr_training import train as train_encoder
 from generator_training import assert_same_training, checkpoint, flags, run
 from processes import Script
 
-from utils.runtime.distributed import World
+from utils.runtime.distributed import Distributed
 from utils.training import stop as training_stop
 from utils.training.stop import StopSignal, resume_command
 
@@ -71,7 +71,7 @@ def signals():
 
 def test_a_second_ctrl_c_stops_at_once(signals, monkeypatch, capfd):
     monkeypatch.setattr(training_stop, "SAME_CTRL_C", 0)
-    stop = StopSignal(World(), "python x.py --resume out")
+    stop = StopSignal(Distributed(), "python x.py --resume out")
     assert not stop.asked()
     os.kill(os.getpid(), signal.SIGINT)
     assert stop.asked()
@@ -81,7 +81,7 @@ def test_a_second_ctrl_c_stops_at_once(signals, monkeypatch, capfd):
 
 
 def test_a_ctrl_c_that_the_launcher_repeats_is_one(signals):
-    stop = StopSignal(World(), "x")
+    stop = StopSignal(Distributed(), "x")
     for _ in range(2):
         os.kill(os.getpid(), signal.SIGINT)
     assert stop.asked()
