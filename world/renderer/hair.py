@@ -200,17 +200,15 @@ class Hairdresser:
             along = unit(np.gradient(points, axis=1))
             first = unit(np.cross(along, np.float32([0.3, 1, 0.2])))
             second = np.cross(along, first)
-            size = look["curl"] * smooth(way, 0, 0.03)[..., None]
+            size = look["curl"] * smooth(way, 0, 0.03)[..., None]  # (S, P, 1)
             points = points + size * (np.cos(turn)[..., None] * first + np.sin(turn)[..., None] * second)
         return points.astype(np.float32)
 
     def off_face(self, look: Look, points: np.ndarray, fringe: np.ndarray, reach: np.ndarray) -> np.ndarray:
         """Move points (S, 3) in front of the face aside by at most ``reach`` (S, 1), unless ``fringe`` (S,) is 1."""
-        position = self.template(points)
-        line = self.regions.hair_line(look, angle_of(position))
-        inside = (
-            smooth(-0.05 - position[:, 1], 0, 0.02) * smooth(line - 0.004 - position[:, 2], 0, 0.015) * (fringe == 0)
-        )
+        q = self.template(points)  # (S, 3)
+        line = self.regions.hair_line(look, angle_of(q))
+        inside = smooth(-0.05 - q[:, 1], 0, 0.02) * smooth(line - 0.004 - q[:, 2], 0, 0.015) * (fringe == 0)
         side = np.where(points[:, 0] < look["part"], -1, 1)
         lack = (look["opening"] - side * points[:, 0]).clip(0, None)
         points = points.copy()
@@ -264,8 +262,8 @@ class Hairdresser:
     ) -> Strands:
         """Strands of brows or beard, which bend towards the directions ``flow(positions)`` (S, 3).
 
-        ``density`` and ``count``: see ``roots``. ``length`` and ``half_width`` in metres. ``lift``: distance of the
-        middle of a strand from the skin, relative to its length.
+        ``density`` and ``count``: see ``roots``. ``length`` and ``half_width`` in metres. ``lift``: slope of
+        a strand away from the skin at its root.
         """
         roots, weights = self.roots(density, count)
         start = (self.vertices[roots] * weights[..., None]).sum(1)
@@ -317,8 +315,8 @@ class Hairdresser:
             count = int(26 * look["lashes"])
             where = self.rng.uniform(0.15, 1, count) * (len(edge) - 1)
             k = where.astype(int).clip(0, len(edge) - 2)
-            roots.append(np.stack([edge[k], edge[k + 1], edge[k + 1]], -1))
-            weights.append(np.stack([1 - (where - k), where - k, 0 * where], -1).astype(np.float32))
+            roots.append(np.stack([edge[k], edge[k + 1], edge[k + 1]], -1))  # (count, 3)
+            weights.append(np.stack([1 - (where - k), where - k, 0 * where], -1).astype(np.float32))  # (count, 3)
         roots, weights = np.concatenate(roots), np.concatenate(weights)
         start = (self.vertices[roots] * weights[..., None]).sum(1)
         out = np.sign(start[:, :1]) * np.float32([1, 0, 0])
