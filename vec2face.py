@@ -206,14 +206,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             fmae_lr=args.fmae_lr, ema_decay=args.ema, settings=vars(args), trained_on=trained_on,
             run=run_description(world, [data.positions]),
         )  # fmt: skip
-        notes = []
+        notes = data.encoder_warnings(args.id_weights)
         if args.start_from:
             state.start_from(args.start_from)
-            notes = [f"starting from {args.start_from}"]
+            notes = [*notes, f"starting from {args.start_from}"]
         if args.resume:
             path, content = world.from_main(partial(load_checkpoint, args.resume))
             if content is not None:
-                notes = state.resume(content, path, steps_per_epoch)
+                notes = [*notes, *state.resume(content, path, steps_per_epoch)]
             del content  # gigabytes
         steps = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
         state.last_step = steps // args.accum_iter * args.accum_iter

@@ -40,8 +40,14 @@ def main(argv=None):
     parser.add_argument("--batch_size", type=positive, default=64, help="number of photos in a batch")
     add_workers_flag(parser)
     parser.add_argument("--output", "--dest", "-d", required=True, help="folder to write into")
+    parser.add_argument("--overwrite", action="store_true", help="replacement of features that the folder holds")
     add_device_flags(parser)
     args = parser.parse_args(argv)
+    if not args.overwrite and next(Path(args.output).rglob("*.npy"), None) is not None:
+        raise UserError(
+            f"{args.output}: holds features already, perhaps of other photos or another encoder; give --overwrite to "
+            "replace them, or another --output."
+        )
     use_demo_weights(args)
     device, precision = set_up_inference(args)
     encoder = load_face_encoder(args.id_weights, device, precision.dtype)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from models.errors import UserError
 from models.iresnet import IResNet, load_face_encoder
+from models.weight_files import sha256
 from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import folder_name, make_parser, positive
 from utils.cli.model_flags import add_device_flags, add_workers_flag, set_up_inference
@@ -65,6 +66,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if bool(args.data) == bool(args.image_list):
         raise UserError("give either --image_list, --feature_list and --label_file, or --data and --id_weights.")
+    encoder_hash = None
     if args.image_list:
         records = records_of_lists(args.image_list, args.feature_list, args.label_file, args.workers)
     else:
@@ -74,14 +76,15 @@ def main(argv=None):
         device, precision = set_up_inference(args)
         encoder = load_face_encoder(args.id_weights, device, precision.dtype)
         records = records_of_folder(args.data, encoder, args.batch_size, args.align, args.workers)
+        encoder_hash = sha256(args.id_weights)
     with output_file(Path(args.dest) / f"{args.file_name}.lmdb") as path:
-        write(path, records)
+        write(path, records, encoder_hash)
 
 
-def write(path: Path, records: Records) -> None:
-    """Write the LMDB, from where an interrupted run stopped, and print what was left out."""
+def write(path: Path, records: Records, encoder: str | None = None) -> None:
+    """Write the LMDB, from where an interrupted run stopped, and print what was left out. ``encoder``: its SHA-256."""
     names = records.names
-    writer = TrainingLmdbWriter(path, hashlib.sha256("\n".join(map(str, names)).encode()).digest())
+    writer = TrainingLmdbWriter(path, hashlib.sha256("\n".join(map(str, names)).encode()).digest(), encoder)
     for record in tqdm(records.read(writer.next_source), total=len(names), initial=writer.next_source, unit="im"):
         writer.add(*record)
     writer.close(records.classes)

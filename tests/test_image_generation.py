@@ -60,7 +60,7 @@ def test_slices_in_any_order_keep_their_identity_numbers(demo, finished_datasets
         ("--seed", 1, "seed"),
         ("--sigma", 0.4, "sigma"),
         ("--jpeg_quality", 90, "jpeg_quality"),
-        ("--image_quality", 27, "attrop"),
+        ("--image_quality", 27, "image_quality"),
         ("--mask_ratio_mu", 0.3, "mask_ratio"),
         ("--example", 1, "example"),
         ("--precision", "bf16", "precision"),

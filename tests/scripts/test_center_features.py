@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from commands import run
-from paths import PHOTOS
+from paths import PHOTOS, files_of
 
 from scripts import (
     center_features,
@@ -15,6 +15,11 @@ def test_features_are_in_the_order_of_the_photos_and_centres_are_their_means(dem
     extract = ["--images", PHOTOS, "--encoder", demo.encoder, "--precision", "fp32", "-d"]
     run(extract_features.main, *extract, tmp_path / "each")
     run(extract_features.main, *extract, tmp_path / "one", "--one_file")
+    before = files_of(tmp_path / "each")
+    with pytest.raises(SystemExit):
+        run(extract_features.main, *extract, tmp_path / "each")
+    assert files_of(tmp_path / "each") == before
+    run(extract_features.main, *extract, tmp_path / "each", "--overwrite")
     rows = np.load(tmp_path / "one" / "features.npy")
     names = (tmp_path / "one" / "features.txt").read_text().splitlines()
     assert rows.shape == (9, 512)

@@ -13,9 +13,10 @@ import torch
 from torch.utils.data import Dataset
 
 from models.errors import UserError
+from models.weight_files import sha256
 from utils.data.images import SIDE, resize
 from utils.data.masks import load_mask
-from utils.data.training_lmdb import LazyLmdb, decode_record, open_lmdb, unpack_record
+from utils.data.training_lmdb import ENCODER, LazyLmdb, decode_record, open_lmdb, unpack_record
 
 AUGMENTATIONS = ("noaug", "randcrop", "randresizedcrop")
 PADDING = 8  # pixels added on each side before a random crop
@@ -70,12 +71,22 @@ class TrainingData(Dataset):
             self.count = msgpack.unpackb(count) if count else 0
             first = transaction.get(b"0")
             last = transaction.get(str(self.count - 1).encode())
+            self.encoder = (transaction.get(ENCODER) or b"").decode()  # SHA-256, empty where it is not known
         if not self.count or first is None:
             raise UserError(f"{path}: an empty LMDB, or one of another kind (no records 0.. and __len__).")
         if last is None:
             raise UserError(f"{path}: says it has {self.count} records, but record {self.count - 1} is missing.")
         self._check_kind(first)
         self.positions = load_mask(mask, self.count, path) if mask else np.arange(self.count)  # (N,)
+
+    def encoder_warnings(self, id_weights: Path | str) -> list[str]:
+        """A line when the features are known to be of another face encoder than the one in a weight file."""
+        if not self.encoder or self.encoder == sha256(id_weights):
+            return []
+        return [
+            f"warning: the features in {self.path} are of another face encoder than {id_weights} (--id_weights), so "
+            "the identity loss compares vectors that have nothing in common."
+        ]
 
     def _check_kind(self, first: bytes) -> None:
         fields = msgpack.unpackb(first)

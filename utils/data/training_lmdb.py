@@ -19,6 +19,7 @@ Value = TypeVar("Value")
 RECORDS_PER_TRANSACTION = 1000
 NEXT_SOURCE = b"__next_source__"
 SOURCE = b"__source__"
+ENCODER = b"__encoder__"  # SHA-256 of the face encoder that the features are of, where it is known
 NAME = b"__name__"  # + record number: the photo's name. Readers of the published format ignore these keys.
 
 
@@ -111,20 +112,23 @@ class LazyLmdb:
 class TrainingLmdbWriter:
     """Appends records to a training LMDB, and continues where an earlier run stopped.
 
-    ``fingerprint``: bytes that identify the source photos. ``count``: number of records; ``next_source``: number of
-    the first source photo that has not been processed. Raises UserError when the LMDB was begun with other photos.
+    ``fingerprint``: bytes that identify the source photos; ``encoder``: SHA-256 of the face encoder that computes the
+    features, where it is known. ``count``: number of records; ``next_source``: number of the first source photo that
+    has not been processed. Raises UserError when the LMDB was begun with other photos or another encoder.
     """
 
-    def __init__(self, path: Path | str, fingerprint: bytes):
-        self.lmdb, self.pending, self.fingerprint = GrowingLmdb(path), [], fingerprint
+    def __init__(self, path: Path | str, fingerprint: bytes, encoder: str | None = None):
+        self.lmdb, self.pending = GrowingLmdb(path), []
+        self.origin = {SOURCE: fingerprint} | ({ENCODER: encoder.encode()} if encoder else {})
         with self.lmdb.env.begin() as transaction:
-            is_another = transaction.get(SOURCE, fingerprint) != fingerprint
+            differing = [key for key, value in self.origin.items() if transaction.get(key, value) != value]
             self.count, self.next_source = (
                 msgpack.unpackb(transaction.get(key, b"\0")) for key in (b"__len__", NEXT_SOURCE)
             )
-        if is_another:
+        if differing:
             self.lmdb.close()
-            raise UserError(f"{path}: was begun with other photos; delete it, or choose another --file_name.")
+            what = "another face encoder" if differing == [ENCODER] else "other photos"
+            raise UserError(f"{path}: was begun with {what}; delete it, or choose another --file_name.")
 
     def add(self, source: int, name: str, image: bytes, feature: np.ndarray, label: int) -> None:
         """Append a record: an encoded ``image``, its ``feature`` (512,) and its ``label``.
@@ -142,7 +146,7 @@ class TrainingLmdbWriter:
     def flush(self) -> None:
         """Write the pending records and the counts in one transaction."""
         counts = [(b"__len__", msgpack.packb(self.count)), (NEXT_SOURCE, msgpack.packb(self.next_source))]
-        self.lmdb.put([*self.pending, *counts, (SOURCE, self.fingerprint)])
+        self.lmdb.put([*self.pending, *counts, *self.origin.items()])
         self.pending = []
 
     def close(self, class_count: int) -> None:

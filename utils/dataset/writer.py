@@ -48,6 +48,7 @@ from utils.dataset.parts import (
     part_is_taken,
     stored_identities,
 )
+from utils.dataset.settings import Settings, check_settings
 from utils.runtime.durable import atomic_write
 from utils.runtime.locks import Holder, LockFile, LockHeld
 
@@ -55,8 +56,6 @@ STORES = {"folder": FolderStore, "lmdb": LmdbStore}
 SHEET_ROWS, SHEET_COLUMNS = 16, 10
 SHOWN = 3  # number of processes named in a message
 SYNC_SECONDS = 30.0  # time between flushes to the disk: the most that a power cut can lose
-
-Settings = dict[str, Any]
 
 
 class NamedIdentity(Protocol):
@@ -170,26 +169,6 @@ def holds_nothing(root: Path) -> bool:
     if not manifest_path(root).exists():
         return not any(root.iterdir())
     return not manifest_path(root).stat().st_size and not any(path.is_dir() for path in root.iterdir())
-
-
-def check_settings(root: Path, settings: Settings) -> bool:
-    """Whether the existing dataset needs more images per identity. Raises UserError when its other settings differ."""
-    stored = read_settings(settings_path(root))["settings"]
-    for name in sorted(settings.keys() | stored.keys()):
-        new, old = settings.get(name), stored.get(name)
-        if name == "example" and isinstance(old, int) and new > old:
-            continue
-        if new != old:
-            if name == "identities":
-                raise UserError(
-                    f"{root} was made of other identity vectors or photos: the file has changed, or a photo was added, "
-                    "removed or changed. Give another --name, or --overwrite to start again."
-                )
-            raise UserError(
-                f"{root} holds a dataset with other settings: {name} is {old} there and {new} now. Give another "
-                "--name, or --overwrite to start again."
-            )
-    return settings.get("example") != stored.get("example")
 
 
 def prepare_extension(root: Path, format: str, lock: LockFile) -> None:

@@ -20,7 +20,7 @@ from utils.data.alignment import FaceAligner
 from utils.data.images import encode_jpeg, read_image, resize
 from utils.data.loader import EpochBatches, drop_broken, make_loader
 from utils.data.training_data import AUGMENTATIONS, TrainingData, TrainingItem, augment
-from utils.data.training_lmdb import NAME, TrainingLmdbWriter, photo_names
+from utils.data.training_lmdb import ENCODER, NAME, TrainingLmdbWriter, photo_names
 
 
 def test_the_lmdb_has_the_released_layout(training_lmdb, encoder):
@@ -65,7 +65,8 @@ def test_the_published_lists_give_the_same_records_as_a_folder(demo, training_lm
 
 
 def without_names(records):
-    return {key: value for key, value in records.items() if not key.startswith(NAME)}
+    """The published records alone: not the photos' names, nor the encoder, which lists of features do not say."""
+    return {key: value for key, value in records.items() if not key.startswith((NAME, ENCODER))}
 
 
 def test_a_killed_preparation_goes_on_to_the_same_lmdb(demo, training_lmdb, tmp_path):
@@ -80,6 +81,17 @@ def test_a_killed_preparation_goes_on_to_the_same_lmdb(demo, training_lmdb, tmp_
     assert content(tmp_path / "faces.lmdb") == data
     prepare(demo, PHOTOS, tmp_path)
     assert content(tmp_path / "faces.lmdb") == data
+
+
+def test_a_training_lmdb_is_not_continued_with_another_encoder(tmp_path):
+    """Its encoder's hash is kept in it, and known to whoever trains on it."""
+    writer = TrainingLmdbWriter(tmp_path / "faces.lmdb", b"photos", encoder="a" * 64)
+    writer.add(0, "one.jpg", (PHOTOS / "person1" / "0.jpg").read_bytes(), np.ones(512), 0)
+    writer.close(1)
+    with pytest.raises(UserError, match="was begun with another face encoder"):
+        TrainingLmdbWriter(tmp_path / "faces.lmdb", b"photos", encoder="b" * 64)
+    with closing(TrainingData(tmp_path / "faces.lmdb")) as data:
+        assert data.encoder == "a" * 64
 
 
 def test_other_photos_into_a_begun_lmdb_are_refused(demo, training_lmdb, tmp_path, capsys):

@@ -47,7 +47,7 @@ def test_a_compiled_dataset_is_made_and_resumed_and_has_the_eager_images(more, d
     assert settings[0] == settings[1] | {"compile": True}
     with pytest.raises(SystemExit):
         generate(demo, tmp_path / "compiled", "--start_end", "0:3", *more)
-    assert "other settings: compile is True there and None now" in capsys.readouterr().err
+    assert "compile is True there and None now" in capsys.readouterr().err
 
 
 def test_without_a_compiler_nothing_is_begun(demo, tmp_path, monkeypatch, capsys):
