@@ -13,10 +13,10 @@ from utils.data import heic
 from utils.data.images import CONTACT_SHEET, EXTENSIONS, SIDE, decode_image, encode_jpeg, resize
 from utils.data.masks import load_mask
 from utils.data.training_lmdb import LazyLmdb
-from utils.dataset.layout import ABOUT_SUFFIX, MANIFEST, REPORT_SUFFIX, SETTINGS
+from utils.dataset.layout import ABOUT_SUFFIX, HUB_SUFFIX, MANIFEST, REPORT_SUFFIX, SETTINGS
 
 JPEG_QUALITY = 95  # where a photo has to be encoded again
-BESIDE = (ABOUT_SUFFIX, REPORT_SUFFIX)  # endings of folders that lie beside a dataset and tell about it
+BESIDE = (ABOUT_SUFFIX, REPORT_SUFFIX, HUB_SUFFIX)  # endings of folders that lie beside a dataset and belong to it
 RECORDS = {MANIFEST, SETTINGS, "data.mdb"}  # files of a dataset, never of a person's folder
 SHOWN = 5  # datasets named in a message
 

@@ -13,16 +13,33 @@ from utils.data.images import CONTACT_SHEET
 
 ABOUT_SUFFIX = ".about"
 REPORT_SUFFIX = ".report"  # of the folder that scripts write their reports on a dataset into
+HUB_SUFFIX = ".hub"  # of the folder that holds what scripts/push_dataset.py uploads
 MANIFEST = "manifest.jsonl"
 SETTINGS = "settings.json"
 PARTS = "parts"
 
 
-def about_folder(root: Path | str) -> Path:
-    """The folder that holds what is known of the dataset ``root``."""
+def dataset_root(path: Path | str) -> Path:
+    """The folder of a generated dataset, which the user may have named by its LMDB, NAME/NAME.lmdb."""
+    path = Path(path)
+    return path.parent if path.is_file() else path
+
+
+def beside(root: Path | str, suffix: str) -> Path:
+    """The folder beside the dataset ``root`` that has its name and a suffix."""
     root = Path(root)
     root = root if root.name not in ("", "..") else root.resolve()  # the current folder has no name of its own
-    return root.with_name(root.name + ABOUT_SUFFIX)
+    return root.with_name(root.name + suffix)
+
+
+def about_folder(root: Path | str) -> Path:
+    """The folder that holds what is known of the dataset ``root``."""
+    return beside(root, ABOUT_SUFFIX)
+
+
+def hub_folder(root: Path | str) -> Path:
+    """The folder that holds the export of the dataset ``root`` for the Hugging Face Hub."""
+    return beside(root, HUB_SUFFIX)
 
 
 def manifest_path(root: Path | str) -> Path:
@@ -39,6 +56,12 @@ def parts_folder(root: Path | str) -> Path:
 
 def contact_sheet_path(root: Path | str) -> Path:
     return about_folder(root) / CONTACT_SHEET
+
+
+def find_settings(root: Path | str) -> Path | None:
+    """The settings of a dataset of either layout, None where there are none."""
+    paths = (settings_path(root), Path(root) / SETTINGS)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def has_old_layout(root: Path | str) -> bool:
