@@ -9,7 +9,6 @@ from models.errors import UserError
 from utils.dataset.export import COLUMNS, SHARD_SIZE, Photo, numbered_jpegs
 
 ROWS = 100  # images in a row group, the unit that a viewer reads
-TYPES = {"sigma": "float64", "id_similarity": "float64", "quality": "float64", "yaw": "float64", "pitch": "float64"}
 
 
 def write_parquet(path: Path, photos: Iterable[Photo]) -> int:
@@ -44,7 +43,7 @@ def row_of(numbered: tuple[int, Photo]) -> dict:
 def schema_of(pyarrow):
     """The Arrow schema of the files, with what the library ``datasets`` needs to decode the images."""
     types = {"label": "int64", "identity": "string", "index": "int64"}
-    types |= {name: TYPES.get(name, "string") for name in COLUMNS}
+    types |= {name: "string" if name == "source" else "float64" for name in COLUMNS}
     features = {"image": {"_type": "Image"}}
     features |= {name: {"dtype": kind, "_type": "Value"} for name, kind in types.items()}
     image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
