@@ -29,6 +29,7 @@ from models.errors import UserError
 from utils.cli.flags import make_parser
 from utils.cli.outputs import output_file, report_folder
 from utils.data.face_set import FaceSet
+from utils.data.images import CONTACT_SHEET
 from utils.dataset.card import ManifestSummary, card_text, summarise
 from utils.dataset.hub import hub_errors, open_repository, upload
 from utils.dataset.layout import dataset_root, find_manifest, find_settings, hub_folder, read_settings
@@ -36,6 +37,7 @@ from utils.dataset.parts import part_folders
 from utils.dataset.staging import CARD, FORMS, stage_card, stage_images
 from utils.evaluation.comparison import Report, dataset_table, is_report, read_results
 
+HASH_DIGITS = 12  # of a model's SHA-256 in a report
 SMALL = 10_000  # images, up to which the default is a file per image
 LARGEST_IMAGEFOLDER = 90_000  # images; the Hub advises against repositories of more than 100,000 files
 
@@ -75,10 +77,12 @@ def main(argv=None):
     content, summary, faces = read_settings(settings), summarise(manifest), FaceSet(args.data)
     if len(faces) != summary.images:
         raise UserError(
-            f"{root}: has {len(faces)} images and {summary.images} in its manifest; run the command that made it again."
+            f"{root}: has {len(faces)} images, and its manifest names {summary.images}; delete the folders of the identities "
+            "that differ, and run the command that made the dataset again."
         )
     form = choose_form(args.form, len(faces))
-    figures = describe_figures(report_folder(root) / "report.json", root, summary, args.photo_report)
+    report, id_model = report_folder(root) / "report.json", content["settings"].get("id_model")
+    figures = describe_figures(report, root, summary, id_model, args.photo_report)
     with output_file(folder):
         if stage_images(folder, faces, form, root, settings, partial(tqdm, total=len(faces), unit="im")):
             print(f"export: {folder}, {len(faces)} images as {form}")
@@ -87,7 +91,7 @@ def main(argv=None):
         text = card_text(
             root.resolve().name, args.repository, args.license, form, content["settings"],
             content.get("environment", {}), summary, figures=figures,
-            has_contact_sheet=(folder / "contact_sheet.jpg").is_file(),
+            has_contact_sheet=(folder / CONTACT_SHEET).is_file(),
         )  # fmt: skip
         if stage_card(folder, text):
             print(f"card: {folder / CARD}")
@@ -171,8 +175,12 @@ def choose_form(form: str | None, images: int) -> str:
     return form or ("imagefolder" if images <= SMALL else "webdataset")
 
 
-def describe_figures(report: Path, root: Path, summary: ManifestSummary, photo_report: str | None) -> str:
+def describe_figures(
+    report: Path, root: Path, summary: ManifestSummary, id_model: str | None, photo_report: str | None
+) -> str:
     """Markdown on the figures of a report, beside those of photos; empty where there is no report.
+
+    ``id_model``: SHA-256 of the FR model that took part in the generation.
 
     Raises UserError when a report cannot be read, is on another number of images, or by another FR model.
     """
@@ -190,6 +198,8 @@ def describe_figures(report: Path, root: Path, summary: ManifestSummary, photo_r
     if photo_report:
         reports["photos"] = [read_report(Path(photo_report))]
     measured = f"Measured with the FR model {overview['judge']}, in {overview.get('precision', 'unknown precision')}."
+    if id_model and id_model[:HASH_DIGITS] in overview["judge"]:
+        measured += " It took part in the generation, and a held-out model may give less favourable figures."
     return "\n\n".join([measured, dataset_table(reports), *comparisons(reports[root.resolve().name][0])])
 
 

@@ -12,13 +12,18 @@ from utils.dataset.manifest import read_lines
 
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 MODES = {  # "mode" of settings.json -> how the images were made
-    "identity": "Each identity is an identity vector in the feature space of a face-recognition (FR) model. AttrOP may "
-    "first change the vector until its image reaches a target quality; Gaussian noise on the vector then gives the "
-    "different images of the identity.",
-    "pose": "Each identity is an identity vector in the feature space of a face-recognition (FR) model, with Gaussian "
-    "noise added for each image. AttrOP then changes each vector until its image reaches a target yaw and quality.",
-    "reference": "The identity vectors are face-recognition (FR) features of photos; Gaussian noise on a vector gives "
+    "identity": "Each identity is a vector in the feature space of a face-recognition (FR) model. Gaussian noise on the "
+    "vector gives the different images of the identity.",
+    "pose": "Each identity is a vector in the feature space of a face-recognition (FR) model. Gaussian noise on the "
+    "vector gives a vector for each image of the identity.",
+    "reference": "The identity vectors are face-recognition (FR) features of photos. Gaussian noise on a vector gives "
     "the different images of an identity.",
+}
+ATTROP = {  # "mode" of settings.json -> what AttrOP did, where it was used
+    "identity": "Before that, AttrOP changed the identity vector until its image reached the target quality, or for the "
+    "given number of iterations.",
+    "pose": "AttrOP changed the vector of each image until the image reached the target yaw and quality, or for the "
+    "given number of iterations.",
 }
 WEIGHTS = {
     "generator": "generator",
@@ -39,17 +44,18 @@ COLUMNS = """| column | meaning |
 | `sigma` | standard deviation of the noise on each dimension of the identity vector |
 | `id_similarity`, `quality`, `yaw`, `pitch` | measured on the image before JPEG compression, or absent |"""
 LIMITS = (
-    "The images are generated. They inherit the biases of the photos that the generator and the FR model were trained "
-    "on; how identities are distributed over sex, age and skin tone was not balanced.",
-    "Two identities may resemble each other, and an identity may resemble a real person by chance.",
-    "Similarity and quality depend on the models that measured them. The figures of the FR model that took part in the "
-    "generation are higher than those of a model that did not.",
+    "The images inherit the biases of the photos that the generator and the FR model were trained on. The distribution "
+    "of the identities over sex, age and skin tone was neither controlled nor measured.",
+    "Two identities may resemble each other, and an identity may resemble a real person.",
+    "Similarity and quality depend on the models that measured them.",
     "The dataset is meant for research on face recognition, not for identifying anybody.",
 )
-REFERENCE_LIMIT = (
-    "The identity vectors were taken from photos, so the images resemble the people on these photos. The names of the "
-    "photos were left out."
-)
+ORIGIN = {  # whether the mode is "reference" -> what is known of where the identity vectors came from
+    False: "`settings.json` does not tell where the identity vectors came from. Images made from vectors of real "
+    "people resemble these people.",
+    True: "The identity vectors were taken from photos, so the images resemble the people on these photos. The names "
+    "of the photos were left out.",
+}
 
 
 class ManifestSummary(NamedTuple):
@@ -104,28 +110,28 @@ def card_text(
     imagefolder, webdataset or parquet; ``settings`` and ``environment``: the content of settings.json; ``figures``:
     Markdown on what was measured of the dataset, empty where nothing was.
     """
-    from_photos = settings.get("mode") == "reference"
+    mode, from_photos = settings.get("mode"), settings.get("mode") == "reference"
     about = f"{summary.images:,} generated face images of {summary.identities:,} identities, {SIDE} × {SIDE} pixels"
     parts = [
         f"# {name}",
         f"{about}, made with [Vec2Face](https://arxiv.org/abs/2409.02979), which turns face-recognition vectors into "
-        f"face images.{'' if from_photos else ' No identity was taken from a photo.'}",
+        "face images.",
         f"![The first identities, one per row]({CONTACT_SHEET})" if has_contact_sheet else "",
         "## Use",
         f'```python\nfrom datasets import load_dataset\n\ndataset = load_dataset("{repository}", split="train")\n```',
         "Each sample of these shards has the image (`jpg`) and a record (`json`) with:" if form == "webdataset" else "",
         COLUMNS.format(last=summary.identities - 1),
         "## How it was made",
-        MODES.get(settings.get("mode"), ""),
+        " ".join([MODES.get(mode, ""), *([ATTROP.get(mode, "")] if settings.get("attrop") else [])]).strip(),
         table(["setting", "value"], settings_rows(settings, environment)),
         table(["weights", "SHA-256"], [(WEIGHTS[key], f"`{settings[key]}`") for key in WEIGHTS if settings.get(key)]),
-        "`settings.json` holds all settings: with them, the same weights and the same identity vectors the dataset can "
+        "`settings.json` holds all settings. With them, the same weights and the same identity vectors, the dataset can "
         "be made again.",
         "## Counts and figures",
         table(["what", "value"], count_rows(summary)),
         figures or "No report on the dataset was made, so no figures are compared with those of photos.",
         "## Known limits",
-        "\n".join(f"- {limit}" for limit in (*LIMITS, *([REFERENCE_LIMIT] if from_photos else []))),
+        "\n".join(f"- {limit}" for limit in (*LIMITS, ORIGIN[from_photos])),
         "## Licence",
         f"`{license}`, as chosen by the publisher of the dataset.",
     ]
@@ -172,7 +178,10 @@ def count_rows(summary: ManifestSummary) -> Iterable[tuple[str, str]]:
         yield "identities of which no image passed the gate, left out", f"{summary.without_image:,}"
     if summary.optimised:
         share = summary.accepted / summary.optimised
-        yield "vectors that reached the targets of AttrOP", f"{summary.accepted:,} of {summary.optimised:,} ({share:.1%})"
+        yield (
+            "vectors that reached the targets of AttrOP",
+            f"{summary.accepted:,} of {summary.optimised:,} ({share:.1%})",
+        )
     for name, (mean, count) in summary.means.items():
         yield f"{MEASURED[name]}, mean of {count:,} images", f"{mean:.3f}"
 

@@ -1,11 +1,11 @@
 """The folder NAME.hub beside a dataset: what is uploaded to the Hugging Face Hub, written whole and used again.
 
-    NAME.hub/
-        README.md           the card
-        settings.json       the dataset's settings, by which a repository on the Hub is known to hold this dataset
-        contact_sheet.jpg   the first identities
-        data/               the images, as imagefolder, WebDataset shards or Parquet files
-        .export.json        what the export was made from; not uploaded
+NAME.hub/
+    README.md           the card
+    settings.json       the dataset's settings, by which a repository on the Hub is known to hold this dataset
+    contact_sheet.jpg   the first identities
+    data/               the images, as imagefolder, WebDataset shards or Parquet files
+    .export.json        what the export was made from; not uploaded
 """
 
 import hashlib
