@@ -4,9 +4,9 @@
     python scripts/push_dataset.py generated_images/test OWNER/NAME --license cc-by-nc-4.0 --private
 
 The dataset is a folder or an LMDB that the generation scripts wrote. Its images are exported to the folder NAME.hub
-beside it, together with a card that says how the dataset was made, by which weights, and what scripts/measure_dataset.py
-measured where there is a report. --dry_run ends there: read and edit NAME.hub/README.md, then run the command without
---dry_run. Edited cards are kept.
+beside it, together with a card that says how the dataset was made, with which weights, and what
+scripts/measure_dataset.py measured, where there is a report. --dry_run ends there: read and edit NAME.hub/README.md,
+then run the command without --dry_run. An edited card is kept.
 
 An interrupted upload continues when the command is run again; files that the Hub has are not sent again. A repository
 that holds anything else is refused. The token is read from the environment (HF_TOKEN, or `hf auth login`) or from
@@ -77,8 +77,8 @@ def main(argv=None):
     content, summary, faces = read_settings(settings), summarise(manifest), FaceSet(args.data)
     if len(faces) != summary.images:
         raise UserError(
-            f"{root}: has {len(faces)} images, and its manifest names {summary.images}; delete the folders of the identities "
-            "that differ, and run the command that made the dataset again."
+            f"{root}: has {len(faces)} images, and its manifest names {summary.images}; delete the folders of the "
+            "identities that differ, and run the command that made the dataset again."
         )
     form = choose_form(args.form, len(faces))
     report, id_model = report_folder(root) / "report.json", content["settings"].get("id_model")

@@ -35,7 +35,7 @@ def serving():
     """A FakeHub that answers at its ``url`` until the end of the block."""
     hub = FakeHub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": hub}))
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     hub.url = f"http://127.0.0.1:{server.server_port}"
     try:

@@ -1,23 +1,24 @@
 """Datasets published on a Hub on this machine, by the real client, and loaded again from the files it received."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import fake_hub
 import pytest
+import yaml
 from commands import refused, run
 from huggingface_hub import constants
-from paths import ROOT
+from paths import PHOTOS, ROOT, Demo
 from written_datasets import images, write
 
-from scripts import push_dataset
+from scripts import measure_dataset, push_dataset
 from utils.data.face_set import FaceSet
 from utils.dataset import hub as hub_upload
-from utils.dataset.image_record import ImageRecord
-from utils.dataset.layout import about_folder, hub_folder
+from utils.dataset.image_record import AttrOPVerdict, ImageRecord
+from utils.dataset.layout import hub_folder
 from utils.dataset.writer import DatasetWriter, finish_dataset, prepare_dataset
 from utils.generation.pipeline import GeneratedImage
 from utils.generation.recipe import Identity
@@ -74,7 +75,7 @@ def test_what_was_pushed_is_loaded_back_image_by_image(format, form, hub, tmp_pa
     column = "jpg" if form == "webdataset" else "image"
     rows = list(loaded.cast_column(column, datasets.Image(decode=False)))
     about = [row["json"] if form == "webdataset" else row for row in rows]
-    contents = [row[column]["bytes"] or open(row[column]["path"], "rb").read() for row in rows]
+    contents = [row[column]["bytes"] or Path(row[column]["path"]).read_bytes() for row in rows]
     faces = FaceSet(tmp_path / "test")
     assert contents == [faces.read(index) for index in range(len(faces))]
     assert [row["label"] for row in about] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
@@ -240,3 +241,60 @@ def test_the_names_of_photos_that_identities_come_from_stay_out(tmp_path):
     assert len(texts) >= 3
     assert not any("jane_doe" in str(path) or "jane_doe" in path.read_text() for path in texts)
     assert "The identity vectors were taken from photos" in (hub_folder(root) / "README.md").read_text()
+
+
+def test_an_export_that_fails_leaves_nothing_that_looks_complete(dataset, capsys):
+    image = dataset / "000040" / "001.jpg"
+    content = image.read_bytes()
+    image.write_bytes(b"no image")
+    assert "photo 1 of 000040" in push_refused(dataset, [*WORDS, "--dry_run"], capsys)
+    assert not hub_folder(dataset).exists()
+    image.write_bytes(content)
+    push(dataset, "--dry_run")
+    assert [path.name for path in dataset.parent.glob("*.hub")] == ["test.hub"]
+
+
+def test_the_card_has_the_figures_of_the_report_beside_those_of_photos(dataset, tmp_path, capsys):
+    flags = ["--id_weights", Demo.encoder, "--device", "cpu", "--precision", "fp32"]
+    run(measure_dataset.main, dataset, *flags, "--reference", PHOTOS)
+    run(measure_dataset.main, PHOTOS, *flags, "--output", tmp_path / "photos.report")
+    push(dataset, "--dry_run", "--photo_report", tmp_path / "photos.report" / "report.json")
+    card = (hub_folder(dataset) / "README.md").read_text()
+    assert "| test | 100.00%" in card or "| test | 66.67%" in card or "| test | 33.33%" in card
+    assert "| photos | " in card
+    assert "Of 3 random identities" in card
+    assert str(PHOTOS.parent) not in card
+    write(dataset, "folder", [120])
+    message = push_refused(dataset, [*WORDS, "--dry_run"], capsys)
+    assert "is on 9 images, and the dataset has 12" in message
+
+
+def test_the_card_says_how_the_dataset_was_made_and_what_the_manifest_counts(tmp_path):
+    root, about = tmp_path / "test", {"mode": "identity", "generator": "ab12", "id_model": "cd34", "seed": 7}
+    attrop = {True: AttrOPVerdict("check image", True, 3), False: AttrOPVerdict("check image", False, 9, ("quality",))}
+    prepare_dataset(root, {"format": "folder", **about, "attrop": {"image_quality": 26.0}}, {"torch": "2.9"})
+    with DatasetWriter(root, "folder", "a") as writer:
+        for number, quality in ((0, 20.0), (1, 30.0), (2, None)):
+            name, passed = f"{number:06d}", quality is not None
+            measured = {"quality": quality} if passed else {}
+            record = ImageRecord(number, name, 0, 0.3, None, measured, attrop[number == 0], passed)
+            pixels = images(number)[0].pixels if passed else None
+            writer.write(Identity(number, name, None), [GeneratedImage(pixels, record)])
+    finish_dataset(root, "folder")
+    push(root, "--dry_run")
+    card = (hub_folder(root) / "README.md").read_text()
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["license"] == "cc-by-nc-4.0"
+    assert head["size_categories"] == ["n<1K"]
+    for line in (
+        "2 generated face images of 2 identities, 112x112 pixels",
+        "| seed | 7 |",
+        "| AttrOP | image_quality 26.0 |",
+        "| generator | `ab12` |",
+        "| FR model that reads the identity | `cd34` |",
+        "| identities of which no image passed the gate, left out | 1 |",
+        "| vectors that reached the targets of AttrOP | 1 of 3 (33.3%) |",
+        "| norm of the quality model's feature, mean of 2 images | 25.000 |",
+        'load_dataset("owner/faces", split="train")',
+    ):
+        assert line in card

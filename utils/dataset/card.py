@@ -12,16 +12,16 @@ from utils.dataset.manifest import read_lines
 
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 MODES = {  # "mode" of settings.json -> how the images were made
-    "identity": "Each identity is a vector in the feature space of a face-recognition (FR) model. Gaussian noise on the "
-    "vector gives the different images of the identity.",
-    "pose": "Each identity is a vector in the feature space of a face-recognition (FR) model. Gaussian noise on the "
-    "vector gives a vector for each image of the identity.",
+    "identity": "Each identity is a vector in the feature space of a face-recognition (FR) model. Gaussian noise on "
+    "the vector gives the different images of the identity.",
+    "pose": "Each identity is a vector in the feature space of a face-recognition (FR) model. Gaussian noise on "
+    "the vector gives a vector for each image of the identity.",
     "reference": "The identity vectors are face-recognition (FR) features of photos. Gaussian noise on a vector gives "
     "the different images of an identity.",
 }
 ATTROP = {  # "mode" of settings.json -> what AttrOP did, where it was used
-    "identity": "Before that, AttrOP changed the identity vector until its image reached the target quality, or for the "
-    "given number of iterations.",
+    "identity": "Before that, AttrOP changed the identity vector until its image reached the target quality, or for "
+    "the given number of iterations.",
     "pose": "AttrOP changed the vector of each image until the image reached the target yaw and quality, or for the "
     "given number of iterations.",
 }
@@ -111,7 +111,7 @@ def card_text(
     Markdown on what was measured of the dataset, empty where nothing was.
     """
     mode, from_photos = settings.get("mode"), settings.get("mode") == "reference"
-    about = f"{summary.images:,} generated face images of {summary.identities:,} identities, {SIDE} × {SIDE} pixels"
+    about = f"{summary.images:,} generated face images of {summary.identities:,} identities, {SIDE}x{SIDE} pixels"
     parts = [
         f"# {name}",
         f"{about}, made with [Vec2Face](https://arxiv.org/abs/2409.02979), which turns face-recognition vectors into "
@@ -125,8 +125,8 @@ def card_text(
         " ".join([MODES.get(mode, ""), *([ATTROP.get(mode, "")] if settings.get("attrop") else [])]).strip(),
         table(["setting", "value"], settings_rows(settings, environment)),
         table(["weights", "SHA-256"], [(WEIGHTS[key], f"`{settings[key]}`") for key in WEIGHTS if settings.get(key)]),
-        "`settings.json` holds all settings. With them, the same weights and the same identity vectors, the dataset can "
-        "be made again.",
+        "`settings.json` holds all settings. With them, the same weights and the same identity vectors, the dataset "
+        "can be made again.",
         "## Counts and figures",
         table(["what", "value"], count_rows(summary)),
         figures or "No report on the dataset was made, so no figures are compared with those of photos.",
