@@ -13,6 +13,7 @@ that holds anything else is refused. The token is read from the environment (HF_
 --token_file.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -31,7 +32,7 @@ from utils.cli.outputs import output_file, report_folder
 from utils.data.face_set import FaceSet
 from utils.data.images import CONTACT_SHEET
 from utils.dataset.card import ManifestSummary, card_text, summarise
-from utils.dataset.hub import hub_errors, open_repository, upload
+from utils.dataset.hub import check_card, hub_errors, open_repository, upload
 from utils.dataset.layout import dataset_root, find_manifest, find_settings, hub_folder, read_settings
 from utils.dataset.parts import part_folders
 from utils.dataset.staging import CARD, FORMS, stage_card, stage_images
@@ -107,9 +108,10 @@ def push(repository: str, folder: Path, settings: dict, token: str, private: boo
     """Upload an export and print where it is. Raises UserError when the Hub refuses or cannot be reached."""
     disable_progress_bars()
     logging.set_verbosity_error()
-    endpoint = constants.ENDPOINT
+    endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
     api = HfApi(endpoint=endpoint, token=token)
     with hub_errors(endpoint, repository, folder):
+        check_card(api, folder / CARD)
         there = open_repository(api, repository, settings, private, overwrite)
         count = upload(api, repository, folder, there, overwrite)
     print(f"{endpoint}/datasets/{repository}: {count or 'no'} files uploaded, complete")

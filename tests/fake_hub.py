@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -53,7 +54,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         path, body = urlsplit(self.path).path, self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if path == "/api/validate-yaml":
-            self.answer({"errors": [], "warnings": []})
+            known = re.search(r"^license: (cc-by-nc-4.0|mit|other)$", json.loads(body)["content"], re.M)
+            errors = [] if known else [{"message": '"license" must be one of'}]
+            self.answer({"errors": errors, "warnings": []}, 400 if errors else 200)
         elif self.is_refused():
             return
         elif path == "/api/repos/create":

@@ -14,6 +14,7 @@ from huggingface_hub import DatasetCard, constants
 from paths import PHOTOS, ROOT, Demo
 from written_datasets import images, write
 
+from models.errors import UserError
 from scripts import measure_dataset, push_dataset
 from utils.data.face_set import FaceSet
 from utils.dataset import hub as hub_upload
@@ -31,10 +32,8 @@ WORDS = (REPOSITORY, "--license", "cc-by-nc-4.0")
 @pytest.fixture
 def hub(monkeypatch):
     with fake_hub.serving() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"  # made of ENDPOINT at import
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # plain HTTP, which the hub here understands
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)  # the hub here has plain HTTP
         monkeypatch.setenv("HF_TOKEN", fake_hub.TOKEN)
         yield hub
 
@@ -119,7 +118,7 @@ def test_a_refused_commit_is_told_and_the_commits_before_it_are_kept(hub, datase
 
 
 def test_a_dry_run_writes_the_export_and_contacts_nobody(dataset, monkeypatch, capsys):
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.delenv("HF_TOKEN", raising=False)
     push(dataset, "--dry_run")
     folder = hub_folder(dataset)
@@ -128,7 +127,8 @@ def test_a_dry_run_writes_the_export_and_contacts_nobody(dataset, monkeypatch, c
     push(dataset, "--dry_run")
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.jpg")} == times
     assert "complete already" in capsys.readouterr().out
-    assert FaceSet(dataset.parent / "test").people == ["000000", "000040", "000080"]
+    with pytest.raises(UserError, match="name one of them: test\\."):  # and not test.hub
+        FaceSet(dataset.parent)
 
 
 def test_an_edited_card_is_kept_and_uploaded(hub, dataset, capsys):
@@ -187,7 +187,7 @@ def test_a_token_that_is_refused_missing_or_empty_is_told_and_never_shown(hub, d
 
 
 def test_without_a_network_the_message_says_what_to_do_by_hand(dataset, monkeypatch, capsys):
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_TOKEN", fake_hub.TOKEN)
     message = push_refused(dataset, WORDS, capsys)
     assert "the Hub at http://127.0.0.1:9 cannot be reached" in message
@@ -207,6 +207,12 @@ def test_without_a_network_the_message_says_what_to_do_by_hand(dataset, monkeypa
 def test_names_that_the_hub_would_refuse_are_refused_at_once(words, message, dataset, capsys):
     assert message in push_refused(dataset, words, capsys)
     assert not hub_folder(dataset).exists()
+
+
+def test_a_licence_that_the_hub_does_not_know_is_told_before_anything_is_uploaded(hub, dataset, capsys):
+    message = push_refused(dataset, [REPOSITORY, "--license", "my-own"], capsys)
+    assert '"license" must be one of' in message
+    assert hub.repositories == {}
 
 
 def test_what_is_no_finished_generated_dataset_is_refused(dataset, tmp_path, capsys):

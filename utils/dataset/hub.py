@@ -14,6 +14,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import get_session, hf_raise_for_status
 from tqdm import tqdm
 
 from models.errors import UserError
@@ -32,6 +33,16 @@ def settings_hash(settings: dict) -> str:
     """Hexadecimal SHA-256 of the settings that a dataset keeps when images are added to it."""
     kept = {name: value for name, value in settings.items() if name not in NOT_COMPARED}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def check_card(api: HfApi, path: Path) -> None:
+    """Raise UserError when the Hub would refuse a card, before the images are uploaded."""
+    body = {"repoType": "dataset", "content": path.read_text()}
+    response = get_session().post(f"{api.endpoint}/api/validate-yaml", json=body)
+    if response.status_code == 400:
+        reasons = " ".join(str(error.get("message")) for error in response.json().get("errors", []))
+        raise UserError(f"{path}: the Hub refuses the head of this card; mend it, or give another --license: {reasons}")
+    hf_raise_for_status(response)
 
 
 def open_repository(api: HfApi, repository: str, settings: dict, private: bool, overwrite: bool) -> Files:
@@ -138,16 +149,16 @@ def is_network_error(error: BaseException) -> bool:
 
 def advice(error: BaseException, endpoint: str, repository: str, folder: Path) -> str:
     """One line on an error of the Hub or of the network: what is wrong, and what to do."""
-    if not isinstance(error, HfHubHTTPError):
+    response = getattr(error, "response", None)
+    if not isinstance(error, HfHubHTTPError) or response is None:
         return (
             f"the Hub at {endpoint} cannot be reached ({type(error).__name__}). {folder} is complete: run the same "
             f"command again to upload what is missing, or copy the folder to a machine with a network and run there "
             f"`hf upload {repository} {folder.name} . --repo-type dataset`."
         )
-    status = error.response.status_code if error.response is not None else None
-    if status == 401:
+    if response.status_code == 401:
         return "the Hub refused the token (401): make one with write access at https://huggingface.co/settings/tokens."
-    if status == 403:
+    if response.status_code == 403:
         return f"the token may not write to {repository} (403): use one with write access to it, or another owner."
     text = " ".join(str(error).split())
     return f"the Hub refused {repository}: {text[:300]}. Run the same command again to upload what is missing."
