@@ -13,7 +13,6 @@ that holds anything else is refused. The token is read from the environment (HF_
 --token_file.
 """
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -108,7 +107,7 @@ def push(repository: str, folder: Path, settings: dict, token: str, private: boo
     """Upload an export and print where it is. Raises UserError when the Hub refuses or cannot be reached."""
     disable_progress_bars()
     logging.set_verbosity_error()
-    endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+    endpoint = constants.ENDPOINT
     api = HfApi(endpoint=endpoint, token=token)
     with hub_errors(endpoint, repository, folder):
         check_card(api, folder / CARD)

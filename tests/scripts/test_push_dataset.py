@@ -10,7 +10,7 @@ from pathlib import Path
 import fake_hub
 import pytest
 from commands import refused, run
-from huggingface_hub import DatasetCard, constants
+from huggingface_hub import DatasetCard, constants, file_download
 from paths import PHOTOS, ROOT, Demo
 from written_datasets import images, write
 
@@ -29,10 +29,18 @@ PEOPLE = (0, 40, 80)  # numbers of identities, which are red values here, so far
 WORDS = (REPOSITORY, "--license", "cc-by-nc-4.0")
 
 
+def point_to(url, monkeypatch):
+    """What HF_ENDPOINT does when the library is imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    for module in (constants, file_download):  # the second one in old versions
+        template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+
+
 @pytest.fixture
 def hub(monkeypatch):
     with fake_hub.serving() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        point_to(hub.url, monkeypatch)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)  # the hub here has plain HTTP
         monkeypatch.setenv("HF_TOKEN", fake_hub.TOKEN)
         yield hub
@@ -118,7 +126,7 @@ def test_a_refused_commit_is_told_and_the_commits_before_it_are_kept(hub, datase
 
 
 def test_a_dry_run_writes_the_export_and_contacts_nobody(dataset, monkeypatch, capsys):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    point_to("http://127.0.0.1:9", monkeypatch)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     push(dataset, "--dry_run")
     folder = hub_folder(dataset)
@@ -187,7 +195,7 @@ def test_a_token_that_is_refused_missing_or_empty_is_told_and_never_shown(hub, d
 
 
 def test_without_a_network_the_message_says_what_to_do_by_hand(dataset, monkeypatch, capsys):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    point_to("http://127.0.0.1:9", monkeypatch)
     monkeypatch.setenv("HF_TOKEN", fake_hub.TOKEN)
     message = push_refused(dataset, WORDS, capsys)
     assert "the Hub at http://127.0.0.1:9 cannot be reached" in message

@@ -51,7 +51,8 @@ def open_repository(api: HfApi, repository: str, settings: dict, private: bool, 
     ``settings``: of the dataset to upload. Raises UserError when the repository holds another dataset and there is no
     ``overwrite``, or is public though ``private`` is asked for.
     """
-    api.create_repo(repository, repo_type="dataset", private=private or None, exist_ok=True)
+    visibility = {"private": True} if private else {}  # otherwise what the owner has chosen as the default
+    api.create_repo(repository, repo_type="dataset", exist_ok=True, **visibility)
     if private and not api.repo_info(repository, repo_type="dataset").private:
         raise UserError(f"--private: {repository} exists and is public; make it private on the Hub first.")
     entries = api.list_repo_tree(repository, repo_type="dataset", recursive=True)
