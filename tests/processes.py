@@ -101,6 +101,7 @@ def become(script, words, ranks, largest_file, killed_at, environment, folder):
         os.dup2(os.open(Path(folder, name), os.O_WRONLY | os.O_APPEND), number)
     Path(folder, "begun").touch()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a fork server that gpu_check started blocks it
     if largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     if killed_at:

@@ -17,7 +17,7 @@ from utils.runtime.device import resolve_device
 from utils.runtime.distributed import init_distributed
 
 ROUNDS = 10
-BANDWIDTH = "GB/s of bus bandwidth"  # by which its line is found
+BANDWIDTH = "GB/s of bus bandwidth"  # marks the line with the result
 MEGABYTE, GIGABYTE = 10**6, 10**9
 
 

@@ -99,7 +99,7 @@ def _work(check, setting, log, sender):
 
 
 def _reason(error, log):
-    """One line: a script that ends itself has said why in its last one."""
+    """The reason in one line. A script that ends itself has printed it as an error."""
     if isinstance(error, SystemExit):
         errors = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
         return errors[-1] if errors else f"exit status {error.code}"

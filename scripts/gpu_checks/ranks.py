@@ -1,4 +1,4 @@
-"""Several processes: training with torchrun on all GPUs against one process with a batch as large as all of theirs."""
+"""Several processes: training with torchrun on all GPUs against one process with the whole batch."""
 
 from collections.abc import Iterator
 

@@ -38,7 +38,7 @@ class FaceSet:
         store = open_store(self.path)
         positions = load_mask(mask, len(store.labels), path) if mask else np.arange(len(store.labels))
         if not len(positions):
-            raise UserError(f"{path}: no photos in it (looked for person/photo{EXTENSIONS[0]} and for LMDB records).")
+            raise UserError(f"{path}: no photos in it (looked for identity/photo{EXTENSIONS[0]} and for LMDB records).")
         self.store, self.positions = store, positions
         labels = np.asarray(store.labels)[positions]
         present, self.labels = np.unique(labels, return_inverse=True)
@@ -46,8 +46,8 @@ class FaceSet:
             gap = next((i for i, label in enumerate(present) if i != label), len(present))
             raise UserError(
                 f"{path}: labels must be 0 to C-1 with an image each: it has labels {present[0]} to {present[-1]} for "
-                f"{store.class_count} people, and {'no image of' if gap < store.class_count else 'one more than'} "
-                f"person {gap}."
+                f"{store.class_count} identities, and "
+                + (f"no image of identity {gap}." if gap < store.class_count else "so more than it says it has.")
             )
         self.people = [store.identity_name(label) for label in present]
 

@@ -106,7 +106,7 @@ def _prepare(
     if has_old_layout(root):
         if not migrate:
             raise UserError(
-                f"{root} was written by an earlier version, which kept settings and manifest among the people. Add "
+                f"{root} was written by an earlier version, which kept settings and manifest among the identities. Add "
                 f"--migrate to move them to {about_folder(root).name} beside it and to go on."
             )
         migrate_layout(root)
@@ -129,7 +129,7 @@ def _prepare(
 def not_ours(root: Path, folder: Path) -> UserError:
     """The error of a ``folder`` with files that do not belong to a generated dataset."""
     return UserError(
-        f"{folder} is not empty and there is no {settings_path(root)}, so it is not ours to add to: "
+        f"{folder} is not empty and there is no {settings_path(root)}, so it is not a dataset to add to: "
         "give another --name."
     )
 

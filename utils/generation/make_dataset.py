@@ -99,7 +99,7 @@ def make_dataset(
     started = time.monotonic()
     on_images = attrop is not None and attrop_on == "image"
     measuring = choose_measures(
-        networks, output.root, device, precision.dtype, wanted=output.measure, precision=output.measured_in,
+        networks, output.root, device, precision.dtype, requested=output.measure, precision=output.measured_in,
         begins_anew=output.overwrite, gate_names=list(gate.minimums) if gate else [], done_by_attrop=on_images,
     )  # fmt: skip
     world.barrier()  # every process has looked at the existing dataset
@@ -224,8 +224,8 @@ def summary(source: Source, output: Output, attrop: AttrOP | None, gate: Gate | 
     images, identities = dataset_size(output.root)
     lines = [f"the dataset has {images} images of {identities} identities."]
     if attrop is not None:
-        wanted = None if attrop.on_iteration.hinted else attrop.on_iteration.quality
-        lines += attrop_lines(counts, wanted, attrop.target_names)
+        quality = None if attrop.on_iteration.hinted else attrop.on_iteration.quality
+        lines += attrop_lines(counts, quality, attrop.target_names)
     if gate is not None:
         lines += gate_lines(counts, minimums, gate.max_tries)
     lmdb_name = f" ({STORES['lmdb'].path(output.root).name})" if output.format == "lmdb" else ""

@@ -30,18 +30,17 @@ class Measuring(NamedTuple):
 
 
 def choose_measures(
-    networks: Networks, dataset: Path, device: torch.device, drawn_in: torch.dtype, *, wanted: bool | None,
+    networks: Networks, dataset: Path, device: torch.device, drawn_in: torch.dtype, *, requested: bool | None,
     precision: str, begins_anew: bool, gate_names: list[str], done_by_attrop: bool,
 ) -> Measuring:  # fmt: skip
     """Choose what is measured on every image of a ``dataset``.
 
-    ``wanted``: True for everything, False for only what the gate needs, None for the measures of an existing dataset,
-    or for a new one those that are CHEAP. ``begins_anew``: an existing dataset is overwritten. ``drawn_in``: dtype of
-    the networks; ``precision``: name of the number
-    format to measure in. ``gate_names``: the measures that the gate needs; ``done_by_attrop``: AttrOP
-    measures every image anyway.
+    ``requested``: True for everything, False for only what the gate needs, None for the measures of an existing
+    dataset, or for a new one those that are CHEAP. ``begins_anew``: an existing dataset is overwritten. ``drawn_in``:
+    dtype of the networks; ``precision``: name of the number format to measure in. ``gate_names``: the measures that the
+    gate needs; ``done_by_attrop``: AttrOP measures every image anyway.
     """
-    if wanted is False and not gate_names:
+    if requested is False and not gate_names:
         return Measuring()
     available = [name for name, role in ROLE_OF.items() if role in networks.by_role]
     by_role = networks.by_role
@@ -57,7 +56,7 @@ def choose_measures(
     def cost(names: list[str]) -> float:
         return operations(names) - operations(gate_names)
 
-    names, note = choose_names(wanted, available, cost, dataset, gate_names, done_by_attrop, begins_anew)
+    names, note = choose_names(requested, available, cost, dataset, gate_names, done_by_attrop, begins_anew)
     described = {"names": names, "precision": precision} if names else None
     return Measuring(measures_of(names, by_role), described, note)
 
@@ -69,7 +68,7 @@ def measures_of(names: list[str], by_role: dict[str, nn.Module]) -> ImageMeasure
 
 
 def choose_names(
-    wanted: bool | None, available: list[str], cost: Callable[[list[str]], float], dataset: Path,
+    requested: bool | None, available: list[str], cost: Callable[[list[str]], float], dataset: Path,
     gate_names: list[str], done_by_attrop: bool, begins_anew: bool,
 ) -> tuple[list[str], str | None]:  # fmt: skip
     """(names in ROLE_OF to measure on every image, a note for the user or None).
@@ -77,9 +76,9 @@ def choose_names(
     ``available``: names whose networks are loaded; ``cost(names)``: cost of measuring these beyond what the gate
     measures anyway, relative to decoding an image; other parameters as in ``choose_measures``.
     """
-    if wanted:
+    if requested:
         return available, None
-    if wanted is False or done_by_attrop or set(available) == set(gate_names):
+    if requested is False or done_by_attrop or set(available) == set(gate_names):
         return gate_names, None
     if not begins_anew and (settings_path(dataset).exists() or has_old_layout(dataset)):
         begun_with = earlier_measures(dataset)

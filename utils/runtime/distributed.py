@@ -109,7 +109,7 @@ def _outline(value: Any, tensors: list[torch.Tensor]) -> bytes:
 
 
 def init_distributed(backend: str = "gloo") -> Distributed:
-    """Join the other processes of this run, however they were started (see launch.py); a single process joins nobody.
+    """Join the other processes of this run, however they were started (see launch.py); a single process stays alone.
 
     From here on an error in one process ends all of them. Raises UserError when the tasks of an srun step were started
     with different commands.

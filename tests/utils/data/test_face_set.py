@@ -110,9 +110,9 @@ def test_bad_face_sets_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.lmdb").write_text("nothing")
     for path, mask, message in (
-        (fr_lmdb(tmp_path / "gap.lmdb", [0, 2]), None, "no image of person 1"),
-        (fr_lmdb(tmp_path / "from1.lmdb", [1, 2]), None, "no image of person 0"),
-        (fr_lmdb(tmp_path / "none.lmdb", [0, 1], classes=3), None, "no image of person 2"),
+        (fr_lmdb(tmp_path / "gap.lmdb", [0, 2]), None, "no image of identity 1"),
+        (fr_lmdb(tmp_path / "from1.lmdb", [1, 2]), None, "no image of identity 0"),
+        (fr_lmdb(tmp_path / "none.lmdb", [0, 1], classes=3), None, "no image of identity 2"),
         (fr_lmdb(tmp_path / "more.lmdb", [0, 1, 2], classes=2), None, "labels must be 0 to C-1"),
         (PHOTOS, tmp_path / "far.npy", "positions 0 to 99"),
         (tmp_path / "empty", None, "no photos"),

@@ -180,7 +180,7 @@ def test_foreign_folders_are_left_alone(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "thesis.tex").write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(UserError, match="not ours to add to"):
+        with pytest.raises(UserError, match="not a dataset to add to"):
             prepare_dataset(tmp_path / "data", {"format": "folder"}, {}, overwrite=overwrite)
     assert (tmp_path / "data" / "thesis.tex").read_text() == "years of work"
 

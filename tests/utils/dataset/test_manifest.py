@@ -183,5 +183,5 @@ def test_files_are_refused_that_name_no_settings_of_ours(demo, tmp_path, capsys)
     (tmp_path / "set.about" / "thesis.tex").write_text("years of work")
     with pytest.raises(SystemExit):
         make(image_generation, demo, tmp_path, "--center_feature", demo.vectors, "--example", 1, "--skip_attrop")
-    assert "not ours to add to" in capsys.readouterr().err
+    assert "not a dataset to add to" in capsys.readouterr().err
     assert (tmp_path / "set.about" / "thesis.tex").read_text() == "years of work"
