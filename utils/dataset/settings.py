@@ -16,11 +16,12 @@ def check_settings(root: Path, settings: Settings) -> bool:
     differing = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     if "example" in differing and isinstance(old.get("example"), int) and new["example"] > old["example"]:
         differing.remove("example")
-    if "identities" in differing:
+    if differing == ["identities"]:
         raise UserError(
             f"{root} was made of other identity vectors or photos: the file has changed, or a photo was added, "
             "removed or changed. Give another --name, or --overwrite to start again."
         )
+    differing = [name for name in differing if name != "identities"]  # which other settings changed, too
     if differing:
         values = "; ".join(
             f"{name} is {shown(old.get(name))} there and {shown(new.get(name))} now" for name in differing
