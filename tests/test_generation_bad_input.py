@@ -104,5 +104,5 @@ def test_a_folder_of_other_files_is_left_alone(demo, tmp_path, capsys):
     (tmp_path / "test" / "mine.txt").write_text("mine")
     for more in ([], ["--overwrite"]):
         line = refused(image_generation.main, [*command(demo), "--output_dir", tmp_path, *more], capsys)
-        assert "not ours" in line
+        assert "not a dataset to add to" in line
     assert files_of(tmp_path) == {"test/mine.txt": b"mine"}

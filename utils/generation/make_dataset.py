@@ -27,6 +27,7 @@ from utils.dataset.writer import (
     read_records,
     unmerged_note,
 )
+from utils.generation.attrop_progress import AttrOPProgress
 from utils.generation.batch_rows import decoded_rows
 from utils.generation.gate import Gate
 from utils.generation.measures import choose_measures
@@ -92,8 +93,9 @@ def make_dataset(
     """Make a dataset, or the missing rest of it, and print a summary.
 
     ``attrop`` works on each identity vector before the noise, or with ``attrop_on="image"`` on every noisy vector; its
-    ``on_iteration`` is an AttrOPProgress. ``facts``: further entries of settings.json. ``warnings``: further lines
-    for the user. Raises UserError when the folder holds another dataset, or no identity could be made.
+    ``on_iteration`` may be an AttrOPProgress, which is then shown. ``facts``: further entries of settings.json.
+    ``warnings``: further lines for the user. Raises UserError when the folder holds another dataset, or no identity
+    could be made.
     """
     world, device, precision, batch_size = machine
     started = time.monotonic()
@@ -129,7 +131,7 @@ def make_dataset(
     )  # fmt: skip
     part = f"{source.slice.start:08d}-{source.slice.stop:08d}-{world.rank:04d}-of-{world.size:04d}"
     with DatasetWriter(output.root, output.format, part, output.jpeg_quality, output.workers) as writer:
-        done = drain(generated, writer, len(mine), world.is_main and bool(mine), attrop)
+        done = drain(generated, writer, len(mine), world.is_main and bool(mine), progress_of(attrop))
     identities_made, images_made = map(sum, zip(*world.gather(done), strict=True))
     skipped = [line for lines in world.gather(source.skipped) for line in lines]
     if world.is_main:
@@ -198,22 +200,28 @@ def describe_environment(device: torch.device) -> dict[str, str]:
     }
 
 
+def progress_of(attrop: AttrOP | None) -> AttrOPProgress | None:
+    """The AttrOPProgress that an AttrOP reports to, if any."""
+    reports_to = attrop.on_iteration if attrop is not None else None
+    return reports_to if isinstance(reports_to, AttrOPProgress) else None
+
+
 def drain(
     generated: Iterable[tuple[Identity, list[GeneratedImage]]], writer: DatasetWriter, count: int, show: bool,
-    attrop: AttrOP | None = None,
+    progress: AttrOPProgress | None = None,
 ) -> tuple[int, int]:  # fmt: skip
     """Write generated identities under a progress bar; returns (number of identities, number of images)."""
     identities = made = 0
     with tqdm(total=count, unit="id", disable=not show, smoothing=0.05) as bar:
         started = time.monotonic()
-        if show and attrop is not None:
-            attrop.on_iteration.bar = bar
+        if show and progress is not None:
+            progress.bar = bar
         for identity, images in generated:
             writer.write(identity, images)
             identities, made = identities + 1, made + sum(image.pixels is not None for image in images)
             bar.update()
             speed = f"{made / (time.monotonic() - started):.1f} images/s"
-            bar.set_postfix_str(speed if attrop is None else str(attrop.on_iteration), refresh=False)
+            bar.set_postfix_str(speed if progress is None else str(progress), refresh=False)
     return identities, made
 
 
@@ -224,7 +232,8 @@ def summary(source: Source, output: Output, attrop: AttrOP | None, gate: Gate | 
     images, identities = dataset_size(output.root)
     lines = [f"the dataset has {images} images of {identities} identities."]
     if attrop is not None:
-        quality = None if attrop.on_iteration.hinted else attrop.on_iteration.quality
+        progress = progress_of(attrop)
+        quality = None if progress is None or progress.hinted else progress.quality
         lines += attrop_lines(counts, quality, attrop.target_names)
     if gate is not None:
         lines += gate_lines(counts, minimums, gate.max_tries)
