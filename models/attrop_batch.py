@@ -142,7 +142,7 @@ class Batch:
         return TokenMask.from_noise(torch.from_numpy(noise), drop_ratio, torch.from_numpy(rates)).to(self.device)
 
     def iterates(self, step: Step, every: int, names: Sequence[str]) -> list[Iterate]:
-        """The Iterates of the rows that are in iteration 1, 1 + every, 1 + 2 every, ... ``names``: of the attributes."""
+        """The Iterates of the rows in iteration 1, 1 + every, 1 + 2 every, ... ``names``: of the attributes."""
         slots = [slot for slot in sorted(self.rows) if (self.iterations[slot] - 1) % every == 0]
         if not slots:
             return []

