@@ -1,0 +1,152 @@
+"""The page: what lies where, and which handler belongs to which button."""
+
+from pathlib import Path
+
+import gradio as gr
+
+from utils.data.images import EXTENSIONS
+from utils.web.download import KINDS
+from utils.web.handlers import DRAWN, PHOTO, SAMPLED, SOURCES, Handlers
+from utils.web.order import LIMITS, Order
+from utils.web.session import Session
+
+SHOWN = 8  # most images on the page
+LONGEST_QUEUE = 8  # requests that wait; further ones are sent away
+KEPT_SECONDS = 3600  # how long files and photos of a visitor are kept
+FONTS = ["system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"]
+MONOSPACE = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+ONE_AT_A_TIME = {"concurrency_id": "models", "concurrency_limit": 1}
+
+
+def slider(name: str, value: float, step: float, label: str, **options) -> gr.Slider:
+    """A slider over the LIMITS of a value."""
+    low, high = LIMITS[name][:2]
+    return gr.Slider(**{"minimum": low, "maximum": high, "value": value, "step": step, "label": label} | options)
+
+
+def build_page(session: Session, folder: Path, about: str) -> gr.Blocks:
+    """The page of a session. ``folder``: where zip files are written; ``about``: the line below the title."""
+    handlers = Handlers(session, folder)
+    with gr.Blocks(title="Vec2Face", delete_cache=(KEPT_SECONDS, KEPT_SECONDS), fill_width=True) as page:
+        order = gr.State(None, time_to_live=KEPT_SECONDS)
+        gr.Markdown(f"# Vec2Face\n{about}", elem_id="title")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=330, elem_id="controls"):
+                controls = person_controls(session, handlers) + shape_controls(session)
+                with gr.Row():
+                    make = gr.Button("Make images", variant="primary", elem_id="make", scale=3)
+                    stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=60)
+            with gr.Column(scale=3, min_width=420):
+                status = gr.Markdown("", elem_id="status")
+                images = gr.HTML("", elem_id="images", padding=False)
+                path = gr.HTML("", elem_id="path", padding=False)
+                prepare, running = take_away_controls(handlers, order)
+                command = prepare["command"]
+        event = {
+            "fn": handlers.make, "inputs": controls, "outputs": [order, status, images, path, command],
+            "show_progress": "hidden", **ONE_AT_A_TIME,
+        }  # fmt: skip
+        making = make.click(**event, api_name="make")
+        first = page.load(**event, api_name=False)
+        stop.click(None, cancels=[making, first, running], queue=False, api_name=False)
+    page.queue(max_size=LONGEST_QUEUE, default_concurrency_limit=1)
+    return page
+
+
+def person_controls(session: Session, handlers: Handlers) -> list:
+    """Who is shown. The controls, in the order of Handlers.order_of."""
+    last = session.people - 1
+    gr.Markdown("### Person")
+    source = gr.Radio(list(SOURCES), value=SAMPLED, show_label=False, container=False, elem_id="source")
+    with gr.Group(visible=True) as sampled:
+        gallery = gr.Gallery(
+            columns=6, height="auto", allow_preview=False, show_label=False, buttons=[], elem_id="people",
+            object_fit="cover", interactive=False, format="png",
+        )  # fmt: skip
+        row = gr.Number(0, label=f"Number in the file, 0 to {last}", precision=0, minimum=0, maximum=last)
+    with gr.Group(visible=False) as drawn, gr.Row():
+        draw = gr.Number(1, label="Seed of the draw", precision=0, minimum=0, maximum=LIMITS["seed"].high)
+        another = gr.Button("Draw another", elem_id="another")
+    with gr.Group(visible=False) as photographed:
+        photo = gr.State(None, time_to_live=KEPT_SECONDS)
+        upload = gr.UploadButton(
+            "Choose a photo (at most 10 MB)", file_types=list(EXTENSIONS), elem_id="upload", size="md"
+        )
+        crop = gr.HTML("", elem_id="crop")
+        gr.Markdown(
+            "The photo is deleted as soon as its face is cut out. Its identity vector stays on this machine, in memory.",
+            elem_classes="hint",
+        )
+    with gr.Accordion("Mix with a second person", open=False, elem_id="mix"):
+        share = slider("share", 0, 0.05, "Share of the second person (0: not mixed)")
+        second = gr.Number(
+            min(1, last), label=f"Second person, 0 to {last}", precision=0, minimum=0, maximum=last, elem_id="second"
+        )
+        face = gr.HTML("", elem_id="second_face")
+
+    source.change(
+        lambda name: [gr.Group(visible=name == shown) for shown in (SAMPLED, DRAWN, PHOTO)],
+        source, [sampled, drawn, photographed], queue=False, api_name=False, show_progress="hidden",
+    )  # fmt: skip
+    gallery.select(pick, None, row, queue=False, api_name=False, show_progress="hidden")
+    another.click(handlers.draw_another, None, draw, queue=False, api_name=False, show_progress="hidden")
+    upload.upload(handlers.upload, upload, [photo, crop], api_name="upload", **ONE_AT_A_TIME)
+    second.change(
+        handlers.preview_second, second, face, api_name=False, show_progress="hidden", **ONE_AT_A_TIME
+    )
+    load = gr.context.Context.root_block.load
+    load(handlers.thumbnails, None, gallery, api_name=False, show_progress="hidden", **ONE_AT_A_TIME)
+    return [source, row, draw, photo, share, second]
+
+
+def pick(event: gr.SelectData) -> int:
+    """The number of the person that was clicked on."""
+    return event.index
+
+
+def shape_controls(session: Session) -> list:
+    """How the images shall be. The controls, in the order of Handlers.order_of."""
+    norms = session.networks.quality.feature_norms or {}
+    lowest, highest = norms.get("5%", 15), norms.get("95%", 35)
+    gr.Markdown("### Images")
+    with gr.Row(elem_classes="target"):
+        set_yaw = gr.Checkbox(False, label="Yaw", scale=1, min_width=90, container=False)
+        yaw = slider("yaw", 30, 5, "degrees; left of the image is negative", scale=3)
+    with gr.Row(elem_classes="target"):
+        set_pitch = gr.Checkbox(False, label="Pitch", scale=1, min_width=90, container=False)
+        pitch = slider("pitch", 0, 5, "degrees", scale=3)
+    with gr.Row(elem_classes="target"):
+        set_quality = gr.Checkbox(False, label="Quality", scale=1, min_width=90, container=False)
+        quality = slider(
+            "quality", session.quality, 0.1, "at least; the norm of the quality model's feature", scale=3,
+            minimum=round(lowest, 1), maximum=round(highest, 1),
+        )  # fmt: skip
+    sigma = slider("sigma", 0.3, 0.05, "Noise: standard deviation on each number of the vector")
+    with gr.Row():
+        count = slider("count", 4, 1, "Images", maximum=SHOWN)
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LIMITS["seed"].high, min_width=90)
+    max_iters = slider("max_iters", 40, 5, "AttrOP: at most this many iterations", minimum=5)
+    return [set_yaw, yaw, set_pitch, pitch, set_quality, quality, sigma, seed, count, max_iters]
+
+
+def take_away_controls(handlers: Handlers, order: gr.State) -> tuple:
+    """The zip, and the command line."""
+    gr.Markdown("### Take away")
+    with gr.Row(equal_height=True):
+        count = slider("count", 20, 1, "Images in the zip", scale=2)
+        kind = gr.Radio(
+            [(label, name) for name, label in KINDS.items()], value="images", label="Contents", scale=3,
+        )  # fmt: skip
+    with gr.Row():
+        prepare = gr.Button("Make the zip", elem_id="prepare")
+        save = gr.DownloadButton("Save", visible=False, elem_id="save", variant="primary")
+    progress = gr.Markdown("", elem_id="zip_status")
+    command = gr.Code(
+        "", language="shell", label="The same images on the command line, in the project's folder", interactive=False,
+        elem_id="command", wrap_lines=True, lines=4,
+    )  # fmt: skip
+    running = prepare.click(
+        handlers.take_away, [order, count, kind], [progress, save], api_name="zip", show_progress="hidden",
+        **ONE_AT_A_TIME,
+    )  # fmt: skip
+    return {"command": command}, running
