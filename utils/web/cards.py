@@ -9,6 +9,7 @@ import numpy as np
 
 from utils.web.making import Face
 
+MINUS = "\N{MINUS SIGN}"
 UNITS = {"id_similarity": ("similarity", "{:.2f}"), "yaw": ("yaw", "{:.0f}°"), "pitch": ("pitch", "{:.0f}°"),
          "quality": ("quality", "{:.1f}")}  # fmt: skip
 
@@ -27,12 +28,13 @@ def face_cards(faces: Sequence[Face], kind: str) -> str:
 def card(face: Face) -> str:
     """One face, its values, and what AttrOP has to say of it."""
     values = [
-        f"<span>{name} <b>{text.format(face.values[key]).replace('-', '−')}</b></span>"
+        f"<span>{name} <b>{text.format(face.values[key]).replace('-', MINUS)}</b></span>"
         for key, (name, text) in UNITS.items()
         if key in face.values
     ]
     note = f'<em class="{"missed" if face.missed else "note"}">{escape(face.note)}</em>' if face.note else ""
-    return f"<figure>{image_tag(face.pixels, 'generated face')}<figcaption>{''.join(values)}{note}</figcaption></figure>"
+    caption = f"<figcaption>{''.join(values)}{note}</figcaption>"
+    return f"<figure>{image_tag(face.pixels, 'generated face')}{caption}</figure>"
 
 
 def portrait(pixels: np.ndarray | None, note: str = "") -> str:

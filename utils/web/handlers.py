@@ -114,7 +114,7 @@ class Handlers:
         photo = read_photo(self.session, path)
         note = f"{photo.file}: the face as the encoder sees it"
         if not photo.align:
-            note = f"{photo.file}: 112 × 112 pixels, taken as an aligned crop"
+            note = f"{photo.file}: 112 by 112 pixels, taken as an aligned crop"
         elif photo.faces > 1:
             note = f"{photo.file}: {photo.faces} faces; this is the largest one"
         return photo, portrait(photo.crop, note)

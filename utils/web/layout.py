@@ -7,14 +7,12 @@ import gradio as gr
 from utils.data.images import EXTENSIONS
 from utils.web.download import KINDS
 from utils.web.handlers import DRAWN, PHOTO, SAMPLED, SOURCES, Handlers
-from utils.web.order import LIMITS, Order
+from utils.web.order import LIMITS
 from utils.web.session import Session
 
 SHOWN = 8  # most images on the page
 LONGEST_QUEUE = 8  # requests that wait; further ones are sent away
 KEPT_SECONDS = 3600  # how long files and photos of a visitor are kept
-FONTS = ["system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif"]
-MONOSPACE = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 ONE_AT_A_TIME = {"concurrency_id": "models", "concurrency_limit": 1}
 
 
@@ -74,7 +72,7 @@ def person_controls(session: Session, handlers: Handlers) -> list:
         )
         crop = gr.HTML("", elem_id="crop")
         gr.Markdown(
-            "The photo is deleted as soon as its face is cut out. Its identity vector stays on this machine, in memory.",
+            "The photo is deleted once its face is cut out; its identity vector stays in the memory of this machine.",
             elem_classes="hint",
         )
     with gr.Accordion("Mix with a second person", open=False, elem_id="mix"):
@@ -91,9 +89,7 @@ def person_controls(session: Session, handlers: Handlers) -> list:
     gallery.select(pick, None, row, queue=False, api_name=False, show_progress="hidden")
     another.click(handlers.draw_another, None, draw, queue=False, api_name=False, show_progress="hidden")
     upload.upload(handlers.upload, upload, [photo, crop], api_name="upload", **ONE_AT_A_TIME)
-    second.change(
-        handlers.preview_second, second, face, api_name=False, show_progress="hidden", **ONE_AT_A_TIME
-    )
+    second.change(handlers.preview_second, second, face, api_name=False, show_progress="hidden", **ONE_AT_A_TIME)
     load = gr.context.Context.root_block.load
     load(handlers.thumbnails, None, gallery, api_name=False, show_progress="hidden", **ONE_AT_A_TIME)
     return [source, row, draw, photo, share, second]

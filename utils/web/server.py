@@ -23,8 +23,8 @@ SETTINGS = {
 }  # fmt: skip
 # The browser loads nothing from other hosts, so that the page works without a network and tells nobody.
 POLICY = (
-    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "frame-ancestors 'self'"
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; frame-ancestors 'self'"
 )
 
 
