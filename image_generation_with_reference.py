@@ -14,7 +14,7 @@ from utils.cli.generation_flags import (
     add_photo_flags,
     add_recipe_flags,
     add_run_flags,
-    facts_of,
+    extra_settings_of,
     gate_of,
     networks_of,
     output_of,
@@ -47,14 +47,14 @@ def main(argv=None):
     # The identity vector of a photo is its FR feature, that of a folder (--per_person) the mean of its photos'.
     kind = PersonSource if args.per_person else PhotoSource
     source = kind(args.image_file, networks.encoder, args.start_end, args.feat_batch_size, args.align)
-    facts = {"align": args.align}
+    extra_settings = {"align": args.align}
     if args.per_person:  # named only then, as earlier datasets lack it
-        facts["each_folder_is_an_identity"] = True
+        extra_settings["each_folder_is_an_identity"] = True
 
     # Noise on the vector: v' = v + n, n ~ N(0, sigma^2), rescaled to the norm of v; every v' is decoded once.
     make_dataset(
         source, networks, recipe_of(args), output_of(args, machine), machine, gate=gate_of(args),
-        facts=facts_of(args, "reference", **facts),
+        extra_settings=extra_settings_of(args, "reference", **extra_settings),
         warnings=[*people_warnings(source), *networks.warnings(args.min_quality or 0)],
     )  # fmt: skip
 

@@ -24,9 +24,9 @@ from utils.cli.flags import make_parser, not_negative, positive
 from utils.cli.model_flags import add_device_flags, add_workers_flag, set_up_inference
 from utils.cli.outputs import output_file, report_folder
 from utils.data.face_set import FaceSet
-from utils.evaluation.identity_measures import measure_consistency, measure_leakage, measure_separability
+from utils.evaluation.identity_statistics import measure_consistency, measure_leakage, measure_separability
 from utils.evaluation.image_features import EXTRACTORS, Extractor, load_extractor
-from utils.evaluation.image_measures import measure_fidelity, measure_variety
+from utils.evaluation.image_statistics import measure_fidelity, measure_variety
 from utils.evaluation.measured_set import MeasuredSet
 from utils.evaluation.measurement import Measurement
 from utils.evaluation.metrics import NEIGHBOURS
