@@ -69,6 +69,8 @@ def main(argv=None):
         print(f"page: {address} (Ctrl-C ends it)", flush=True)
         try:
             wait_for_ever()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped: the page is closed.") from None
         finally:
             page.close(verbose=False)
             session.worker.close()

@@ -63,20 +63,20 @@ def write_dataset(session: Session, order: Order, folder: Path, emit: Callable[[
     vectors = VectorSource(path, f"{person.number}:{person.number + 1}", usual_norm=networks.usual_norm)
     root = folder / "dataset" / (f"{order.name}-{order.wanted_yaw:g}" if pose else order.name)
     output = Output(root, measure=True, measured_in=session.measured_in)
-    facts = {"mode": order.mode, "start_class_id": 0, "attrop": attrop_facts(session, order)}
+    extra = {"mode": order.mode, "start_class_id": 0, "attrop": attrop_settings(session, order)}
     with redirect_stdout(StringIO()):
         make_dataset(
-            vectors, networks, session.recipe(order), output, session.machine, facts=facts,
+            vectors, networks, session.recipe(order), output, session.machine, extra_settings=extra,
             attrop=session.attrop(order, Watcher(order, emit)), attrop_on="image" if pose else "identity",
         )  # fmt: skip
     return root
 
 
-def attrop_facts(session: Session, order: Order) -> dict[str, Any] | None:
+def attrop_settings(session: Session, order: Order) -> dict[str, Any] | None:
     """What settings.json says of AttrOP, as the generation scripts write it."""
     if not order.uses_attrop:
         return None
-    facts = {"image_quality": session.wanted_quality(order), "max_iters": order.max_iters}
+    settings = {"image_quality": session.wanted_quality(order), "max_iters": order.max_iters}
     if order.mode == "identity":
-        return facts
-    return facts | {"pose": order.wanted_yaw, "signed_pose": True, "pitch": order.pitch}
+        return settings
+    return settings | {"pose": order.wanted_yaw, "signed_pose": True, "pitch": order.pitch}

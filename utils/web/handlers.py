@@ -20,6 +20,7 @@ from utils.web.uploads import read_photo
 
 SAMPLED, DRAWN, PHOTO = "From the file", "New draw", "Your photo"
 SOURCES = (SAMPLED, DRAWN, PHOTO)
+TARGETS = ("yaw", "pitch", "quality")
 THUMBNAILS = 12  # people to click on
 MOST_DRAWS = 10_000  # seeds that "Draw another" picks from: short enough to note down
 
@@ -55,8 +56,8 @@ class Handlers:
 
     def order_of(
         self, source: str, row: float, draw: float, photo: Photo | None, share: float, second: float,
-        set_yaw: bool, yaw: float, set_pitch: bool, pitch: float, set_quality: bool, quality: float,
-        sigma: float, seed: float, count: float, max_iters: float,
+        targets: list[str], yaw: float, pitch: float, quality: float, max_iters: float,
+        sigma: float, seed: float, count: float,
     ) -> Order:  # fmt: skip
         """The Order that the controls show, in their order on the page. Raises UserError for values that do not fit."""
         if source == PHOTO and photo is None:
@@ -71,10 +72,10 @@ class Handlers:
         if checked("share", share):
             self.session.row(second)
             person = Mix(person, int(second), share)
-        return Order(
-            person, yaw if set_yaw else None, pitch if set_pitch else None, quality if set_quality else None, sigma,
-            seed, count, max_iters,
-        )  # fmt: skip
+        if not isinstance(targets, list) or not set(targets) <= set(TARGETS):
+            raise UserError(f"Targets: some of {', '.join(TARGETS)}, not {targets!r:.40}.")
+        wanted = {name: value for name, value in zip(TARGETS, (yaw, pitch, quality), strict=True) if name in targets}
+        return Order(person, **wanted, sigma=sigma, seed=seed, count=count, max_iters=max_iters)
 
     def make(self, *values: Any) -> Iterator[tuple]:
         """Make images; yields (order, status, images, path, command) as they change."""

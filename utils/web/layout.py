@@ -6,7 +6,7 @@ import gradio as gr
 
 from utils.data.images import EXTENSIONS
 from utils.web.download import KINDS
-from utils.web.handlers import DRAWN, PHOTO, SAMPLED, SOURCES, Handlers
+from utils.web.handlers import DRAWN, PHOTO, SAMPLED, SOURCES, TARGETS, Handlers
 from utils.web.order import LIMITS
 from utils.web.session import Session
 
@@ -103,26 +103,32 @@ def pick(event: gr.SelectData) -> int:
 def shape_controls(session: Session) -> list:
     """How the images shall be. The controls, in the order of Handlers.order_of."""
     norms = session.networks.quality.feature_norms or {}
-    lowest, highest = norms.get("5%", 15), norms.get("95%", 35)
+    lowest, highest = round(norms.get("5%", 15), 1), round(norms.get("95%", 35), 1)
     gr.Markdown("### Images")
-    with gr.Row(elem_classes="target"):
-        set_yaw = gr.Checkbox(False, label="Yaw", scale=1, min_width=90, container=False)
-        yaw = slider("yaw", 30, 5, "degrees; left of the image is negative", scale=3)
-    with gr.Row(elem_classes="target"):
-        set_pitch = gr.Checkbox(False, label="Pitch", scale=1, min_width=90, container=False)
-        pitch = slider("pitch", 0, 5, "degrees", scale=3)
-    with gr.Row(elem_classes="target"):
-        set_quality = gr.Checkbox(False, label="Quality", scale=1, min_width=90, container=False)
+    targets = gr.CheckboxGroup(
+        [(LIMITS[name].label, name) for name in TARGETS], label="AttrOP moves the vector to reach", value=[],
+        elem_id="targets",
+    )  # fmt: skip
+    with gr.Group():
+        yaw = slider("yaw", 30, 5, "Yaw in degrees", visible=False)
+        pitch = slider("pitch", 15, 5, "Pitch in degrees", visible=False)
         quality = slider(
-            "quality", session.quality, 0.1, "at least; the norm of the quality model's feature", scale=3,
-            minimum=round(lowest, 1), maximum=round(highest, 1),
+            "quality", session.quality, 0.1, "Lowest quality (norm of the quality model's feature)", visible=False,
+            minimum=lowest, maximum=highest,
         )  # fmt: skip
-    sigma = slider("sigma", 0.3, 0.05, "Noise: standard deviation on each number of the vector")
-    with gr.Row():
-        count = slider("count", 4, 1, "Images", maximum=SHOWN)
-        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LIMITS["seed"].high, min_width=90)
-    max_iters = slider("max_iters", 40, 5, "AttrOP: at most this many iterations", minimum=5)
-    return [set_yaw, yaw, set_pitch, pitch, set_quality, quality, sigma, seed, count, max_iters]
+        max_iters = slider("max_iters", 40, 5, "At most this many iterations", minimum=5, visible=False)
+    with gr.Group():
+        sigma = slider("sigma", 0.3, 0.05, "Noise (standard deviation on each number of the vector)")
+        with gr.Row():
+            count = slider("count", 4, 1, "Images", maximum=SHOWN, scale=2)
+            seed = gr.Number(
+                0, label="Seed", precision=0, minimum=0, maximum=LIMITS["seed"].high, min_width=90, scale=1
+            )
+    targets.change(
+        lambda chosen: [gr.Slider(visible=name in chosen) for name in TARGETS] + [gr.Slider(visible=bool(chosen))],
+        targets, [yaw, pitch, quality, max_iters], queue=False, api_name=False, show_progress="hidden",
+    )  # fmt: skip
+    return [targets, yaw, pitch, quality, max_iters, sigma, seed, count]
 
 
 def take_away_controls(handlers: Handlers, order: gr.State) -> tuple:

@@ -89,24 +89,33 @@ class Session:
         """The identity vector (512,) float32 of a person. Raises UserError when there is no such person."""
         if isinstance(person, Sampled):
             return self.row(person.row)
-        if isinstance(person, Drawn):  # the first of at least two, as scripts/sample_identities.py draws them
-            return next(sample_apart(self.sampler, 2, MOST_SIMILAR, person.seed, device=self.machine.device))[1][0]
+        if isinstance(person, Drawn):
+            return self.draw(person.seed)[0]
         if isinstance(person, Photo):
             return person.vector
         first, second = self.vector(person.first), self.row(person.second)
         return mixtures(first[None], second[None], np.array([[1 - person.share]]))[0]
 
+    def draw(self, seed: int) -> np.ndarray:
+        """Two vectors (2, 512) float32, as scripts/sample_identities.py draws them: it needs at least two."""
+        blocks = sample_apart(self.sampler, 2, MOST_SIMILAR, seed, device=self.machine.device)
+        return np.concatenate([vectors for _, vectors in blocks])
+
     def identity(self, person: Person) -> Identity:
         """The Identity of a person, with the number that its row has in the file of vectors."""
+        vector = self.vector(person)
         number = int(person.row) if isinstance(person, Sampled) else 0
-        return Identity(number, f"{number:06d}", self.vector(person))
+        return Identity(number, f"{number:06d}", vector)
 
     def vector_file(self, person: Person, folder: Path) -> Path:
-        """The file that holds a person's vector: that of all vectors, or one of one row, written into ``folder``."""
+        """The file that the commands for a person write, in ``folder``; for one of the file of all vectors, that file.
+
+        The vector is in the row that has the identity's number.
+        """
         if isinstance(person, Sampled):
             return Path(self.source.origin)
         path = folder / "vectors.npy"
-        np.save(path, self.vector(person)[None])  # (1, 512)
+        np.save(path, self.draw(person.seed) if isinstance(person, Drawn) else self.vector(person)[None])  # (1, 512)
         return path
 
     def recipe(self, order: Order) -> Recipe:
