@@ -110,7 +110,7 @@ def shape_controls(session: Session) -> list:
         elem_id="targets",
     )  # fmt: skip
     with gr.Group():
-        yaw = slider("yaw", 30, 5, "Yaw in degrees", visible=False)
+        yaw = slider("yaw", 30, 5, "Yaw in degrees (negative: to the left of the image)", visible=False)
         pitch = slider("pitch", 15, 5, "Pitch in degrees", visible=False)
         quality = slider(
             "quality", session.quality, 0.1, "Lowest quality (norm of the quality model's feature)", visible=False,
