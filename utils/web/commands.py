@@ -1,5 +1,6 @@
 """The command line that makes the images of an order."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from utils.web.order import Drawn, Order, Person, Photo, Sampled
 from utils.web.session import Session
 
 ROOT = Path(__file__).resolve().parents[2]
-WIDTH = 120
+WIDTH = 88
 
 
 def command_of(session: Session, order: Order) -> str:
@@ -75,10 +76,12 @@ def shown_path(path: Path | str) -> str:
 
 
 def wrapped(words: list[str]) -> str:
-    """A command, continued over several lines where it is long."""
-    lines = ["python"]
-    for word in map(shlex.quote, words):
-        if len(lines[-1]) + len(word) + 3 > WIDTH and word.startswith("--"):
-            lines.append("   ")
-        lines[-1] += f" {word}"
+    """A command, continued over several lines where it is long; a flag and its values stay on one line."""
+    parts = re.split(r" (?=--)", shlex.join(["python", *words]))
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) + 3 > WIDTH:
+            lines.append(f"    {part}")
+        else:
+            lines[-1] += f" {part}"
     return " \\\n".join(lines)

@@ -31,7 +31,7 @@ def build_page(session: Session, folder: Path, about: str) -> gr.Blocks:
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=330, elem_id="controls"):
                 controls = person_controls(session, handlers) + shape_controls(session)
-                with gr.Row():
+                with gr.Row(elem_id="run"):
                     make = gr.Button("Make images", variant="primary", elem_id="make", scale=3)
                     stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=60)
             with gr.Column(scale=3, min_width=420):
@@ -111,7 +111,7 @@ def shape_controls(session: Session) -> list:
     )  # fmt: skip
     with gr.Group():
         yaw = slider("yaw", 30, 5, "Yaw in degrees (negative: to the left of the image)", visible=False)
-        pitch = slider("pitch", 15, 5, "Pitch in degrees", visible=False)
+        pitch = slider("pitch", 15, 5, "Pitch in degrees (negative: downwards)", visible=False)
         quality = slider(
             "quality", session.quality, 0.1, "Lowest quality (norm of the quality model's feature)", visible=False,
             minimum=lowest, maximum=highest,
@@ -145,7 +145,7 @@ def take_away_controls(handlers: Handlers, order: gr.State) -> tuple:
     progress = gr.Markdown("", elem_id="zip_status")
     command = gr.Code(
         "", language="shell", label="The same images on the command line, in the project's folder", interactive=False,
-        elem_id="command", wrap_lines=True, lines=4,
+        elem_id="command", wrap_lines=True, show_line_numbers=False, lines=3,
     )  # fmt: skip
     running = prepare.click(
         handlers.take_away, [order, count, kind], [progress, save], api_name="zip", show_progress="hidden",
