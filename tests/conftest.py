@@ -134,3 +134,13 @@ def rendered(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rendered") / "people"
     render_faces.main(["--identities", "5", "--images", "12", "--output", str(folder)])
     return folder
+
+
+@pytest.fixture(scope="session")
+def page_server(tmp_path_factory):
+    """The page with the demo models, served by a process of its own."""
+    from page_server import PageServer
+
+    server = PageServer(tmp_path_factory.mktemp("page"))
+    yield server
+    server.stop()

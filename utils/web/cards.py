@@ -10,8 +10,10 @@ import numpy as np
 from utils.web.making import Face
 
 MINUS = "\N{MINUS SIGN}"
-UNITS = {"id_similarity": ("similarity", "{:.2f}"), "yaw": ("yaw", "{:.0f}°"), "pitch": ("pitch", "{:.0f}°"),
-         "quality": ("quality", "{:.1f}")}  # fmt: skip
+UNITS = {  # name and format of each measure
+    "id_similarity": ("similarity", "{:.2f}"), "quality": ("quality", "{:.1f}"), "yaw": ("yaw", "{:.0f}°"),
+    "pitch": ("pitch", "{:.0f}°"),
+}  # fmt: skip
 
 
 def image_tag(pixels: np.ndarray, description: str) -> str:
@@ -28,13 +30,19 @@ def face_cards(faces: Sequence[Face], kind: str) -> str:
 def card(face: Face) -> str:
     """One face, its values, and what AttrOP has to say of it."""
     values = [
-        f"<span>{name} <b>{text.format(face.values[key]).replace('-', MINUS)}</b></span>"
+        f"<span>{name} <b>{shown(face.values[key], text)}</b></span>"
         for key, (name, text) in UNITS.items()
         if key in face.values
     ]
     note = f'<em class="{"missed" if face.missed else "note"}">{escape(face.note)}</em>' if face.note else ""
     caption = f"<figcaption>{''.join(values)}{note}</figcaption>"
     return f"<figure>{image_tag(face.pixels, 'generated face')}{caption}</figure>"
+
+
+def shown(value: float, text: str) -> str:
+    """A value in its format, with a minus sign, and never a negative zero."""
+    line = text.format(value).replace("-", MINUS)
+    return line.removeprefix(MINUS) if not any(digit in line for digit in "123456789") else line
 
 
 def portrait(pixels: np.ndarray | None, note: str = "") -> str:

@@ -110,7 +110,7 @@ class Handlers:
 
     def upload(self, path: str | None) -> tuple[Photo, str]:
         """Read an uploaded photo: (the person in it, their face with a line)."""
-        if path is None:
+        if path is None or not Path(path).resolve().is_relative_to(self.folder.resolve()):
             raise UserError("Choose a photo first.")
         photo = read_photo(self.session, path)
         note = f"{photo.file}: the face as the encoder sees it"

@@ -1,0 +1,131 @@
+"""The served page, asked without a browser."""
+
+import shutil
+import socket
+import threading
+import urllib.request
+
+import pytest
+from commands import refused
+from page_server import PageServer
+from paths import DEMO
+
+from models.errors import UserError
+from scripts import web_page
+from utils.cli import demo_weights
+from utils.web.server import free_port
+
+pytest.importorskip("gradio")
+
+CONTROLS = {
+    "source": "From the file", "row": 0, "draw": 1, "photo": None, "share": 0, "second": 1, "targets": [], "yaw": 30,
+    "pitch": 0, "quality": 22, "max_iters": 5, "sigma": 0.3, "seed": 0, "count": 1,
+}  # fmt: skip
+
+
+def make(server, session="one", **values):
+    """The last event of the page's "make", and its data, for some values of its controls."""
+    return server.ask("make", *(CONTROLS | values).values(), session=session)
+
+
+def test_a_taken_port_is_said_and_the_next_free_one_used(page_server):
+    port = int(page_server.url.split(":")[2].strip("/"))
+    assert port > page_server.wanted_port
+    assert f"note: port {page_server.wanted_port} is taken." in page_server.printed()
+
+
+def test_no_free_port_is_an_error():
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="no address of this machine"):
+        assert free_port("127.0.0.1", taken.getsockname()[1]) != taken.getsockname()[1]
+        free_port("203.0.113.1", 7860)
+    with pytest.raises(UserError, match="--host no.such.host.invalid: no such host."):
+        free_port("no.such.host.invalid", 7860)
+
+
+def test_only_this_machine_is_served_and_browsers_load_nothing_from_others(page_server):
+    with urllib.request.urlopen(page_server.url) as answer:
+        assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+        page = answer.read().decode()
+    assert "fonts.googleapis.com" not in page
+    assert '"analytics_enabled":false' in page.replace(" ", "")
+    port = int(page_server.url.split(":")[2].strip("/"))
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"targets": ["yaw"], "yaw": 400}, "90"),
+        ({"sigma": -1}, "0"),
+        ({"count": 10**6}, "8"),
+        ({"row": 200}, "199"),
+        ({"row": 1.5}, "whole number from 0 to 199"),
+        ({"share": 0.5, "second": -1}, "0"),
+        ({"targets": ["age"]}, "age"),
+        ({"source": "Your photo"}, "Choose a photo first."),
+        ({"source": "nobody"}, "nobody"),
+        ({"sigma": None}, "Noise: a number from 0 to 1.5"),
+    ],
+)
+def test_values_that_the_controls_do_not_have_are_refused_by_the_server(values, message, page_server):
+    kind, data = make(page_server, **values)
+    assert kind == "error"
+    assert message in str(data)
+    assert "Traceback" not in page_server.printed()
+
+
+def test_two_requests_of_one_session_are_both_answered(page_server):
+    found = {}
+    threads = [
+        threading.Thread(target=lambda row=row: found.update({row: make(page_server, row=row)})) for row in (1, 2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for row, (kind, data) in found.items():
+        assert kind == "complete"
+        assert f"--start_end {row}:{row + 1} " in data[-1]
+
+
+def test_a_file_that_nobody_uploaded_is_neither_read_nor_deleted(page_server, tmp_path):
+    mine = tmp_path / "mine.jpg"
+    shutil.copy(DEMO.parents[1] / "docs" / "demo.jpg", mine)
+    kind, _ = page_server.ask("upload", {"path": str(mine), "meta": {"_type": "gradio.FileData"}})
+    assert kind == "error"
+    assert mine.exists()
+
+
+def test_the_end_is_one_line_and_leaves_nothing_behind(tmp_path):
+    server = PageServer(tmp_path)
+    make(server)
+    assert any(server.temporary.iterdir())
+    assert server.stop() == 130
+    assert server.printed().splitlines()[-1] == "stopped: the page is closed."
+    assert list(server.temporary.iterdir()) == []
+    assert list(server.home.iterdir()) == []
+
+
+def test_without_any_weights_the_page_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo_weights, "ROOT", tmp_path)
+    monkeypatch.setattr(demo_weights, "DEMO", tmp_path / "weights" / "demo")
+    line = refused(web_page.main, [], capsys)
+    assert line.startswith(f"error: {tmp_path}/weights/demo/vec2face_generator.pth: no such weight file.")
+
+
+def test_half_a_set_of_released_files_is_refused_with_all_that_are_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    shutil.copy(DEMO / "vec2face_generator.pth", tmp_path / "weights" / "vec2face_generator.pth")
+    line = refused(web_page.main, [], capsys)
+    for name in ("arcface-r100-glint360k.pth", "magface-r100-glint360k.pth", "6DRepNet_300W_LP_AFLW2000.pth"):
+        assert name in line
+    assert "center_feature_examples.npy" in line
+    assert "vec2face_generator.pth" not in line.replace("download_vec2face_weights.py", "")
+
+
+def test_without_gradio_the_page_says_how_to_install_it(monkeypatch, capsys):
+    monkeypatch.setattr(web_page, "find_spec", lambda name: None)
+    assert "pip install -e '.[web]'" in refused(web_page.main, [], capsys)
