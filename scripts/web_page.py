@@ -7,6 +7,7 @@ which is deleted at the end. docs/page.md describes it.
 """
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from utils.cli.command import command  # first, as it makes settings that must precede torch
 
@@ -79,6 +80,7 @@ def main(argv=None):
 def session_of(args) -> Session:
     """Load all networks and the identity vectors. Raises UserError for missing or unsuitable files."""
     use_demo_weights(args)
+    refuse_missing(args.model_weights, args.id_weights, args.quality_weights, args.pose_weights, args.center_feature)
     machine = Machine(Distributed(), *set_up_inference(args, deterministic=True), args.batch_size)
     files = WeightFiles(args.model_weights, args.id_weights, args.quality_weights, args.pose_weights, preset=args.model)
     networks = load_networks(files, machine.device, machine.precision.dtype)
@@ -89,6 +91,16 @@ def session_of(args) -> Session:
              for word in (f"--{name}", getattr(args, name))]  # fmt: skip
     measured_in = "fp32" if args.precision == "auto" else machine.precision.name
     return Session(networks, source, machine, measured_in, tuple(flags))
+
+
+def refuse_missing(*paths: str) -> None:
+    """Raise UserError with all files that do not exist."""
+    missing = [path for path in dict.fromkeys(paths) if not Path(path).is_file()]
+    if missing:
+        raise UserError(
+            f"missing: {', '.join(missing)}. The page needs all of its files; `python download_vec2face_weights.py` "
+            "downloads the released ones."
+        )
 
 
 def about(session: Session) -> str:

@@ -51,23 +51,31 @@ class PageServer:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(timeout=60)
 
-    def ask(self, name, *values, session="one"):
-        """Call a function of the page; the last event, and its data."""
-        body = json.dumps({"data": values, "session_hash": session}).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}gradio_api/call/{name}", body, headers)
-        with urllib.request.urlopen(request) as answer:
-            event = json.load(answer)["event_id"]
-        with urllib.request.urlopen(f"{self.url}gradio_api/call/{name}/{event}") as answer:
-            *_, (kind, data) = events(answer.read().decode())
-        return kind, data
+    def ask(self, name, *requests, session="one"):
+        """Ask a function of the page for each list of values, all at once and as one session.
 
+        [(whether it succeeded, what it returned or why it did not)], in the order of ``requests``.
+        """
+        with self.open("config") as answer:
+            functions = {function["api_name"]: function["id"] for function in json.load(answer)["dependencies"]}
+        asked = {}
+        for number, values in enumerate(requests):
+            request = {"data": values, "fn_index": functions[name], "session_hash": session}
+            with self.open("gradio_api/queue/join", json.dumps(request).encode()) as answer:
+                asked[json.load(answer)["event_id"]] = number
+        found = {}
+        with self.open(f"gradio_api/queue/data?session_hash={session}") as answer:
+            while len(found) < len(asked):
+                message = json.loads(answer.readline().removeprefix(b"data: ").strip() or "{}")
+                if message.get("msg") == "process_completed":
+                    output = message["output"]
+                    found[asked[message["event_id"]]] = (message["success"], output.get("data", output.get("error")))
+        return [found[number] for number in range(len(requests))]
 
-def events(text):
-    """(event, data) of each message of a stream of server-sent events."""
-    for message in text.strip().split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in message.splitlines())
-        yield fields["event"], json.loads(fields["data"])
+    def open(self, path, body=None):
+        """The answer to a request."""
+        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
+        return urllib.request.urlopen(request, timeout=60)
 
 
 def find_browser():

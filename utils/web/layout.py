@@ -63,9 +63,9 @@ def person_controls(session: Session, handlers: Handlers) -> tuple[list, gr.Gall
             columns=6, height="auto", allow_preview=False, show_label=False, buttons=[], elem_id="people",
             object_fit="cover", interactive=False, format="png",
         )  # fmt: skip
-        row = gr.Number(0, label=f"Number in the file, 0 to {last}", precision=0, minimum=0, maximum=last)
+        row = gr.Number(0, label=f"Number in the file, 0 to {last}", precision=0, elem_id="row")
     with gr.Group(visible=False) as drawn, gr.Row():
-        draw = gr.Number(1, label="Seed of the draw", precision=0, minimum=0, maximum=LIMITS["seed"].high)
+        draw = gr.Number(1, label="Seed of the draw", precision=0, elem_id="draw")
         another = gr.Button("Draw another", elem_id="another")
     with gr.Column(visible=False) as photographed:
         photo = gr.State(None, time_to_live=KEPT_SECONDS)
@@ -79,9 +79,7 @@ def person_controls(session: Session, handlers: Handlers) -> tuple[list, gr.Gall
         )
     with gr.Accordion("Mix with a second person", open=False, elem_id="mix") as mix:
         share = slider("share", 0, 0.05, "Share of the second person (0: not mixed)")
-        second = gr.Number(
-            min(1, last), label=f"Second person, 0 to {last}", precision=0, minimum=0, maximum=last, elem_id="second"
-        )
+        second = gr.Number(min(1, last), label=f"Second person, 0 to {last}", precision=0, elem_id="second")
         face = gr.HTML("", elem_id="second_face")
 
     source.change(
@@ -124,9 +122,7 @@ def shape_controls(session: Session) -> list:
         sigma = slider("sigma", 0.3, 0.05, "Noise (standard deviation on each number of the vector)")
         with gr.Row():
             count = slider("count", 4, 1, "Images", maximum=SHOWN, scale=2)
-            seed = gr.Number(
-                0, label="Seed", precision=0, minimum=0, maximum=LIMITS["seed"].high, min_width=90, scale=1
-            )
+            seed = gr.Number(0, label="Seed", precision=0, min_width=90, scale=1, elem_id="seed")
     targets.change(
         lambda chosen: [gr.update(visible=bool(chosen))] + [gr.update(visible=name in chosen) for name in TARGETS],
         targets, [wanted, yaw, pitch, quality], queue=False, api_name=False, show_progress="hidden",

@@ -69,13 +69,12 @@ def free_port(host: str, wanted: int) -> int:
         try:
             with socket.create_server((host, port), family=family):
                 return port
-        except PermissionError as error:
-            raise UserError(f"--port {port}: this user may not use it; take one from 1024 on.") from error
-        except socket.gaierror as error:
-            raise UserError(f"--host {host}: no such host.") from error
         except OSError as error:
+            if error.errno == errno.EACCES:
+                raise UserError(f"--port {port}: this user may not use it; take one from 1024 on.") from error
             if error.errno != errno.EADDRINUSE:
-                raise UserError(f"--host {host}: {error.strerror}.") from error
+                reason = os.strerror(error.errno) if error.errno > 0 else "no such host"  # negative: name not found
+                raise UserError(f"--host {host}: {reason}.") from error
     raise UserError(f"--port {wanted}: it and the {PORTS - 1} after it are taken; give another one.")
 
 
