@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -53,6 +54,8 @@ def temporary_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="vec2face-page-") as folder:
         os.environ |= SETTINGS | {"GRADIO_TEMP_DIR": str(Path(folder, "gradio"))}
         tempfile.tempdir = folder
+        # For every request Gradio imports matplotlib if it can, which takes seconds and writes into the user's cache.
+        sys.modules.setdefault("matplotlib", None)
         try:
             yield Path(folder)
         finally:
