@@ -144,3 +144,11 @@ def page_server(tmp_path_factory):
     server = PageServer(tmp_path_factory.mktemp("page"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def page_session():
+    """The session behind the page with the demo models, without a server."""
+    from web_session import demo_session
+
+    return demo_session()

@@ -72,9 +72,9 @@ class PageServer:
                     found[asked[message["event_id"]]] = (message["success"], output.get("data", output.get("error")))
         return [found[number] for number in range(len(requests))]
 
-    def open(self, path, body=None):
-        """The answer to a request."""
-        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
+    def open(self, path, body=None, kind="application/json"):
+        """The answer to a request. ``kind``: content type of the ``body``."""
+        request = urllib.request.Request(self.url + path, body, {"Content-Type": kind})
         return urllib.request.urlopen(request, timeout=60)
 
 
@@ -135,7 +135,7 @@ class Tab:
                 if time.monotonic() > end:
                     raise AssertionError(f"never came true; the page says:\n{self.text('body')}") from error
             assert time.monotonic() < end, f"never came true; the page says:\n{self.text('body')}"
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def click(self, selector, number=0):
         """Click on an element as soon as it is there."""

@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import urllib.error
 import urllib.request
 
 import pytest
@@ -84,6 +85,14 @@ def test_a_file_that_nobody_uploaded_is_neither_read_nor_deleted(page_server, tm
     ((succeeded, _),) = page_server.ask("upload", [{"path": str(mine), "meta": {"_type": "gradio.FileData"}}])
     assert not succeeded
     assert mine.exists()
+
+
+def test_a_file_of_50_mb_is_cut_off_and_not_kept(page_server):
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="large.jpg"\r\n\r\n'
+    body = head + b"\xff\xd8" + b"\0" * (50 * 2**20) + b"\r\n--x--\r\n"
+    with pytest.raises((urllib.error.HTTPError, urllib.error.URLError)):
+        page_server.open("gradio_api/upload", body, "multipart/form-data; boundary=x")
+    assert sum(map(len, files_of(page_server.temporary).values())) < 5 * 2**20
 
 
 def test_the_end_is_one_line_and_leaves_nothing_behind(tmp_path):

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -17,11 +17,12 @@ from utils.web.commands import command_of
 from utils.web.making import View, Watcher
 from utils.web.order import Order
 from utils.web.session import Session
+from utils.web.worker import Stream
 
 KINDS = {"images": "Images and their manifest", "dataset": "Dataset folder, as the commands make it"}
 
 
-def make_zip(session: Session, order: Order, count: int, kind: str, folder: Path) -> Iterator[View | Path]:
+def make_zip(session: Session, order: Order, count: int, kind: str, folder: Path) -> Stream[View | Path]:
     """Make ``count`` images of an order; iterate over Views of the progress, and at last the path of the zip.
 
     ``kind``: one of KINDS. Either has the images, the manifest, and command.txt. The zip lies in ``folder``. Raises

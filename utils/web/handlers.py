@@ -12,16 +12,16 @@ import gradio as gr
 from models.errors import UserError
 from utils.web.cards import face_cards, portrait
 from utils.web.commands import command_of
-from utils.web.download import make_zip
+from utils.web.download import KINDS, make_zip
 from utils.web.making import make
 from utils.web.order import Drawn, Mix, Order, Photo, Sampled, checked
 from utils.web.session import Session
 from utils.web.uploads import read_photo
+from utils.web.worker import Stream
 
 SAMPLED, DRAWN, PHOTO = "From the file", "New draw", "Your photo"
 SOURCES = (SAMPLED, DRAWN, PHOTO)
 TARGETS = ("yaw", "pitch", "quality")
-THUMBNAILS = 12  # people to click on
 MOST_DRAWS = 10_000  # seeds that "Draw another" picks from: short enough to note down
 
 
@@ -50,6 +50,7 @@ class Handlers:
 
     def __init__(self, session: Session, folder: Path):
         self.session, self.folder = session, folder
+        self.running: tuple[str, Stream] | None = None  # the visitor who is served, and what is done for them
         self.upload = telling(self.upload)
         self.thumbnails = telling(self.thumbnails)
         self.preview_second = telling(self.preview_second)
@@ -77,36 +78,53 @@ class Handlers:
         wanted = {name: value for name, value in zip(TARGETS, (yaw, pitch, quality), strict=True) if name in targets}
         return Order(person, **wanted, sigma=sigma, seed=seed, count=count, max_iters=max_iters)
 
-    def make(self, *values: Any) -> Iterator[tuple]:
+    @contextmanager
+    def running_for(self, request: gr.Request, stream: Stream) -> Iterator[Stream]:
+        """A context in which the visitor can stop a stream. Only one is running at a time."""
+        self.running = request.session_hash, stream
+        with closing(stream):
+            yield stream
+        self.running = None
+
+    def stop(self, request: gr.Request) -> None:
+        """Stop what is done for this visitor: the button was pressed, or the page was left."""
+        visitor, stream = self.running or (None, None)
+        if visitor == request.session_hash and stream is not None:
+            stream.close()
+
+    def make(self, request: gr.Request, *values: Any) -> Iterator[tuple]:
         """Make images; yields (order, status, images, path, command) as they change."""
         with told():
             order = self.order_of(*values)
             command = command_of(self.session, order)
             yield gr.skip(), "Starting …", gr.skip(), "", gr.skip()
-            with closing(make(self.session, order)) as views:
+            view = None
+            with self.running_for(request, make(self.session, order)) as views:
                 for view in views:
                     shown = (face_cards(view.images, "images"), face_cards(view.path, "path"))
                     pictures = shown if view.changed else (gr.skip(), gr.skip())
-                    yield (order, view.status, *pictures, command) if view.done else (
-                        gr.skip(), view.status, *pictures, gr.skip(),
-                    )  # fmt: skip
+                    known = (order, command) if view.done else (gr.skip(), gr.skip())
+                    yield known[0], view.status, *pictures, known[1]
+            if view is None or not view.done:
+                yield gr.skip(), "Stopped.", gr.skip(), gr.skip(), gr.skip()
 
-    def take_away(self, order: Order | None, count: float, kind: str) -> Iterator[tuple]:
+    def take_away(self, request: gr.Request, order: Order | None, count: float, kind: str) -> Iterator[tuple]:
         """Make the zip of the images on the page; yields (status, download button)."""
         with told():
             if order is None:
                 raise UserError("Make images first; the zip has more of the same person.")
+            if kind not in KINDS:
+                raise UserError(f"Contents: one of {', '.join(KINDS)}, not {kind!r:.40}.")
             count = checked("count", count, whole=True)
             yield f"Making {count} images …", gr.DownloadButton(visible=False)
-            with closing(make_zip(self.session, order, count, kind, self.folder)) as results:
+            with self.running_for(request, make_zip(self.session, order, count, kind, self.folder)) as results:
                 for result in results:
-                    if not isinstance(result, Path):
-                        yield result.status, gr.skip()
-                        continue
-                    size = result.stat().st_size / 1024
-                    label = f"Save {result.name} ({size:,.0f} KB)"
-                    yield f"{count} images are ready.", gr.DownloadButton(label, value=str(result), visible=True)
-                    result.unlink(missing_ok=True)  # Gradio has its own copy, which it deletes after an hour
+                    if isinstance(result, Path):
+                        yield f"{count} images are ready.", save_button(result)
+                        result.unlink(missing_ok=True)  # Gradio has its own copy, which it deletes after an hour
+                        return
+                    yield result.status, gr.skip()
+            yield "Stopped.", gr.skip()
 
     def upload(self, path: str | None) -> tuple[Photo, str]:
         """Read an uploaded photo: (the person in it, their face with a line)."""
@@ -122,9 +140,8 @@ class Handlers:
 
     def thumbnails(self) -> list[tuple]:
         """The first people of the file: [(image, number)]."""
-        rows = range(min(THUMBNAILS, self.session.people))
-        faces = self.session.worker.call(lambda: self.session.faces(rows))
-        return [(face, str(row)) for row, face in zip(rows, faces, strict=True)]
+        faces = self.session.worker.call(lambda: self.session.first_faces)
+        return [(face, str(row)) for row, face in enumerate(faces)]
 
     def preview_second(self, row: float) -> str:
         """The face of the second person of a mix."""
@@ -136,3 +153,9 @@ class Handlers:
     def draw_another() -> int:
         """A seed for another draw."""
         return secrets.randbelow(MOST_DRAWS)
+
+
+def save_button(path: Path) -> gr.DownloadButton:
+    """The button that saves a zip file."""
+    size = max(1, path.stat().st_size // 1024)
+    return gr.DownloadButton(f"Save {path.name} ({size:,} KB)", value=str(path), visible=True)

@@ -40,15 +40,16 @@ def build_page(session: Session, folder: Path, about: str) -> gr.Blocks:
                 status = gr.Markdown("", elem_id="status")
                 images = gr.HTML("", elem_id="images", padding=False)
                 path = gr.HTML("", elem_id="path", padding=False)
-                command, zipping = take_away_controls(handlers, order)
+                command = take_away_controls(handlers, order)
         event = {
             "fn": handlers.make, "inputs": controls, "outputs": [order, status, images, path, command],
             "show_progress": "hidden", **ONE_AT_A_TIME,
         }  # fmt: skip
-        making = make.click(**event, api_name="make")
-        first = page.load(**event, api_name=False)
+        make.click(**event, api_name="make")
+        page.load(**event, api_name=False)
         page.load(handlers.thumbnails, None, people, api_name=False, show_progress="hidden", **ONE_AT_A_TIME)
-        stop.click(None, cancels=[making, first, zipping], queue=False, api_name=False)
+        stop.click(handlers.stop, queue=False, api_name=False, show_progress="hidden")
+        page.unload(handlers.stop)
     page.queue(max_size=LONGEST_QUEUE, default_concurrency_limit=1)
     return page
 
@@ -130,8 +131,8 @@ def shape_controls(session: Session) -> list:
     return [targets, yaw, pitch, quality, max_iters, sigma, seed, count]
 
 
-def take_away_controls(handlers: Handlers, order: gr.State) -> tuple[gr.Code, gr.events.Dependency]:
-    """The zip, and the command line: the field of the command, and the event that makes the zip."""
+def take_away_controls(handlers: Handlers, order: gr.State) -> gr.Code:
+    """The zip, and the command line, whose field is returned."""
     gr.Markdown("### Take away")
     with gr.Row(equal_height=True):
         count = slider("count", 20, 1, "Images in the zip", scale=2, elem_id="zip_count")
@@ -146,8 +147,8 @@ def take_away_controls(handlers: Handlers, order: gr.State) -> tuple[gr.Code, gr
         "", language="shell", label="The same images on the command line, in the project's folder", interactive=False,
         elem_id="command", wrap_lines=True, show_line_numbers=False, lines=3,
     )  # fmt: skip
-    zipping = prepare.click(
+    prepare.click(
         handlers.take_away, [order, count, kind], [progress, save], api_name="zip", show_progress="hidden",
         **ONE_AT_A_TIME,
     )  # fmt: skip
-    return command, zipping
+    return command

@@ -1,7 +1,7 @@
 """Making the images of an order while someone watches."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from utils.generation.pipeline import GeneratedImage, ImageJob, generate
 from utils.generation.recipe import Identity
 from utils.web.order import Order
 from utils.web.session import Session
+from utils.web.worker import Stream
 
 SHOWN_EVERY = 10  # iterations of AttrOP
 REDRAW_SECONDS = 0.3
@@ -98,7 +99,7 @@ def image_number(key: ImageJob | Identity) -> int:
     return key.index if isinstance(key, ImageJob) else 0
 
 
-def make(session: Session, order: Order) -> Iterator[View]:
+def make(session: Session, order: Order) -> Stream[View]:
     """Make the images of an order, and iterate over what there is to see meanwhile; the last View is ``done``.
 
     Raises UserError for a person that does not exist, or an image that is not finite.

@@ -25,6 +25,7 @@ from utils.web.order import Drawn, Order, Person, Photo, Sampled
 from utils.web.worker import Worker
 
 MOST_SIMILAR = 0.3  # the default of scripts/sample_identities.py
+FIRST = 12  # people to choose from
 ROUNDED = 1  # decimal place of the quality that the page suggests
 
 
@@ -150,6 +151,11 @@ class Session:
             networks.generator, networks.encoder, targets, batch_size=rows, drop_ratio=MaskRates().minimum,
             max_iters=order.max_iters, on_iteration=progress, **options,
         )  # fmt: skip
+
+    @cached_property
+    def first_faces(self) -> list[np.ndarray]:
+        """Images of the first people of the file, for visitors to choose from."""
+        return self.faces(range(min(FIRST, self.people)))
 
     def faces(self, rows: range) -> list[np.ndarray]:
         """Images of the people of some rows, without noise: (112, 112, 3) uint8 RGB each."""

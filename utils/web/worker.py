@@ -19,6 +19,48 @@ class End(NamedTuple):
     error: BaseException | None = None
 
 
+class Stream(Iterator[Value]):
+    """An iterator over what a piece of work emits, as it does so; raises what the work raises.
+
+    ``work``: a function of ``emit(value)``. After ``close()``, which any thread may call, the next ``emit`` ends the
+    work and with it the iterator.
+    """
+
+    def __init__(self, work: Callable[[Callable[[Value], None]], None]):
+        self.work = work
+        self.emitted: SimpleQueue[Value | End] = SimpleQueue()
+        self.closed = Event()
+
+    def run(self) -> None:
+        """Do the work."""
+        try:
+            if not self.closed.is_set():
+                self.work(self.emit)
+            end = End()
+        except Stopped:
+            end = End()
+        except BaseException as error:
+            end = End(error)
+        self.emitted.put(end)
+
+    def emit(self, value: Value) -> None:
+        """Pass a value on. Raises Stopped once the stream is closed."""
+        if self.closed.is_set():
+            raise Stopped
+        self.emitted.put(value)
+
+    def __next__(self) -> Value:
+        value = self.emitted.get()
+        if not isinstance(value, End):
+            return value
+        self.emitted.put(End())  # for whoever asks again
+        raise value.error or StopIteration
+
+    def close(self) -> None:
+        """End the work at its next ``emit``."""
+        self.closed.set()
+
+
 class Worker(Generic[Value]):
     """Does pieces of work one after the other, always in the same thread.
 
@@ -28,35 +70,11 @@ class Worker(Generic[Value]):
     def __init__(self):
         self.thread = ThreadPoolExecutor(1, "models")
 
-    def stream(self, work: Callable[[Callable[[Value], None]], None]) -> Iterator[Value]:
-        """Call ``work(emit)`` and iterate over what it emits, as it does so. Raises what ``work`` raises.
-
-        When the iterator is closed before its end, the next ``emit`` ends the work.
-        """
-        emitted: SimpleQueue[Value | End] = SimpleQueue()
-        closed = Event()
-
-        def emit(value: Value) -> None:
-            if closed.is_set():
-                raise Stopped
-            emitted.put(value)
-
-        def whole_work() -> None:
-            try:
-                if not closed.is_set():
-                    work(emit)
-                emitted.put(End())
-            except BaseException as error:
-                emitted.put(End(error))
-
-        self.thread.submit(whole_work)
-        try:
-            while not isinstance(value := emitted.get(), End):
-                yield value
-            if value.error is not None:
-                raise value.error
-        finally:
-            closed.set()
+    def stream(self, work: Callable[[Callable[[Value], None]], None]) -> Stream[Value]:
+        """Begin ``work(emit)`` as soon as the thread is free; the Stream of what it emits."""
+        stream = Stream(work)
+        self.thread.submit(stream.run)
+        return stream
 
     def call(self, work: Callable[[], Value]) -> Value:
         """The result of ``work()``, computed in the thread."""

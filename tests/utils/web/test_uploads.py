@@ -7,20 +7,14 @@ import cv2
 import numpy as np
 import pytest
 from paths import PHOTOS
-from web_session import demo_session
 
 from models.errors import UserError
 from utils.data.images import read_image
 from utils.web.uploads import read_photo
 
 
-@pytest.fixture(scope="module")
-def session():
-    return demo_session()
-
-
 @pytest.fixture
-def upload(session, tmp_path):
+def upload(page_session, tmp_path):
     """Upload bytes, or an image (H, W, 3) as a file of the kind that its name has; nothing is left of it."""
 
     def read(content, name="photo.jpg"):
@@ -29,7 +23,7 @@ def upload(session, tmp_path):
             content = cv2.imencode(name[name.rindex(".") :], content[..., ::-1])[1].tobytes()
         path.write_bytes(content)
         try:
-            return read_photo(session, path, name)
+            return read_photo(page_session, path, name)
         finally:
             assert list(tmp_path.iterdir()) == []
 
