@@ -137,16 +137,6 @@ def rendered(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def page_server(tmp_path_factory):
-    """The page with the demo models, served by a process of its own."""
-    from page_server import PageServer
-
-    server = PageServer(tmp_path_factory.mktemp("page"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
 def page_session():
     """The session behind the page with the demo models, without a server."""
     from web_session import demo_session
