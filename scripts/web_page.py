@@ -73,8 +73,7 @@ def main(argv=None):
         except KeyboardInterrupt:
             raise KeyboardInterrupt("stopped: the page is closed.") from None
         finally:
-            page.close(verbose=False)
-            session.worker.close()
+            session.worker.close()  # Gradio's threads end with the process
 
 
 def session_of(args) -> Session:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from threading import Event
 from typing import Generic, NamedTuple, TypeVar
+from weakref import WeakSet
 
 Value = TypeVar("Value")
 
@@ -69,10 +70,12 @@ class Worker(Generic[Value]):
 
     def __init__(self):
         self.thread = ThreadPoolExecutor(1, "models")
+        self.streams: WeakSet[Stream] = WeakSet()
 
     def stream(self, work: Callable[[Callable[[Value], None]], None]) -> Stream[Value]:
         """Begin ``work(emit)`` as soon as the thread is free; the Stream of what it emits."""
         stream = Stream(work)
+        self.streams.add(stream)
         self.thread.submit(stream.run)
         return stream
 
@@ -81,5 +84,7 @@ class Worker(Generic[Value]):
         return self.thread.submit(work).result()
 
     def close(self) -> None:
-        """Leave out what has not begun."""
+        """End what is running, and leave out what has not begun."""
+        for stream in list(self.streams):
+            stream.close()
         self.thread.shutdown(wait=False, cancel_futures=True)
