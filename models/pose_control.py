@@ -1,7 +1,8 @@
 """Pose control of the generator by landmark pictures (Vec2Face+, Wu et al., 2025): a landmark encoder and LoRA.
 
 The landmark encoder turns a picture of the five landmarks into a token that takes the place of the image feature at
-the masked rows of the decoder. LoRA (Hu et al., 2022) adapts the attention layers to it: W' = W + (alpha / r) B A.
+the masked rows of the decoder, or is added to all rows. LoRA (Hu et al., 2022) adapts the attention layers to it:
+W' = W + (alpha / r) B A.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ STEM_WIDTH = 32  # channels after the first convolution, as released; each furth
 CONVOLUTIONS = 4
 RANK, ALPHA = 8, 32.0  # of LoRA, as released
 ADAPTED = ("qkv", "proj")  # layers of an attention block that LoRA adapts
+CONDITIONS = ("replaced", "added")  # what the token does: as released, or ours, which begins as the generator itself
 BASE, A, B = ".base.", ".A", ".B"  # in the names of an adapted layer's weights
 
 
@@ -69,9 +71,15 @@ class LoRALinear(nn.Module):
         return self.base(x) + self.scale * F.linear(F.linear(x, self.A), self.B)  # (..., in) -> (..., r) -> (..., out)
 
 
-def add_adapter(generator: nn.Module, rank: int, alpha: float, stem_width: int) -> list[nn.Parameter]:
-    """Freeze a generator, and give it a new landmark encoder and LoRA; returns the parameters to train."""
+def add_adapter(
+    generator: nn.Module, rank: int, alpha: float, stem_width: int, condition: str = "replaced"
+) -> list[nn.Parameter]:
+    """Freeze a generator, and give it a new landmark encoder and LoRA; returns the parameters to train.
+
+    ``condition``: one of CONDITIONS.
+    """
     generator.requires_grad_(False)
+    generator.decoder.adds_landmarks = condition == "added"
     for block in (*generator.encoder.blocks, *generator.decoder.blocks):
         for name in ADAPTED:
             setattr(block.attn, name, LoRALinear(getattr(block.attn, name), rank, alpha))
@@ -101,6 +109,11 @@ def alpha_of(content: Any) -> float:
     flags = content.get("args") if isinstance(content, dict) else None
     flags = flags if isinstance(flags, Mapping) else getattr(flags, "__dict__", {})
     return float(flags.get("lora_alpha") or ALPHA)
+
+
+def adds_landmarks(content: Any) -> bool:
+    """Whether the landmark token of a weight file with this content is added to all rows."""
+    return isinstance(content, dict) and content.get("condition") == "added"
 
 
 def fold_lora(

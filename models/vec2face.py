@@ -23,6 +23,7 @@ from models.masking import MAP_SIDE, ROWS, TokenMask
 from models.pose_control import (
     LoRA,
     adapter_content,
+    adds_landmarks,
     alpha_of,
     check_pictures,
     fold_lora,
@@ -124,9 +125,12 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Predicts the whole map from the encoded image feature and kept rows: (N, 1 + K, D) -> (N, 50, D').
 
-    The token of each masked row is the encoded image feature (row 0), or with landmarks their token, (N, 1, D'). The
-    layer ``embed`` is left out with landmarks, as in the released code, so that D = D'.
+    The token of each masked row is the encoded image feature (row 0). With landmarks it is their token, (N, 1, D'), and
+    the layer ``embed`` is left out, as in the released code, so that D = D'; with ``adds_landmarks`` their token is
+    added to all rows instead, and nothing else changes.
     """
+
+    adds_landmarks = False
 
     def __init__(self, encoder_width: int, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
@@ -145,9 +149,13 @@ class Decoder(nn.Module):
         self, encoded: torch.Tensor, mask: TokenMask, landmark_token: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The input (N, 50, D') of the first block: the tokens of all rows in their order, with positions."""
-        if landmark_token is None:
+        if landmark_token is None or self.adds_landmarks:
             encoded = self.embed(encoded)  # (N, 1 + K, D')
-        filling = encoded[:, :1] if landmark_token is None else landmark_token.to(encoded.dtype)  # (N, 1, D')
+            if landmark_token is not None:
+                encoded = encoded + landmark_token
+            filling = encoded[:, :1]  # (N, 1, D')
+        else:
+            filling = landmark_token.to(encoded.dtype)  # (N, 1, D')
         slot = torch.zeros_like(mask.masked, dtype=torch.long)  # (N, 49): index of each row in `encoded`
         slot.scatter_(1, mask.kept, torch.arange(1, 1 + mask.kept.shape[1], device=slot.device).expand_as(mask.kept))
         rows = torch.where(mask.masked[..., None], filling, take_rows(encoded, slot))  # (N, 49, D')
@@ -189,7 +197,8 @@ class Vec2Face(nn.Module):
     """The generator: vectors (N, 512), a TokenMask of N samples and perhaps landmark pictures -> Output.
 
     ``landmark_encoder``: None, or the part that landmark pictures need (models/pose_control.py). ``lora``: rank and
-    alpha of what was folded into the weights, if anything.
+    alpha of what was folded into the weights, if anything. ``adapts``: SHA-256 of the generator's file that the adapter
+    was trained on, if known.
     """
 
     def __init__(self, architecture: Architecture, dropout: float = DROPOUT):
@@ -203,6 +212,7 @@ class Vec2Face(nn.Module):
         self.image_decoder = ImageDecoder(a.image_width, a.group_width)
         self.landmark_encoder: nn.Module | None = None
         self.lora: LoRA | None = None
+        self.adapts: str | None = None
         self.apply(initialise)
         nn.init.normal_(self.encoder.positions, std=0.02)
         nn.init.normal_(self.decoder.positions, std=0.02)
@@ -283,8 +293,10 @@ def load_vec2face(
         state, lora = fold_lora(state | lora_matrices(control, adapter), alpha_of(control), adapter)
     generator.load_state_dict(state)
     generator.trained_on, generator.lora = content.get("trained_on"), lora
+    generator.decoder.adds_landmarks = adds_landmarks(control)
     decoder_width = generator.architecture.decoder_width
     generator.landmark_encoder = landmark_encoder_of(control, decoder_width, control_path)
+    generator.adapts = control.get("generator_sha256")
     return generator.for_inference(device, dtype)
 
 

@@ -107,6 +107,16 @@ def test_a_new_adapter_says_nothing_and_only_it_is_trained(generator):
     assert not token.any()
 
 
+def test_an_added_token_begins_as_the_generator_itself(generator, vectors):
+    copy = load_vec2face_copy(generator)
+    add_adapter(copy, 8, 32.0, 8, "added")
+    vectors, pictures = torch.from_numpy(vectors[:2]), torch.rand(2, 3, 112, 112)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            copy(vectors, masks(2), landmarks=pictures).images, generator(vectors, masks(2)).images
+        )
+
+
 def load_vec2face_copy(generator):
     copy = Vec2Face(generator.architecture).eval()
     copy.load_state_dict(generator.state_dict())
