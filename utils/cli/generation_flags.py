@@ -24,6 +24,7 @@ from utils.dataset.writer import STORES
 from utils.generation.attrop_progress import AttrOPProgress
 from utils.generation.batch_rows import attrop_rows
 from utils.generation.gate import Gate
+from utils.generation.landmark_choice import LandmarkChoice
 from utils.generation.make_dataset import Machine, Output
 from utils.generation.networks import Networks, WeightFiles, load_networks
 from utils.generation.recipe import Recipe
@@ -40,12 +41,13 @@ def add_vector_flags(parser: ArgumentParser) -> None:
     _add_slice_flags(group)
 
 
-def add_photo_flags(parser: ArgumentParser) -> None:
-    """Identities from reference photos."""
+def add_photo_flags(parser: ArgumentParser, or_vectors: bool = False) -> None:
+    """Identities from reference photos, or from either source with ``or_vectors``."""
     group = parser.add_argument_group("identities")
-    group.add_argument(
-        "--image_file", required=True, help="a photo, a folder of photos (searched recursively), or a .txt of paths"
-    )
+    one_of = group.add_mutually_exclusive_group(required=True)
+    if or_vectors:
+        one_of.add_argument("--center_feature", help="file of identity vectors: .npy of floats, (K, 512)")
+    one_of.add_argument("--image_file", help="a photo, a folder of photos (searched recursively), or a .txt of paths")
     group.add_argument(
         "--align",
         action="store_true",
@@ -68,8 +70,12 @@ def _add_slice_flags(group):
     group.add_argument("--rep_dim", type=int, default=VECTOR_SIZE, help="length of an identity vector; always 512")
 
 
-def add_recipe_flags(parser: ArgumentParser, sigmas: tuple[float, ...]) -> None:
-    """Name, number and variation of the images. ``sigmas``: the default noise levels."""
+def add_recipe_flags(parser: ArgumentParser, sigmas: tuple[float, ...], by_control: str = "") -> None:
+    """Name, number and variation of the images. ``sigmas``: the default noise levels.
+
+    ``by_control``: a note for the help texts of a script whose defaults depend on other flags: they are then None, and
+    ``fill_in`` sets them.
+    """
     group = parser.add_argument_group("images")
     group.add_argument("--name", type=dataset_name, required=True, help="name of the dataset")
     group.add_argument("--example", type=positive, default=50, help="number of images per identity")
@@ -77,22 +83,20 @@ def add_recipe_flags(parser: ArgumentParser, sigmas: tuple[float, ...]) -> None:
         "--seed", type=not_negative, default=0,
         help="seed of all random draws, together with the numbers of the identity and the image",
     )  # fmt: skip
-    group.add_argument(
-        "--sigma", type=noise_level, nargs="+", default=list(sigmas),
-        help="standard deviations of the noise on each dimension; every block of as many images uses each once, in "
-        "random order",
-    )  # fmt: skip
     rates = MaskRates()
-    group.add_argument(
-        "--mask_ratio_min", type=finite, default=rates.minimum, help="lowest mask rate, and share of dropped rows"
-    )
-    group.add_argument("--mask_ratio_max", type=finite, default=rates.maximum, help="highest mask rate")
-    group.add_argument(
-        "--mask_ratio_mu", type=finite, default=rates.mu, help="centre of the mask rate's truncated normal distribution"
-    )
-    group.add_argument(
-        "--mask_ratio_std", type=finite, default=rates.std, help="standard deviation of that distribution"
-    )
+    for name, kind, default, meaning in (
+        ("sigma", noise_level, list(sigmas), "standard deviations of the noise on each dimension; every block of as "
+         "many images uses each once, in random order"),
+        ("mask_ratio_min", finite, rates.minimum, "lowest mask rate, and share of dropped rows"),
+        ("mask_ratio_max", finite, rates.maximum, "highest mask rate"),
+        ("mask_ratio_mu", finite, rates.mu, "centre of the mask rate's truncated normal distribution"),
+        ("mask_ratio_std", finite, rates.std, "standard deviation of that distribution"),
+    ):  # fmt: skip
+        note = f" (default: {default}; {by_control})" if by_control else ""
+        group.add_argument(
+            f"--{name}", type=kind, nargs="+" if name == "sigma" else None, default=None if by_control else default,
+            help=meaning + note,
+        )  # fmt: skip
 
 
 def add_attrop_flags(parser: ArgumentParser, own_default: str) -> Any:
@@ -118,7 +122,7 @@ def add_attrop_flags(parser: ArgumentParser, own_default: str) -> Any:
 def add_pose_flags(group: Any) -> None:
     """The head pose that AttrOP aims at."""
     group.add_argument(
-        "--pose", type=finite, default=85, help="yaw in degrees, to either side unless --signed_pose is given"
+        "--pose", type=finite, help="yaw in degrees, to either side unless --signed_pose is given (default: 85)"
     )
     group.add_argument(
         "--signed_pose", action="store_true", help="signed yaw: the sign of --pose tells the sides apart"
@@ -127,9 +131,12 @@ def add_pose_flags(group: Any) -> None:
     group.add_argument("--pose_weights", default=POSE_WEIGHTS, help="weights of the head pose estimator")
 
 
-def add_run_flags(parser: ArgumentParser, output_dir: str, own_quality_model: bool = False) -> None:
+def add_run_flags(
+    parser: ArgumentParser, output_dir: str, own_quality_model: bool = False, default_weights: str | None = None
+) -> None:
     """The gate, the networks, the machine and the output. ``output_dir``: where datasets are made by default.
 
+    ``default_weights``: what the help says of the generator in a script whose default depends on other flags.
     ``own_quality_model``: whether the gate brings the flag of the quality model, for a script without AttrOP.
     """
     gate = parser.add_argument_group("gate: images that fail are drawn again")
@@ -143,7 +150,7 @@ def add_run_flags(parser: ArgumentParser, output_dir: str, own_quality_model: bo
             "--quality_weights", default=QUALITY_WEIGHTS,
             help="weights of the quality model, for --min_quality and --measure",
         )  # fmt: skip
-    add_model_flags(parser)
+    add_model_flags(parser, default_weights)
     add_device_flags(parser, precision="auto")
     parser.add_argument(
         "--batch_size", type=positive, default=64, help="images at a time on a GPU; without effect on a CPU"
@@ -198,17 +205,30 @@ def networks_of(args: Namespace, machine: Machine, *, id: bool, quality: bool, p
     if args.rep_dim != VECTOR_SIZE:
         raise UserError(f"--rep_dim {args.rep_dim}: the generator reads identity vectors of length {VECTOR_SIZE}.")
     files = {role: getattr(args, f"{role}_weights") for role, is_needed in needed.items() if is_needed}
-    files = WeightFiles(args.model_weights, preset=args.model, **files)
+    adapter = getattr(args, "landmark_adapter", None)
+    files = WeightFiles(args.model_weights, preset=args.model, adapter=adapter, **files)
     return load_networks(files, machine.device, machine.precision.dtype, args.compile)
 
 
-def recipe_of(args: Namespace) -> Recipe:
-    """The Recipe that the flags ask for. Raises UserError for mask rates that make no distribution."""
+def fill_in(args: Namespace, sigmas: tuple[float, ...], rates: MaskRates) -> None:
+    """Set the flags of ``add_recipe_flags`` that were not given to these defaults, in place."""
+    defaults = {"sigma": list(sigmas), "mask_ratio_min": rates.minimum, "mask_ratio_max": rates.maximum}
+    defaults |= {"mask_ratio_mu": rates.mu, "mask_ratio_std": rates.std}
+    for name, default in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+
+
+def recipe_of(args: Namespace, landmarks: LandmarkChoice | None = None) -> Recipe:
+    """The Recipe that the flags ask for. Raises UserError for mask rates that make no distribution.
+
+    ``landmarks``: the choice of landmarks, for a generator that they control.
+    """
     try:
         rates = MaskRates(args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std)
     except ValueError as error:
         raise UserError(f"--mask_ratio_*: {error}.") from error
-    return Recipe(args.example, tuple(args.sigma), args.seed, rates)
+    return Recipe(args.example, tuple(args.sigma), args.seed, rates, landmarks)
 
 
 def attrop_options_of(args: Namespace, machine: Machine) -> dict[str, Any]:

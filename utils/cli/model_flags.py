@@ -10,6 +10,8 @@ from utils.data.photo_loader import FEW, MOST_WORKERS
 from utils.runtime.device import keep_freed_memory, resolve_device
 from utils.runtime.precision import PRECISIONS, Precision
 
+GENERATOR = "weights/vec2face_generator.pth"  # where download_vec2face_weights.py puts the released one
+
 
 def add_device_flags(parser: Parser, precision: str = "fp32") -> None:
     """Add ``--device`` and ``--precision``: fp32 for results that are stored, auto for generation."""
@@ -38,8 +40,11 @@ def set_up_inference(
     return device, precision
 
 
-def add_model_flags(parser: Parser) -> None:
-    """Add the flags of the generator and the face encoder."""
+def add_model_flags(parser: Parser, default_weights: str | None = None) -> None:
+    """Add the flags of the generator and the face encoder.
+
+    ``default_weights``: what the help says of the generator's default where it depends on other flags and is None.
+    """
     group = parser.add_argument_group("models")
     group.add_argument(
         "--model",
@@ -48,8 +53,9 @@ def add_model_flags(parser: Parser) -> None:
     )
     group.add_argument(
         "--model_weights",
-        default="weights/vec2face_generator.pth",
-        help="weights of the generator, in the released form or ours",
+        default=None if default_weights else GENERATOR,
+        help="weights of the generator, in the released form or ours"
+        + (f" (default: {default_weights})" if default_weights else ""),
     )
     group.add_argument("--id_weights", default="weights/arcface-r100-glint360k.pth", help="weights of the face encoder")
 

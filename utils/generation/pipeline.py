@@ -7,6 +7,7 @@ identity vector --noise--> noisy vectors --AttrOP, which decodes them--> images 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from utils.dataset.image_record import AttrOPVerdict, ImageRecord, rounded
 from utils.generation.batch_rows import measured_rows
 from utils.generation.gate import Gate, RetryQueue
 from utils.generation.image_measures import ImageMeasures
+from utils.generation.landmark_choice import Landmarks
 from utils.generation.recipe import Identity, Recipe
 from utils.generation.streams import identity_stream, image_sigmas, image_stream, perturb
 
@@ -39,7 +41,8 @@ class ImageJob:
 
     ``vector``: the identity's vector before the noise, (512,); ``sigma``: the noise level; ``verdict``: AttrOP's
     verdict on that vector; ``tries``: the measurements of earlier attempts, none of which passed the gate. Once an
-    attempt has been started, ``stream`` is its random stream and ``noisy`` (512,) the vector to decode.
+    attempt has been started, ``stream`` is its random stream and ``noisy`` (512,) the vector to decode. ``landmarks``:
+    those that the image is made to, None without such control.
     """
 
     identity: Identity
@@ -48,6 +51,7 @@ class ImageJob:
     sigma: float
     verdict: AttrOPVerdict | None = None
     tries: tuple[dict[str, Any], ...] = ()
+    landmarks: Landmarks | None = None
     stream: np.random.Generator = field(init=False)
     noisy: np.ndarray = field(init=False)
 
@@ -61,7 +65,7 @@ class ImageJob:
         """The record of the decoded image, with what was ``measured`` on it and AttrOP's ``verdict`` on it, if any."""
         return ImageRecord(
             self.identity.number, self.identity.name, self.index, self.sigma, self.identity.source, rounded(measured),
-            verdict or self.verdict,
+            verdict or self.verdict, landmarks=self.landmarks and self.landmarks.record,
         )  # fmt: skip
 
 
@@ -125,9 +129,13 @@ def image_jobs(
     """
     for identity, vector, verdict in starts:
         sigmas = image_sigmas(recipe.seed, identity.number, recipe.example, recipe.sigmas)
-        for index in range(identity.first_image, recipe.example):
-            job = ImageJob(identity, index, vector, sigmas[index], None if index else verdict)
-            yield job.start_attempt(recipe.seed)
+        landmarks = (
+            repeat(None) if recipe.landmarks is None else recipe.landmarks.sequence(recipe.seed, identity.number)
+        )
+        for index, own in enumerate(islice(landmarks, recipe.example)):
+            if index >= identity.first_image:
+                job = ImageJob(identity, index, vector, sigmas[index], None if index else verdict, landmarks=own)
+                yield job.start_attempt(recipe.seed)
 
 
 def optimise_images(
@@ -241,12 +249,23 @@ def launch(
         vectors[slot], identities[slot] = job.noisy, job.identity.vector
         noise[slot], rates[slot] = mask_rates.draw(job.stream)
     mask = TokenMask.from_noise(torch.from_numpy(noise), mask_rates.minimum, torch.from_numpy(rates)).to(device)
-    images = generator(upload(torch.from_numpy(vectors), device), mask).images
+    vectors = upload(torch.from_numpy(vectors), device)  # (B, 512)
+    if batch[0].landmarks is None:
+        images = generator(vectors, mask).images
+    else:
+        images = generator(vectors, mask, landmarks=landmark_pictures(batch, batch_size, device)).images
     finite, pixels = images.flatten(1).isfinite().all(1), to_pixels(images)  # (B,), (B, 112, 112, 3)
     values = {}
     if measures is not None:
         values = measures(to_images(pixels), upload(torch.from_numpy(identities), device))
     return Download(pixels, finite, *values.values()), list(values)
+
+
+def landmark_pictures(batch: list[ImageJob], batch_size: int, device: torch.device) -> torch.Tensor:
+    """The landmark pictures (B, 3, 112, 112) in [-1, 1] of a batch, black in rows of padding."""
+    pictures = np.zeros((batch_size, *batch[0].landmarks.picture.shape), np.uint8)  # (B, 112, 112, 3)
+    pictures[: len(batch)] = [job.landmarks.picture for job in batch]
+    return to_images(upload(torch.from_numpy(pictures), device))
 
 
 def collect(batch: list[ImageJob], download: Download, names: list[str]) -> Iterator[FinishedImage]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from models.masking import MaskRates
+from utils.generation.landmark_choice import LandmarkChoice
 
 
 class Identity(NamedTuple):
@@ -28,10 +29,12 @@ class Recipe:
     """The number of images per identity, and how they vary.
 
     ``example``: images per identity; ``sigmas``: one block of noise levels, see ``streams.image_sigmas``; ``seed``: the
-    seed of all random draws; ``mask_rates``: the distribution that mask rates are drawn from.
+    seed of all random draws; ``mask_rates``: the distribution that mask rates are drawn from. ``landmarks``: chooses
+    the landmark pictures of the images, for a generator with a landmark encoder; None without such control.
     """
 
     example: int
     sigmas: tuple[float, ...]
     seed: int = 0
     mask_rates: MaskRates = field(default_factory=MaskRates)
+    landmarks: LandmarkChoice | None = None

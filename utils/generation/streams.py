@@ -28,6 +28,11 @@ def sigma_stream(seed: int, identity: int) -> np.random.Generator:
     return _stream(seed, identity, 2)
 
 
+def landmark_stream(seed: int, identity: int) -> np.random.Generator:
+    """The stream that draws the poses of one identity's images, one after the other."""
+    return _stream(seed, identity, 3)
+
+
 def _stream(seed: int, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
 
