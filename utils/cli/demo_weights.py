@@ -11,6 +11,7 @@ DEMO_ADAPTER = DEMO / "landmark_adapter.pth"  # of the demo generator, in which 
 PARTNERS = {"model_weights": "id_weights", "id_weights": "model_weights"}  # one reads what the other computes
 STAND_INS = {  # released file, as it is named by default -> demo file
     "weights/vec2face_generator.pth": "vec2face_generator.pth",
+    "vec2face_plus/main_model.pth": "vec2face_generator.pth",
     "vec2face_plus/pose_model.pth": "vec2face_generator.pth",
     "weights/arcface-r100-glint360k.pth": "face_encoder.pth",
     "weights/magface-r100-glint360k.pth": "face_encoder.pth",

@@ -38,8 +38,8 @@ class FaceAligner:
 
         return MTCNN(min_face_size=self.min_face_size)
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 RGB -> (112, 112, 3) uint8 RGB. Raises ValueError when no face is found."""
+    def landmarks(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 RGB -> the landmarks (5, 2) of its largest face. Raises ValueError when no face is found."""
         try:
             faces = self.detector.detect_faces(image)
         except (cv2.error, ValueError, IndexError) as error:  # the image is too small for the first network
@@ -48,7 +48,11 @@ class FaceAligner:
             raise ValueError("no face found")
         face = max(faces, key=lambda face: face["box"][2] * face["box"][3])
         names = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
-        points = np.float32([face["keypoints"][name] for name in names])  # (5, 2)
+        return np.float32([face["keypoints"][name] for name in names])  # (5, 2)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 RGB -> (112, 112, 3) uint8 RGB. Raises ValueError when no face is found."""
+        points = self.landmarks(image)  # (5, 2)
         # With a threshold that no point exceeds, this is the least-squares similarity transform of all five points.
         transform, _ = cv2.estimateAffinePartial2D(points, TEMPLATE, method=cv2.RANSAC, ransacReprojThreshold=1e6)
         if transform is None:
