@@ -1,5 +1,6 @@
 """scripts/train_pose_control.py: what it trains, from which landmarks, and that it resumes to the same weights."""
 
+import contextlib
 import json
 import signal
 
@@ -10,6 +11,7 @@ import torch
 from adapter_training import YAWS, assert_same_adapter, checkpoint, flags, train, with_pictures, write_labels
 from commands import refused, run
 from generation_runs import manifest
+from generator_training import four_of
 from processes import Script, run_script
 from training_lmdbs import content, write_lmdb
 
@@ -67,12 +69,14 @@ def test_the_result_controls_images_by_landmarks(demo, finished, tmp_path):
     assert manifest(tmp_path / "x-85")[0]["landmarks"]["pitch"] == 0
 
 
-def test_it_learns_to_tell_poses_apart(demo, training_lmdb, labels, tmp_path):
-    """Overfitted to nine photos, a token that is added improves the reconstruction of the generator as it is."""
-    more = ["--landmarks", labels, "--condition", "added", "--vectors", "identity", "--epochs", 20, "--lr", 3e-3]
-    train(*flags(demo, training_lmdb, tmp_path, *more, "--max_steps", 60))
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert np.mean([line["pixel"] for line in lines[-5:]]) < 0.8 * lines[0]["pixel"]
+def test_the_reconstruction_of_the_photos_improves(demo, training_lmdb, labels, tmp_path):
+    """From mean vectors, the same four photos in each step: beginning with the generator as it is, the loss falls."""
+    more = ["--landmarks", labels, "--vectors", "identity", "--condition", "added", "--lora_alpha", 2]
+    more += ["--mask", four_of(training_lmdb), "--batch_size", 4, "--epochs", 14, "--log_every", 1]
+    train(*flags(demo, training_lmdb, tmp_path, *more))
+    losses = [json.loads(line)["total"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert len(losses) == 14
+    assert np.mean(losses[-3:]) < 0.95 * losses[0]
 
 
 def test_a_killed_training_resumes_to_the_same_weights(demo, pictured_lmdb, finished, tmp_path):
@@ -122,24 +126,32 @@ def test_each_rank_has_the_averaged_gradients(demo, tmp_path):
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+def items(lmdb, source, vectors="photo"):
+    """All nine items of a training LMDB."""
+    with contextlib.closing(TrainingData(lmdb)) as records:
+        data = LandmarkData(records, source, vectors)
+        return [data[0, number] for number in range(9)]
+
+
 def test_landmarks_come_from_the_lmdb_the_labels_or_the_detector(training_lmdb, pictured_lmdb, labels):
     for lmdb, source in ((pictured_lmdb, StoredPictures()), (training_lmdb, LabelledLandmarks(labels, training_lmdb))):
-        item = LandmarkData(TrainingData(lmdb), source)[0, 2]
+        item = items(lmdb, source)[2]
         assert not item.error
         difference = item.picture.float() - torch.from_numpy(draw_landmarks(landmarks_at(YAWS[2]))).float()
         assert difference.abs().mean() < 3  # JPEG, and the pitch of the labels
-    item = LandmarkData(TrainingData(training_lmdb), DetectedLandmarks())[0, 2]
-    assert item.error or item.picture.any()
+    detected = items(training_lmdb, DetectedLandmarks())
+    assert all(item.picture.any() or "no face found" in item.error for item in detected)
+    assert sum(not item.error for item in detected) >= 5
 
 
 def test_identity_vectors_are_the_same_for_all_photos_of_an_identity(training_lmdb, labels):
-    data = LandmarkData(TrainingData(training_lmdb), LabelledLandmarks(labels, training_lmdb), "identity")
-    own = LandmarkData(TrainingData(training_lmdb), LabelledLandmarks(labels, training_lmdb))
-    vectors = [data[0, number].vector for number in range(9)]
+    source = LabelledLandmarks(labels, training_lmdb)
+    own = [item.vector for item in items(training_lmdb, source)]
+    vectors = [item.vector for item in items(training_lmdb, source, "identity")]
     assert all(torch.equal(vectors[number], vectors[3 * (number // 3)]) for number in range(9))
     assert not torch.equal(vectors[0], vectors[3])
-    assert not torch.equal(own[0, 0].vector, own[0, 1].vector)
-    norms = torch.stack([own[0, number].vector.norm() for number in range(3)])
+    assert not torch.equal(own[0], own[1])
+    norms = torch.stack([vector.norm() for vector in own[:3]])
     assert vectors[0].norm() == pytest.approx(norms.mean().item(), rel=1e-4)
 
 
