@@ -23,7 +23,7 @@ from utils.cli.command import command
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import disable_progress_bars, logging, validate_repo_id
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.errors import UserError
 from utils.cli.flags import make_parser

@@ -18,7 +18,7 @@ from utils.cli.command import command
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.errors import UserError
 from models.weight_files import sha256

@@ -2,7 +2,7 @@
 
 import time
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.attrop import Result
 

@@ -23,10 +23,10 @@ class WeightFiles:
     ``preset``: the expected preset of the generator, None to read it from the file.
     """
 
-    generator: str
-    id: str | None = None
-    quality: str | None = None
-    pose: str | None = None
+    generator: Path | str
+    id: Path | str | None = None
+    quality: Path | str | None = None
+    pose: Path | str | None = None
     preset: str | None = None
 
     @property
