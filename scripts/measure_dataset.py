@@ -10,6 +10,7 @@ Features are kept there, so an interrupted run continues where it stopped. scrip
 """
 
 import json
+from argparse import ArgumentParser
 from pathlib import Path
 
 from utils.cli.command import command
@@ -35,7 +36,7 @@ from utils.runtime.precision import Precision
 OWN_FILES = ("report.json", "features.npy")  # either one marks the folder of a report, the second while it is made
 
 
-def measure_parser():
+def measure_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     parser.add_argument("data", help="folder of identity/photo, or LMDB")
     parser.add_argument("--mask", help=".npy of the positions of the images to measure (default: all)")
