@@ -10,6 +10,8 @@ Several GPUs: put `torchrun --nproc_per_node=N` in the place of `python`. Stoppe
 again.
 """
 
+from argparse import ArgumentParser
+
 from utils.cli.command import command  # first, as it makes settings that must precede torch
 
 from models.attrop import AttrOP, quality_target
@@ -20,7 +22,7 @@ from utils.cli.generation_flags import (
     add_run_flags,
     add_vector_flags,
     attrop_options_of,
-    facts_of,
+    extra_settings_of,
     gate_of,
     networks_of,
     output_of,
@@ -34,7 +36,7 @@ from utils.generation.vector_source import VectorSource
 from utils.runtime.distributed import init_distributed
 
 
-def identity_parser():
+def identity_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add_vector_flags(parser)
     add_recipe_flags(parser, IDENTITY_SIGMAS)
@@ -57,17 +59,17 @@ def main(argv=None):
     source = VectorSource(args.center_feature, args.start_end, args.start_class_id, usual_norm=networks.usual_norm)
 
     # AttrOP on the identity vector: 100 (1 - cos(FR(image), vector)) + max(0, quality - ||Q(image)||) is minimised.
-    attrop = attrop_facts = None
+    attrop = attrop_settings = None
     if use_attrop:
         targets = [quality_target(networks.quality, args.image_quality)]
         attrop = AttrOP(networks.generator, networks.encoder, targets, **attrop_options_of(args, machine))
-        attrop_facts = {"image_quality": args.image_quality, "max_iters": args.max_iters}
+        attrop_settings = {"image_quality": args.image_quality, "max_iters": args.max_iters}
 
     # Noise on the result: v' = v + n, n ~ N(0, sigma^2), rescaled to the norm of v; every v' is decoded once.
     make_dataset(
         source, networks, recipe_of(args), output_of(args, machine), machine,
         attrop=attrop, attrop_on="identity", gate=gate_of(args),
-        facts=facts_of(args, "identity", attrop=attrop_facts),
+        extra_settings=extra_settings_of(args, "identity", attrop=attrop_settings),
         warnings=networks.warnings(max(args.min_quality or 0, args.image_quality)),
     )  # fmt: skip
 

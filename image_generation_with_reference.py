@@ -7,6 +7,8 @@ The FR feature of each photo is the identity vector; noise on it gives the image
 Photos must be aligned 112x112 crops, or give --align. Stopped, or more to do: run the same command again.
 """
 
+from argparse import ArgumentParser
+
 from utils.cli.command import command  # first, as it makes settings that must precede torch
 
 from utils.cli.flags import make_parser
@@ -14,7 +16,7 @@ from utils.cli.generation_flags import (
     add_photo_flags,
     add_recipe_flags,
     add_run_flags,
-    facts_of,
+    extra_settings_of,
     gate_of,
     networks_of,
     output_of,
@@ -29,7 +31,7 @@ from utils.runtime.distributed import init_distributed
 SIGMAS = (0.2,)  # as released
 
 
-def reference_parser():
+def reference_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add_photo_flags(parser)
     add_recipe_flags(parser, SIGMAS)
@@ -47,14 +49,14 @@ def main(argv=None):
     # The identity vector of a photo is its FR feature, that of a folder (--per_person) the mean of its photos'.
     kind = PersonSource if args.per_person else PhotoSource
     source = kind(args.image_file, networks.encoder, args.start_end, args.feat_batch_size, args.align)
-    facts = {"align": args.align}
+    extra_settings = {"align": args.align}
     if args.per_person:  # named only then, as earlier datasets lack it
-        facts["each_folder_is_an_identity"] = True
+        extra_settings["each_folder_is_an_identity"] = True
 
     # Noise on the vector: v' = v + n, n ~ N(0, sigma^2), rescaled to the norm of v; every v' is decoded once.
     make_dataset(
         source, networks, recipe_of(args), output_of(args, machine), machine, gate=gate_of(args),
-        facts=facts_of(args, "reference", **facts),
+        extra_settings=extra_settings_of(args, "reference", **extra_settings),
         warnings=[*people_warnings(source), *networks.warnings(args.min_quality or 0)],
     )  # fmt: skip
 

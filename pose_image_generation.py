@@ -10,6 +10,8 @@ Several GPUs: put `torchrun --nproc_per_node=N` in the place of `python`. Stoppe
 again.
 """
 
+from argparse import ArgumentParser
+
 from utils.cli.command import command  # first, as it makes settings that must precede torch
 
 from models.attrop import AttrOP, pitch_target, quality_target, yaw_target
@@ -22,7 +24,7 @@ from utils.cli.generation_flags import (
     add_run_flags,
     add_vector_flags,
     attrop_options_of,
-    facts_of,
+    extra_settings_of,
     gate_of,
     networks_of,
     output_of,
@@ -37,7 +39,7 @@ from utils.runtime.distributed import init_distributed
 SIGMAS = (0.7,)  # as released
 
 
-def pose_parser():
+def pose_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add_vector_flags(parser)
     add_recipe_flags(parser, SIGMAS)
@@ -69,7 +71,7 @@ def main(argv=None):
 
     # AttrOP on every noisy vector: 100 (1 - cos(FR(image), vector)) + max(0, quality - ||Q(image)||) + ||yaw| - pose|
     # is minimised, where `vector` is the identity vector without noise.
-    attrop, attrop_facts, warnings = None, None, []
+    attrop, attrop_settings, warnings = None, None, []
     if use_attrop:
         targets = [quality_target(networks.quality, args.image_quality)]
         targets.append(yaw_target(networks.pose, args.pose, args.signed_pose))
@@ -77,13 +79,14 @@ def main(argv=None):
             targets.append(pitch_target(networks.pose, args.pitch))
         attrop = AttrOP(networks.generator, networks.encoder, targets, **attrop_options_of(args, machine))
         names = ("image_quality", "max_iters", "pose", "signed_pose", "pitch")
-        attrop_facts = {name: getattr(args, name) for name in names}
+        attrop_settings = {name: getattr(args, name) for name in names}
     else:
         warnings.append("--skip_attrop: without AttrOP nothing asks for the pose; the images have any.")
 
     make_dataset(
         source, networks, recipe_of(args), output_of(args, machine, f"{args.name}-{args.pose:g}"), machine,
-        attrop=attrop, attrop_on="image", gate=gate_of(args), facts=facts_of(args, "pose", attrop=attrop_facts),
+        attrop=attrop, attrop_on="image", gate=gate_of(args),
+        extra_settings=extra_settings_of(args, "pose", attrop=attrop_settings),
         warnings=[*warnings, *networks.warnings(max(args.min_quality or 0, args.image_quality))],
     )  # fmt: skip
 

@@ -142,24 +142,26 @@ def training_parser() -> Parser:
         "squared distance of the logits to 1, the discriminator's target for real images",
     )
 
-    recipe = parser.add_argument_group("optimiser")
-    recipe.add_argument(
+    optimiser = parser.add_argument_group("optimiser")
+    optimiser.add_argument(
         "--lr", type=float, help="learning rate (default: blr * batch_size * accum_iter * processes / 112)"
     )
-    recipe.add_argument(
+    optimiser.add_argument(
         "--fmae_lr",
         type=fraction,
         default=1.0,
         metavar="FRACTION",
         help="learning rate of the layers before the image decoder, as a fraction of --lr; 0: these layers are frozen",
     )
-    recipe.add_argument("--blr", type=float, default=1e-3, help="base learning rate, from which --lr is derived")
-    recipe.add_argument("--min_lr", type=float, default=0.0, help="learning rate at the end of the half-cosine decay")
-    recipe.add_argument("--warmup_epochs", type=float, default=40, help="number of epochs of linear warm-up from 0")
-    recipe.add_argument("--weight_decay", type=float, default=0.01, help="AdamW weight decay")
-    recipe.add_argument("--clip_grad", type=float, default=2.0, help="largest gradient norm of each network")
-    recipe.add_argument("--seed", type=int, default=0, help="random seed of weights, order, masks and augmentation")
-    add_amp_flags(recipe, "float16")
+    optimiser.add_argument("--blr", type=float, default=1e-3, help="base learning rate, from which --lr is derived")
+    optimiser.add_argument(
+        "--min_lr", type=float, default=0.0, help="learning rate at the end of the half-cosine decay"
+    )
+    optimiser.add_argument("--warmup_epochs", type=float, default=40, help="number of epochs of linear warm-up from 0")
+    optimiser.add_argument("--weight_decay", type=float, default=0.01, help="AdamW weight decay")
+    optimiser.add_argument("--clip_grad", type=float, default=2.0, help="largest gradient norm of each network")
+    optimiser.add_argument("--seed", type=int, default=0, help="random seed of weights, order, masks and augmentation")
+    add_amp_flags(optimiser, "float16")
 
     add_training_run_flags(parser, "./output_dir")
     add_flags_without_effect(parser.add_argument_group("flags without effect"), TRAINING_WITHOUT_EFFECT)
@@ -221,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         highest_lr = args.lr
         if highest_lr is None:
             highest_lr = args.blr * args.batch_size * args.accum_iter * world.size / RELEASED_DIVISOR
-        recipe = Recipe(
+        hyper = Hyperparameters(
             steps_per_epoch=steps_per_epoch, accum_iter=args.accum_iter, fmae_lr=args.fmae_lr, seed=args.seed,
             learning_rate=partial(
                 warmup_then_cosine, highest=highest_lr, lowest=args.min_lr, warmup_epochs=args.warmup_epochs,
@@ -242,13 +244,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(
             state, generator, discriminator, criterion, batches,
             make_loader(data, batches, args.workers, args.pin_memory and device.type == "cuda"),
-            BrokenItems(args.train_source, "records", args.max_bad_records), recipe, run,
+            BrokenItems(args.train_source, "records", args.max_bad_records), hyper, run,
             partial(score_held_out, state, encoder, held_out, args.batch_size) if held_out else None,
         )  # fmt: skip
         run.close()
 
 
-class Recipe(NamedTuple):
+class Hyperparameters(NamedTuple):
     """Hyper-parameters of the training loop."""
 
     steps_per_epoch: int  # batches
@@ -270,7 +272,7 @@ def train(
     batches: EpochBatches,
     loader: Iterable[TrainingItem],
     broken: BrokenItems,
-    recipe: Recipe,
+    hyper: Hyperparameters,
     run: Run,
     score: Callable[[], tuple] | None = None,
 ) -> None:
@@ -282,7 +284,7 @@ def train(
     """
     world, device, log, stop = run.world, run.device, run.log, run.stop
     autocast, scaler, finite = partial(run.precision.autocast, device), state.scaler, FiniteCheck()
-    steps_per_epoch, accum_iter, clip_grad = recipe.steps_per_epoch, recipe.accum_iter, recipe.clip_grad
+    steps_per_epoch, accum_iter, clip_grad = hyper.steps_per_epoch, hyper.accum_iter, hyper.clip_grad
     while state.step < state.last_step:
         epoch = state.step // steps_per_epoch
         batches.begin(epoch, state.step % steps_per_epoch, steps_per_epoch)
@@ -290,15 +292,15 @@ def train(
             broken.report(batch.error)
             batch = drop_broken(batch)
             update = (state.step + 1) % accum_iter == 0
-            gan = state.step >= recipe.disc_start * steps_per_epoch
+            gan = state.step >= hyper.disc_start * steps_per_epoch
             update_begins = state.step - state.step % accum_iter
-            lr = recipe.learning_rate(update_begins / steps_per_epoch)
+            lr = hyper.learning_rate(update_begins / steps_per_epoch)
 
             # Photos with their FR features, and masks with a rate of their own for each image.
             real, vectors = to_images(upload(batch.pixels, device)), upload(batch.vector, device)
             # real: (B, 3, 112, 112) in [-1, 1], vectors: (B, 512)
-            seed_step(recipe.seed, state.step, world)
-            mask = draw_mask(recipe.mask_rates, len(real), device)
+            seed_step(hyper.seed, state.step, world)
+            mask = draw_mask(hyper.mask_rates, len(real), device)
 
             # Generator: pixel, SSIM, LPIPS, feature-map (token) and identity terms, and in the GAN phase the
             # adversarial term, whose gradient reaches the generator but not the discriminator.
@@ -322,7 +324,7 @@ def train(
             norms = {}
             if update:
                 parameters, disc_parameters = state.generator.parameters(), state.discriminator.parameters()
-                set_learning_rates(state.optimizer, lr * recipe.fmae_lr, lr)
+                set_learning_rates(state.optimizer, lr * hyper.fmae_lr, lr)
                 norms["gradient_norm"] = clip_and_step(state.optimizer, scaler, parameters, clip_grad)
                 if gan:
                     set_learning_rates(state.optimizer_disc, lr)
@@ -336,7 +338,7 @@ def train(
             finite.add(values_to_check(named_losses, norms, scaler), state.step, records_of(batch.position))
             state.step += 1
 
-            if score and world.is_main and state.step % recipe.score_every == 0:
+            if score and world.is_main and state.step % hyper.score_every == 0:
                 finite.settle()
                 with autocast():
                     scores, pictures = score()

@@ -64,7 +64,7 @@ def main(argv=None):
         if target.exists():
             raise UserError(f"{target}: exists already; delete it, or choose another name.")
         sets = [FaceSet(source, args.mask) for source in sources]
-        chosen = parse_slice(args.start_end, sum(len(faces.people) for faces in sets))
+        chosen = parse_slice(args.start_end, sum(len(faces.identities) for faces in sets))
         unfinished = target.with_name(target.name + ".unfinished")
         remove(unfinished)
         count = write(form, unfinished, photos(sets, chosen), len(chosen))
@@ -90,7 +90,7 @@ def photos(sets: list[FaceSet], chosen: range) -> Iterator[Photo]:
                 bar.update()
                 if first + photo.label in chosen:
                     yield photo._replace(label=first + photo.label - chosen.start)
-            first += len(faces.people)
+            first += len(faces.identities)
 
 
 def write(form: str, path: Path, photos: Iterable[Photo], identities: int) -> int:

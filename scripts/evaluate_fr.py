@@ -103,7 +103,7 @@ def write_pairs(path: Path | str, faces: FaceSet, indices: np.ndarray, same: np.
     try:
         with output_file(path) as target:
             save_pairs(target, [faces.encoded(i) for i in indices], same)
-        print(f"{target}: {len(same)} pairs of {len(faces.people)} identities")
+        print(f"{target}: {len(same)} pairs of {len(faces.identities)} identities")
     except (ValueError, OSError) as error:
         raise UserError(f"{faces.path}: a photo cannot be used: {error}") from error
 

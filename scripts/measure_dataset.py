@@ -10,6 +10,7 @@ Features are kept there, so an interrupted run continues where it stopped. scrip
 """
 
 import json
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from utils.cli.flags import make_parser, not_negative, positive
 from utils.cli.model_flags import add_device_flags, add_workers_flag, set_up_inference
 from utils.cli.outputs import output_file, report_folder
 from utils.data.face_set import FaceSet
-from utils.evaluation.identity_measures import measure_consistency, measure_leakage, measure_separability
+from utils.evaluation.identity_statistics import measure_consistency, measure_leakage, measure_separability
 from utils.evaluation.image_features import EXTRACTORS, Extractor, load_extractor
-from utils.evaluation.image_measures import measure_fidelity, measure_variety
+from utils.evaluation.image_statistics import measure_fidelity, measure_variety
 from utils.evaluation.measured_set import MeasuredSet
 from utils.evaluation.measurement import Measurement
 from utils.evaluation.metrics import NEIGHBOURS
@@ -36,7 +37,7 @@ from utils.runtime.precision import Precision
 OWN_FILES = ("report.json", "features.npy")  # either one marks the folder of a report, the second while it is made
 
 
-def measure_parser():
+def measure_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     parser.add_argument("data", help="folder of identity/photo, or LMDB")
     parser.add_argument("--mask", help=".npy of the positions of the images to measure (default: all)")

@@ -135,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     world = join_training(args.device)
     if world.is_main:
         check_output_folder(args.output_dir, args.resume, args.overwrite, RESULTS)
+    pair_sets = [load_pairs(find_set(name, args.data_dir)) for name in args.sets] if world.is_main else []
     check_agreement(world, vars(args))
     device, precision = prepare_device(args.device, world, args.use_amp, args.amp_dtype)
 
@@ -149,8 +150,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(
             f"{args.data}: {len(data)} photos are fewer than --batch_size {args.batch_size} x {world.size} processes."
         )
-    pair_sets = [load_pairs(find_set(name, args.data_dir)) for name in args.sets] if world.is_main else []
-
     torch.manual_seed(args.seed)
     model = make_recogniser(
         data.class_count, args.network, args.width, args.se, args.head, args.margin, args.easy_margin,
@@ -172,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         adapt_batch_norm(model, data, device)
         init_head_from_centroids(model, data.faces, partial(precision.autocast, device), args.workers)
 
-    recipe = Recipe(
+    hyper = Hyperparameters(
         batches.steps, min(args.epochs * batches.steps, args.max_steps or math.inf), clip_grad=args.clip_grad,
         learning_rate=partial(
             warmup_then_milestones, highest=args.lr, warmup_epochs=args.warmup_epochs, milestones=args.milestones
@@ -181,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     network = parallel(model, world, device, args.compile)
     run = begin_run(
-        world, device, precision, state.step, recipe.last_step, ("loss", "norm"), notes,
+        world, device, precision, state.step, hyper.last_step, ("loss", "norm"), notes,
         resume_command=resume_command(__file__, argv, args.output_dir), output_dir=args.output_dir,
         log_dir=args.log_dir, resume=args.resume, overwrite=args.overwrite, results=RESULTS, log_every=args.log_every,
         save_every=args.save_every,
@@ -189,16 +188,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.log.check_warmup(args.warmup_epochs * batches.steps, f"--warmup_epochs {args.warmup_epochs:g}")
     train(
         state, network, batches, make_loader(data, batches, args.workers, device.type == "cuda"),
-        BrokenItems(args.data, "photos", args.max_bad_records), recipe, run,
+        BrokenItems(args.data, "photos", args.max_bad_records), hyper, run,
         partial(accuracies, model, pair_sets) if pair_sets else None,
     )  # fmt: skip
-    if world.is_main and state.step == recipe.last_step:
+    if world.is_main and state.step == hyper.last_step:
         with Precision().applied():
             write_model(run.folder / MODEL, model, args.head, data.faces)
     run.close()
 
 
-class Recipe(NamedTuple):
+class Hyperparameters(NamedTuple):
     """Hyper-parameters of the training loop."""
 
     steps_per_epoch: int
@@ -214,42 +213,42 @@ def train(
     batches: EpochBatches,
     loader: Iterable[RecognitionItem],
     broken: BrokenItems,
-    recipe: Recipe,
+    hyper: Hyperparameters,
     run: Run,
     test: Callable[[], dict[str, float]] | None = None,
 ) -> None:
-    """The training loop, from ``state.step`` to ``recipe.last_step`` or until the user stops it.
+    """The training loop, from ``state.step`` to ``hyper.last_step`` or until the user stops it.
 
     ``network``: the model of ``state``, perhaps compiled and wrapped to exchange gradients between processes.
     ``loader``: iterates over the batches chosen by ``batches``. ``test``: gives the accuracies {set: accuracy} after an
     epoch. Raises UserError when a value is not finite or too many photos are broken.
     """
     scaler, optimizer, log, finite = state.scaler, state.optimizer, run.log, FiniteCheck()
-    while state.step < recipe.last_step:
-        epoch = state.step // recipe.steps_per_epoch
-        batches.begin(epoch, state.step % recipe.steps_per_epoch)
+    while state.step < hyper.last_step:
+        epoch = state.step // hyper.steps_per_epoch
+        batches.begin(epoch, state.step % hyper.steps_per_epoch)
         for batch in loader:
             broken.report(batch.error)
             inputs = to_device(drop_broken(batch), run.device)
-            lr = recipe.learning_rate(state.step / recipe.steps_per_epoch)
+            lr = hyper.learning_rate(state.step / hyper.steps_per_epoch)
             set_learning_rates(optimizer, lr)
 
-            seed_step(recipe.seed, state.step, run.world)
+            seed_step(hyper.seed, state.step, run.world)
             with run.precision.autocast(run.device):
                 losses, feature_norms = network(*inputs)  # (B,) each
             loss = losses.mean()
             scaler.scale(loss).backward()
-            gradient_norm = clip_and_step(optimizer, scaler, state.model.backbone.parameters(), recipe.clip_grad)
+            gradient_norm = clip_and_step(optimizer, scaler, state.model.backbone.parameters(), hyper.clip_grad)
             scaler.update()
 
             norms = {"norm": feature_norms.mean(), "gradient_norm": gradient_norm}
             finite.add(values_to_check({"loss": loss}, norms, scaler), state.step, "try a lower --lr, or a warm-up.")
             state.step += 1
             log.add({"loss": loss} | norms, len(inputs.images))
-            if state.step % run.log_every == 0 or state.step == recipe.last_step:
+            if state.step % run.log_every == 0 or state.step == hyper.last_step:
                 finite.settle()
                 log.write(state.step, epoch, lr)
-            if run.stop.asked() or state.step == recipe.last_step:
+            if run.stop.asked() or state.step == hyper.last_step:
                 break
             if run.world.is_main and run.save_every and state.step % run.save_every == 0:
                 finite.settle()
@@ -257,7 +256,7 @@ def train(
         finite.settle()
         if run.world.is_main:
             state.save(run.folder / LAST)
-            if test and (state.step % recipe.steps_per_epoch == 0 or state.step == recipe.last_step):
+            if test and (state.step % hyper.steps_per_epoch == 0 or state.step == hyper.last_step):
                 with Precision().applied():
                     log.scores("accuracy", test(), state.step, epoch)
         if run.stop.seen:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SyntheticSet:
     """How the training data of one row of a table are made."""
 
     sigma: tuple[float, ...] = (0.3, 0.3, 0.5, 0.5, 0.7)  # standard deviations of the noise
@@ -28,7 +28,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos in the place of a recipe: of the known people, to train on, or of the unseen ones, to measure."""
+    """Photos in the place of a synthetic set: of the known people, to train on, or of the unseen ones, to measure."""
 
     known: bool
 
@@ -39,27 +39,27 @@ class Photos:
 
 TABLES = {  # name of a table -> the rows by their names
     "noise": {
-        "noise .3": Recipe(sigma=(0.3,)),
-        "noise .3 .5 .7": Recipe(),
-        "noise .3 .5 .9": Recipe(sigma=(0.3, 0.3, 0.5, 0.5, 0.9)),
+        "noise .3": SyntheticSet(sigma=(0.3,)),
+        "noise .3 .5 .7": SyntheticSet(),
+        "noise .3 .5 .9": SyntheticSet(sigma=(0.3, 0.3, 0.5, 0.5, 0.9)),
     },
-    "attrop": {"AttrOP for quality": Recipe(), "no AttrOP": Recipe(attrop=False)},
+    "attrop": {"AttrOP for quality": SyntheticSet(), "no AttrOP": SyntheticSet(attrop=False)},
     "similarity": {
-        "as sampled": Recipe(),
-        "mean .2": Recipe(similarity=0.2),
-        "mean .4": Recipe(similarity=0.4),
+        "as sampled": SyntheticSet(),
+        "mean .2": SyntheticSet(similarity=0.2),
+        "mean .4": SyntheticSet(similarity=0.4),
     },
-    "people": {"a quarter": Recipe(fraction=0.25), "half": Recipe(fraction=0.5), "all": Recipe()},
-    "real": {"real": Photos(known=True), "synthetic": Recipe()},
+    "people": {"a quarter": SyntheticSet(fraction=0.25), "half": SyntheticSet(fraction=0.5), "all": SyntheticSet()},
+    "real": {"real": Photos(known=True), "synthetic": SyntheticSet()},
     "mixup": {  # equally many images in each row, not counting the real ones that are blended in
-        "synthetic": Recipe(),
-        "half of them of two people each": Recipe(mixed=0.5),
-        "blended with real photos": Recipe(blended=True),
+        "synthetic": SyntheticSet(),
+        "half of them of two people each": SyntheticSet(mixed=0.5),
+        "blended with real photos": SyntheticSet(blended=True),
     },
     "separability": {
         "photos of others": Photos(known=False),
-        "synthetic": Recipe(),
-        "no AttrOP": Recipe(attrop=False),
-        "noise .3": Recipe(sigma=(0.3,)),
+        "synthetic": SyntheticSet(),
+        "no AttrOP": SyntheticSet(attrop=False),
+        "noise .3": SyntheticSet(sigma=(0.3,)),
     },
 }

@@ -13,6 +13,7 @@ interruption the same command continues: what is finished is not repeated.
 """
 
 import json
+from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,10 @@ from utils.evaluation.verification_sets import draw_pairs, load_pairs
 from utils.generation.photo_source import PhotoSource
 from utils.runtime.device import keep_freed_memory, resolve_device
 from utils.runtime.precision import Precision
-from world.ablation_tables import TABLES, Photos, Recipe
+from world.ablation_tables import TABLES, Photos, SyntheticSet
 
 
-def ablation_parser():
+def ablation_parser() -> ArgumentParser:
     """The flags. Their ``dest`` are the keys of OUTPUT/settings.json, which earlier versions wrote."""
     parser = make_parser(__doc__)
     parser.add_argument("table", choices=TABLES, help="name of the comparison")
@@ -191,7 +192,7 @@ class Ablation:
             faces = FaceSet(self.unseen)
             write_pairs(self.pairs, faces, *draw_pairs(faces, self.pair_count, 0))
 
-    def evaluated(self, row: Recipe | Photos, seed: int) -> Path:
+    def evaluated(self, row: SyntheticSet | Photos, seed: int) -> Path:
         """Dataset, FR model and evaluation of a row; the file of the accuracies."""
         folder = self.output / "fr" / row.training_name(seed)
         results = folder / "test.json"
@@ -217,14 +218,14 @@ class Ablation:
         write_results(results, evaluate(encoder, [load_pairs(self.pairs)], 64, precision))
         return results
 
-    def measured(self, row: Recipe | Photos, seed: int) -> Path:
+    def measured(self, row: SyntheticSet | Photos, seed: int) -> Path:
         """Dataset and report of a row; the file of the report."""
         data = Path(self.unseen) if isinstance(row, Photos) else self.dataset(row, seed)
         folder = self.output / "measured" / ("others" if isinstance(row, Photos) else data.name)
         report = folder / "report.json"
         if report.exists():
             return report
-        if isinstance(row, Recipe):
+        if isinstance(row, SyntheticSet):
             self.make_images(row, seed)
         say(f"report on {data}")
         known = self.output / "measured" / "known"
@@ -234,39 +235,39 @@ class Ablation:
         )  # fmt: skip
         return report
 
-    def dataset(self, recipe: Recipe, seed: int) -> Path:
+    def dataset(self, synthetic: SyntheticSet, seed: int) -> Path:
         """The folder of a row's images."""
-        return self.output / "datasets" / recipe.dataset_name(seed)
+        return self.output / "datasets" / synthetic.dataset_name(seed)
 
-    def make_images(self, recipe: Recipe, seed: int) -> list:
+    def make_images(self, synthetic: SyntheticSet, seed: int) -> list:
         """Make the dataset of a row, and that of mixtures of its identities; the flags of train_fr.py that use them."""
-        vectors = self.output / "vectors" / f"{recipe.similarity}_{seed}.npy"
+        vectors = self.output / "vectors" / f"{synthetic.similarity}_{seed}.npy"
         if not vectors.exists():
             say(f"identity vectors {vectors}")
             device, _ = in_float32()
             sampling = Sampling(
                 self.identities, features=self.centroids, max_similarity=self.max_similarity, seed=seed,
-                average_similarity=recipe.similarity, mixup=self.identities,
+                average_similarity=synthetic.similarity, mixup=self.identities,
             )  # fmt: skip
             write_identities(sampling, vectors, device)
-        folder = self.dataset(recipe, seed)
-        mixed = round(self.example * recipe.mixed)
-        self.generate(folder, vectors, self.example - mixed, recipe, seed)
+        folder = self.dataset(synthetic, seed)
+        mixed = round(self.example * synthetic.mixed)
+        self.generate(folder, vectors, self.example - mixed, synthetic, seed)
         flags = ["--data", folder]
         if mixed:
             mixtures = folder.with_name(f"{folder.name}_mixup")
-            self.generate(mixtures, with_ending(vectors, "_mixup"), mixed, recipe, seed)
+            self.generate(mixtures, with_ending(vectors, "_mixup"), mixed, synthetic, seed)
             flags += ["--mixed_data", mixtures, "--mixed_labels", with_ending(vectors, "_mixup_labels")]
         return flags
 
-    def generate(self, folder: Path, vectors: Path, example: int, recipe: Recipe, seed: int) -> None:
+    def generate(self, folder: Path, vectors: Path, example: int, synthetic: SyntheticSet, seed: int) -> None:
         """Make what is missing of a dataset of ``example`` images of each of the identity vectors."""
         target = ["--image_quality", self.image_quality] if self.image_quality else []
         run(
             "image_generation.py", image_generation.main, "--center_feature", vectors, "--model_weights",
             self.model_weights, "--id_weights", self.id_weights, "--quality_weights", self.quality_weights, "--example",
-            example, "--sigma", *recipe.sigma, "--name", folder.name, "--output_dir", folder.parent, "--seed", seed,
-            "--batch_size", self.batch_size, *(target if recipe.attrop else ["--skip_attrop"]),
+            example, "--sigma", *synthetic.sigma, "--name", folder.name, "--output_dir", folder.parent, "--seed", seed,
+            "--batch_size", self.batch_size, *(target if synthetic.attrop else ["--skip_attrop"]),
         )  # fmt: skip
 
 

@@ -20,12 +20,12 @@ def test_a_dataset_survives_conversion_there_and_back_merging_and_splitting(tmp_
     ]
     convert(tmp_path / "a.lmdb", PHOTOS, tmp_path / "both.lmdb")
     both = FaceSet(tmp_path / "both.lmdb")
-    assert len(both.people) == 6
+    assert len(both.identities) == 6
     assert both.read(9) == both.read(0)
     both.close()
     convert(tmp_path / "both.lmdb", tmp_path / "part", "--people", "2:4")
     part = FaceSet(tmp_path / "part")
-    assert (len(part), part.people) == (6, ["000000", "000001"])
+    assert (len(part), part.identities) == (6, ["000000", "000001"])
     assert part.read(0) == (PHOTOS / "person4" / "0.jpg").read_bytes()
 
 

@@ -11,7 +11,7 @@ from paths import PHOTOS, files_of
 
 from scripts import measure_dataset
 from utils.evaluation import metrics as metrics
-from utils.evaluation.identity_measures import verdict_on
+from utils.evaluation.identity_statistics import verdict_on
 
 
 def measure(demo, output, *words):

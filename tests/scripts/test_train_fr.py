@@ -212,7 +212,7 @@ def test_a_head_begins_at_the_mean_features_of_its_people(trained, tmp_path):
     shutil.copytree(PHOTOS, tmp_path / "photos")
     (tmp_path / "photos" / "person1" / "1.jpg").write_bytes(b"broken")
     model, faces = make_recogniser(4, 18, 16, se=False), FaceSet(tmp_path / "photos")
-    faces.people.append("no photos")
+    faces.identities.append("no photos")
     begun = model.head.directions.detach().clone()
     init_head_from_centroids(model, faces, contextlib.nullcontext, 0)
     for label in range(3):

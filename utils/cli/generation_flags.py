@@ -237,6 +237,6 @@ def output_of(args: Namespace, machine: Machine, name: str | None = None) -> Out
     )  # fmt: skip
 
 
-def facts_of(args: Namespace, mode: str, **others: Any) -> dict[str, Any]:
+def extra_settings_of(args: Namespace, mode: str, **others: Any) -> dict[str, Any]:
     """What settings.json says beside what ``make_dataset`` knows."""
     return {"mode": mode, "start_class_id": args.start_class_id, **others}

@@ -27,8 +27,8 @@ class FaceSet:
 
     A generated dataset may have its manifest, settings and contact sheet in its own folder or in NAME.about beside it.
 
-    ``mask``: a ``.npy`` of the positions to use. ``labels`` (N,) int64: 0..C-1. ``people``: the C names of the
-    identities, each with at least one photo; with a mask only the remaining identities, relabelled from 0. Raises
+    ``mask``: a ``.npy`` of the positions to use. ``labels`` (N,) int64: 0..C-1. ``identities``: their
+    C names, each with at least one photo; with a mask only the remaining identities, relabelled from 0. Raises
     UserError when there are no photos, the folder holds several datasets, the labels are not consecutive, or the mask
     does not fit.
     """
@@ -49,7 +49,7 @@ class FaceSet:
                 f"{store.class_count} identities, and "
                 + (f"no image of identity {gap}." if gap < store.class_count else "so more than it says it has.")
             )
-        self.people = [store.identity_name(label) for label in present]
+        self.identities = [store.identity_name(label) for label in present]
 
     def __len__(self) -> int:
         return len(self.positions)

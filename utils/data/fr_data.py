@@ -104,23 +104,23 @@ class RecognitionData(Dataset):
             self._check_mixture()
 
     def _check_mixture(self) -> None:
-        row_numbers = [int(name) if name.isdigit() else -1 for name in self.mixed.people]
+        row_numbers = [int(name) if name.isdigit() else -1 for name in self.mixed.identities]
         rows = self.mixture_labels
         if rows.ndim != 2 or rows.shape[1] != 3 or max(row_numbers) >= len(rows) or min(row_numbers) < 0:
             raise UserError(
                 f"{self.mixed.path}: its identities must be named by their row in --mixed_labels, 0 to {len(rows) - 1}."
             )
-        if not (rows >= 0).all() or rows[:, :2].max() >= len(self.faces.people) or rows[:, 2].max() > 1:
+        if not (rows >= 0).all() or rows[:, :2].max() >= len(self.faces.identities) or rows[:, 2].max() > 1:
             raise UserError(
                 "--mixed_labels: rows must be (label a, label b, weight of a), with weights from 0 to 1 and labels "
-                f"from 0 to {len(self.faces.people) - 1}."
+                f"from 0 to {len(self.faces.identities) - 1}."
             )
         self.mixture_rows = rows[row_numbers]  # (identities of ``mixed``, 3)
 
     @property
     def class_count(self) -> int:
         """Number of identities, including those of ``real``."""
-        return len(self.faces.people) + (0 if self.real is None else len(self.real.people))
+        return len(self.faces.identities) + (0 if self.real is None else len(self.real.identities))
 
     def records(self) -> list[np.ndarray]:
         """Arrays that identify the photos in use and their labels."""
@@ -148,7 +148,7 @@ class RecognitionData(Dataset):
                 return self._broken(f"{self.real.name(partner)}: {error}")
             images.append(image)
             holes.append(hole)
-            second = len(self.faces.people) + int(self.real.labels[partner])
+            second = len(self.faces.identities) + int(self.real.labels[partner])
         pose = pose * MIRRORED_POSE if mirrored else pose
         return RecognitionItem(torch.from_numpy(np.stack(images)), torch.tensor(holes), first, second, weight, pose, "")
 

@@ -29,7 +29,7 @@ def load_recognition_data(
     of the expected kind, or the files do not fit together.
     """
     faces = FaceSet(path, mask)
-    if len(faces.people) < 2:
+    if len(faces.identities) < 2:
         raise UserError(f"{path}: one identity only; a recogniser learns to tell identities apart.")
     if bool(mixed) != bool(mixed_labels):
         raise UserError("--mixed_data and --mixed_labels go together.")

@@ -41,7 +41,7 @@ def photos_of(faces: FaceSet) -> Iterator[Photo]:
             data = faces.read(index)
         except (OSError, ValueError) as error:
             raise UserError(f"{faces.name(index)}: cannot be read: {error}") from error
-        yield Photo(label, faces.people[label], data, about.get(faces.location(index), {}))
+        yield Photo(label, faces.identities[label], data, about.get(faces.location(index), {}))
     faces.close()
 
 

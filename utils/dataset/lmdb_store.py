@@ -134,7 +134,7 @@ class MergedLmdb:
 
     def __init__(self, root: Path | str, folders: list[Path], images: int, people: int, anew: bool):
         self.target, self.unfinished = LmdbStore.path(root), LmdbStore.next_images(root)
-        self.merged_manifest, self.count, self.people, self.pending = manifest_path(root), images, people, []
+        self.merged_manifest, self.count, self.identities, self.pending = manifest_path(root), images, people, []
         self.stack = ExitStack()
         self.reader = self.stack.enter_context(closing(BlockReader()))
         paths = {folder / MANIFEST: folder / PART_FILE for folder in folders}
@@ -154,9 +154,9 @@ class MergedLmdb:
                 line["key"] = None if image is None else str(self.count)
                 texts.append(json.dumps(line) + "\n")
                 if image is not None:
-                    self.pending.append((line["key"].encode(), msgpack.packb((image, self.people))))
+                    self.pending.append((line["key"].encode(), msgpack.packb((image, self.identities))))
                     self.count += 1
-        self.people += self.count > first  # only an identity with an image is a class
+        self.identities += self.count > first  # only an identity with an image is a class
         if len(self.pending) >= RECORDS_PER_TRANSACTION:
             self.lmdb.put(self.pending)
             self.pending = []
@@ -170,7 +170,7 @@ class MergedLmdb:
 
     def commit(self) -> None:
         """Write the remaining images and the new counts in one transaction, which makes the new images visible."""
-        self.lmdb.put(self.pending + closing_records(self.count, self.people))
+        self.lmdb.put(self.pending + closing_records(self.count, self.identities))
 
     def replace(self) -> None:
         """Replace the dataset's LMDB by the new file."""

@@ -44,8 +44,8 @@ class MeasuredSet:
         if not len(self.indices):
             raise UserError(f"{faces.path}: not one image could be read.")
         self.labels = faces.labels[self.indices]
-        self.counts = np.bincount(self.labels, minlength=len(faces.people))
-        self.sums = metrics.sums_of(self.features, self.labels, len(faces.people))
+        self.counts = np.bincount(self.labels, minlength=len(faces.identities))
+        self.sums = metrics.sums_of(self.features, self.labels, len(faces.identities))
         self.centroids = metrics.normalised(self.sums)
 
     def images(self, rows: Sequence[int]) -> np.ndarray:

@@ -42,12 +42,16 @@ class Measurement:
     def __post_init__(self):
         self.rng = np.random.default_rng(self.seed)
         faces = self.data.faces
-        self.report = Report(f"{self.name}: {len(faces)} images of {len(faces.people)} identities")
+        self.report = Report(f"{self.name}: {len(faces)} images of {len(faces.identities)} identities")
 
     def overview(self, model_hash: str) -> None:
         """What was measured, by which FR model (``model_hash``: SHA-256 of its file), and the first identities."""
         data, counts = self.data, self.data.counts[self.data.counts > 0]
-        images, identities, unreadable = len(data.faces), len(data.faces.people), len(data.faces) - len(data.features)
+        images, identities, unreadable = (
+            len(data.faces),
+            len(data.faces.identities),
+            len(data.faces) - len(data.features),
+        )
         per_identity = f"{counts.min()} to {counts.max()}, mean {counts.mean():.2f}"
         model = f"{self.model}, SHA-256 {model_hash[:12]}"
         self.results["overview"] = {

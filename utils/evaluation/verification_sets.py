@@ -184,7 +184,7 @@ def draw_pairs(
     if style != "random":
         return draw_styled_pairs(faces, count, seed, *STYLES[style])
     rng = np.random.default_rng(seed)
-    photos = [np.flatnonzero(faces.labels == label) for label in range(len(faces.people))]
+    photos = [np.flatnonzero(faces.labels == label) for label in range(len(faces.identities))]
     with_pairs = [own for own in photos if len(own) > 1]
     if len(photos) < 2 or not with_pairs:
         raise UserError(f"{faces.path}: pairs need two identities, and one of them with two photos.")
@@ -210,7 +210,7 @@ def draw_styled_pairs(
     """``draw_pairs`` of photos whose labels satisfy ``is_first`` and ``is_second``, one of each in a pair."""
     rng, labels = np.random.default_rng(seed), load_labels(faces)
     firsts, seconds = (of_each_identity(faces, [fits(line) for line in labels]) for fits in (is_first, is_second))
-    both = [label for label in range(len(faces.people)) if len(firsts[label]) and len(seconds[label])]
+    both = [label for label in range(len(faces.identities)) if len(firsts[label]) and len(seconds[label])]
     possible = sum(len(firsts[label]) * len(seconds[label]) for label in both)
     if len(both) < 2 or possible < count - count // 2 or possible * (len(both) - 1) < count:
         raise UserError(f"{faces.path}: too few photos of this kind for {count} different pairs.")
@@ -228,7 +228,7 @@ def draw_styled_pairs(
 
 def of_each_identity(faces: FaceSet, chosen: list[bool]) -> list[np.ndarray]:
     """The numbers of the chosen photos of each identity. ``chosen``: (N,)."""
-    return [np.flatnonzero((faces.labels == label) & chosen) for label in range(len(faces.people))]
+    return [np.flatnonzero((faces.labels == label) & chosen) for label in range(len(faces.identities))]
 
 
 def save_pairs(path: Path | str, encoded: list[bytes], same: np.ndarray) -> None:

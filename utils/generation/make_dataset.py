@@ -30,7 +30,7 @@ from utils.dataset.writer import (
 from utils.generation.attrop_progress import AttrOPProgress
 from utils.generation.batch_rows import decoded_rows
 from utils.generation.gate import Gate
-from utils.generation.measures import choose_measures
+from utils.generation.measure_choice import choose_measures
 from utils.generation.networks import Networks
 from utils.generation.pipeline import GeneratedImage, generate
 from utils.generation.recipe import Identity, Recipe
@@ -92,16 +92,16 @@ class Machine(NamedTuple):
 
 
 def make_dataset(
-    source: Source, networks: Networks, recipe: Recipe, output: Output, machine: Machine, *, facts: dict[str, Any],
-    attrop: AttrOP | None = None, attrop_on: Literal["identity", "image"] = "identity", gate: Gate | None = None,
-    warnings: Iterable[str] = (),
+    source: Source, networks: Networks, recipe: Recipe, output: Output, machine: Machine, *,
+    extra_settings: dict[str, Any], attrop: AttrOP | None = None,
+    attrop_on: Literal["identity", "image"] = "identity", gate: Gate | None = None, warnings: Iterable[str] = (),
 ) -> None:  # fmt: skip
     """Make a dataset, or the missing rest of it, and print a summary.
 
     ``attrop`` works on each identity vector before the noise, or with ``attrop_on="image"`` on every noisy vector; its
-    ``on_iteration`` may be an AttrOPProgress, which is then shown. ``facts``: further entries of settings.json.
-    ``warnings``: further lines for the user. Raises UserError when the folder holds another dataset, or no identity
-    could be made.
+    ``on_iteration`` may be an AttrOPProgress, which is then shown. ``extra_settings``: further entries of
+    settings.json. ``warnings``: further lines for the user. Raises UserError when the folder holds another dataset, or
+    no identity could be made.
     """
     world, device, precision, batch_size = machine
     started = time.monotonic()
@@ -116,7 +116,7 @@ def make_dataset(
         for line in [*notes, f"note: {measuring.note}" if measuring.note else None]:
             if line:
                 print(line)
-        settings = describe(source, networks, recipe, output, gate, precision, facts)
+        settings = describe(source, networks, recipe, output, gate, precision, extra_settings)
         settings |= {"measured": measuring.described}
         environment = describe_environment(device) | {"number_formats": precision.describe()}
         prepare_dataset(output.root, settings, environment, output.overwrite, output.migrate)
@@ -166,16 +166,19 @@ def plan_work(output: Output, source: Source, example: int) -> tuple[list[int], 
 
 def describe(
     source: Source, networks: Networks, recipe: Recipe, output: Output, gate: Gate | None, precision: Precision,
-    facts: dict[str, Any],
+    extra_settings: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """Everything that determines the images, for settings.json. ``facts``: "mode", "start_class_id", "attrop" etc."""
+    """Everything that determines the images, for settings.json.
+
+    ``extra_settings``: the entries that the script knows, such as "mode", "start_class_id" and "attrop".
+    """
     rates = recipe.mask_rates
     settings = {
-        "mode": facts["mode"],
+        "mode": extra_settings["mode"],
         "format": output.format,
         "generator": sha256(networks.files.generator),
         "identities": source.fingerprint,
-        "start_class_id": facts["start_class_id"],
+        "start_class_id": extra_settings["start_class_id"],
         "seed": recipe.seed,
         "example": recipe.example,
         "sigma": list(recipe.sigmas),
@@ -183,10 +186,10 @@ def describe(
         "precision": precision.name,
         "jpeg_quality": output.jpeg_quality,
     }
-    settings |= {name: fact for name, fact in facts.items() if name not in (*settings, "attrop")}
+    settings |= {name: value for name, value in extra_settings.items() if name not in (*settings, "attrop")}
     settings |= networks.files.hashes()
-    if "attrop" in facts:
-        settings["attrop"] = facts["attrop"]
+    if "attrop" in extra_settings:
+        settings["attrop"] = extra_settings["attrop"]
     if gate is not None:
         settings["gate"] = [gate.minimums.get("id_similarity"), gate.minimums.get("quality"), gate.max_tries]
     if networks.is_compiled:  # compiled code rounds differently; named only if so, because earlier datasets lack it

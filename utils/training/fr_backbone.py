@@ -51,7 +51,7 @@ def init_head_from_centroids(
     A randomly initialised head would first undo what the backbone has learned. With domain mixup, whose real identities
     are further classes, the head is left as it is.
     """
-    if len(faces.people) != len(model.head.directions):
+    if len(faces.identities) != len(model.head.directions):
         return
     photos, device = FirstPhotos(faces, CENTROID_PHOTOS), model.head.directions.device
     parts = np.array_split(np.arange(len(photos)), math.ceil(len(photos) / CENTROID_BATCH))

@@ -42,7 +42,7 @@ def test_a_mask_leaves_people_out(tmp_path):
     np.save(tmp_path / "mask.npy", np.array([0, 1, 7, 8]))
     faces = FaceSet(PHOTOS, tmp_path / "mask.npy")
     assert faces.labels.tolist() == [0, 0, 1, 1]
-    assert faces.people == ["person1", "person4"]
+    assert faces.identities == ["person1", "person4"]
 
 
 def files(folder, *names):
@@ -63,7 +63,7 @@ def test_a_generated_dataset_is_read_with_its_records_inside_or_beside(tmp_path)
     files(tmp_path / "new" / "x.about", "manifest.jsonl", "settings.json", "contact_sheet.jpg")
     for dataset in (old, new):
         faces = FaceSet(dataset)
-        assert faces.people == ["person1", "person3", "person4"]
+        assert faces.identities == ["person1", "person3", "person4"]
         assert len(faces) == 9
 
 
@@ -102,7 +102,7 @@ def test_files_beside_a_dataset_are_no_identities(tmp_path):
     for folder in ("old.about", "old.report", ".parts"):
         files(dataset / folder, "picture.jpg")
     files(dataset / "only_a_sheet", "contact_sheet.jpg")
-    assert FaceSet(dataset).people == ["person1", "person3", "person4"]
+    assert FaceSet(dataset).identities == ["person1", "person3", "person4"]
 
 
 def test_bad_face_sets_are_refused(tmp_path):

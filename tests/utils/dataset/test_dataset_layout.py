@@ -71,5 +71,5 @@ def test_our_readers_see_the_same_people_in_both_layouts(dataset, tmp_path):
         shutil.copy(path, old)
     for path in (dataset, old):
         faces = FaceSet(path)
-        assert faces.people == ["000000", "000001", "000002"]
+        assert faces.identities == ["000000", "000001", "000002"]
         assert faces.labels.tolist() == [0, 0, 1, 1, 2, 2]
