@@ -24,10 +24,10 @@ class WeightFiles:
     control for the generator.
     """
 
-    generator: str
-    id: str | None = None
-    quality: str | None = None
-    pose: str | None = None
+    generator: Path | str
+    id: Path | str | None = None
+    quality: Path | str | None = None
+    pose: Path | str | None = None
     preset: str | None = None
     adapter: str | None = None
 
