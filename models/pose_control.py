@@ -38,7 +38,9 @@ class LandmarkEncoder(nn.Module):
         super().__init__()
         channels = [3, *(stem_width * 2**level for level in range(CONVOLUTIONS))]
         for number, (before, after) in enumerate(pairwise(channels), 1):
-            setattr(self, f"conv{number}", nn.Conv2d(before, after, 3, stride=2, padding=1))
+            convolution = nn.Conv2d(before, after, 3, stride=2, padding=1)
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")  # dots are faint by PyTorch's default
+            setattr(self, f"conv{number}", convolution)
         self.linear = nn.Linear(channels[-1] * (PICTURE_SIDE // 2**CONVOLUTIONS) ** 2, width)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
