@@ -31,7 +31,8 @@ BASE, A, B = ".base.", ".A", ".B"  # in the names of an adapted layer's weights
 class LandmarkEncoder(nn.Module):
     """Landmark pictures (N, 3, 112, 112) in [-1, 1] -> tokens of the decoder (N, 1, ``width``).
 
-    Its last layer begins at zero, so that an adapter begins with a token that says nothing.
+    Its last layer begins at zero, so that an adapter begins with a token that says nothing. The others begin so that
+    the dots are bright and that black, which is -1, is zero, but for the border: else it would outweigh the dots.
     """
 
     def __init__(self, width: int, stem_width: int = STEM_WIDTH):
@@ -39,8 +40,11 @@ class LandmarkEncoder(nn.Module):
         channels = [3, *(stem_width * 2**level for level in range(CONVOLUTIONS))]
         for number, (before, after) in enumerate(pairwise(channels), 1):
             convolution = nn.Conv2d(before, after, 3, stride=2, padding=1)
-            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")  # dots are faint by PyTorch's default
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+            nn.init.zeros_(convolution.bias)
             setattr(self, f"conv{number}", convolution)
+        with torch.no_grad():
+            self.conv1.bias.copy_(self.conv1.weight.sum((1, 2, 3)))
         self.linear = nn.Linear(channels[-1] * (PICTURE_SIDE // 2**CONVOLUTIONS) ** 2, width)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
