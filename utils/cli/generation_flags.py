@@ -16,6 +16,7 @@ from utils.cli.flags import (
     noise_level,
     not_negative,
     note_flags_without_effect,
+    open_fraction,
     positive,
 )
 from utils.cli.model_flags import add_device_flags, add_model_flags
@@ -31,6 +32,7 @@ from utils.generation.recipe import Recipe
 QUALITY_WEIGHTS = "weights/magface-r100-glint360k.pth"
 POSE_WEIGHTS = "weights/6DRepNet_300W_LP_AFLW2000.pth"
 VECTOR_SIZE = 512
+LOWER_BOUND = 0.6  # IDperturb's best
 
 
 def add_vector_flags(parser: ArgumentParser) -> None:
@@ -78,10 +80,20 @@ def add_recipe_flags(parser: ArgumentParser, sigmas: tuple[float, ...]) -> None:
         help="seed of all random draws, together with the numbers of the identity and the image",
     )  # fmt: skip
     group.add_argument(
-        "--sigma", type=noise_level, nargs="+", default=list(sigmas),
-        help="standard deviations of the noise on each dimension; every block of as many images uses each once, in "
-        "random order",
+        "--noise", choices=["gaussian", "cone"], default="gaussian",
+        help="noise on the identity vector: Gaussian, or uniform cosines down to --lower_bound, never nearer to "
+        "another identity",
     )  # fmt: skip
+    group.add_argument(
+        "--sigma", type=noise_level, nargs="+", default=list(sigmas),
+        help="standard deviations of Gaussian noise on each dimension; every block of as many images uses each once, "
+        "in random order",
+    )  # fmt: skip
+    group.add_argument(
+        "--lower_bound", type=open_fraction,
+        help=f"smallest cosine to the identity vector with --noise cone (default: {LOWER_BOUND})",
+    )  # fmt: skip
+    parser.set_defaults(default_sigmas=tuple(sigmas))
     rates = MaskRates()
     group.add_argument(
         "--mask_ratio_min", type=finite, default=rates.minimum, help="lowest mask rate, and share of dropped rows"
@@ -203,12 +215,19 @@ def networks_of(args: Namespace, machine: Machine, *, id: bool, quality: bool, p
 
 
 def recipe_of(args: Namespace) -> Recipe:
-    """The Recipe that the flags ask for. Raises UserError for mask rates that make no distribution."""
+    """The Recipe that the flags ask for. Raises UserError for flags that do not fit together."""
     try:
         rates = MaskRates(args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std)
     except ValueError as error:
         raise UserError(f"--mask_ratio_*: {error}.") from error
-    return Recipe(args.example, tuple(args.sigma), args.seed, rates)
+    if args.noise == "gaussian":
+        if args.lower_bound is not None:
+            raise UserError("--lower_bound: belongs to --noise cone.")
+        return Recipe(args.example, tuple(args.sigma), args.seed, rates)
+    if tuple(args.sigma) != args.default_sigmas:
+        raise UserError("--sigma: belongs to --noise gaussian; the cone is as wide as --lower_bound says.")
+    lower_bound = LOWER_BOUND if args.lower_bound is None else args.lower_bound
+    return Recipe(args.example, (), args.seed, rates, lower_bound)
 
 
 def attrop_options_of(args: Namespace, machine: Machine) -> dict[str, Any]:

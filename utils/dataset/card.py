@@ -41,7 +41,8 @@ COLUMNS = """| column | meaning |
 |---|---|
 | `label` | number of the identity, 0 to {last} |
 | `identity` | name of the identity |
-| `sigma` | standard deviation of the noise on each dimension of the identity vector |
+| `sigma` | standard deviation of Gaussian noise on each dimension of the identity vector |
+| `cosine` | of the image's vector to the identity vector, in place of `sigma` with noise in a cone |
 | `id_similarity`, `quality`, `yaw`, `pitch` | measured on the image before JPEG compression, or absent |"""
 LIMITS = (
     "The images inherit the biases of the photos that the generator and the FR model were trained on. The distribution "
@@ -159,7 +160,10 @@ def settings_rows(settings: dict, environment: dict) -> Iterable[tuple[str, str]
     yield "SHA-256 of the identity vectors or photos", f"`{settings.get('identities')}`"
     yield "seed", str(settings.get("seed"))
     yield "images per identity, before any gate", str(settings.get("example"))
-    yield "standard deviations of the noise", ", ".join(map(str, settings.get("sigma") or ())) or "-"
+    if settings.get("noise") == "cone":
+        yield "noise", f"in a cone around the identity vector, cosine {settings.get('lower_bound')} or more"
+    else:
+        yield "standard deviations of the noise", ", ".join(map(str, settings.get("sigma") or ())) or "-"
     if attrop := settings.get("attrop"):
         yield "AttrOP", ", ".join(f"{key} {value}" for key, value in attrop.items())
     if gate := settings.get("gate"):

@@ -29,6 +29,7 @@ from utils.dataset.writer import (
 )
 from utils.generation.attrop_progress import AttrOPProgress
 from utils.generation.batch_rows import decoded_rows
+from utils.generation.cone_noise import lower_bounds
 from utils.generation.gate import Gate
 from utils.generation.measure_choice import choose_measures
 from utils.generation.networks import Networks
@@ -44,7 +45,8 @@ class Source(Protocol):
 
     ``slice``: the rows to generate; ``names``: {row: name of the identity}; ``fingerprint``: SHA-256 of everything that
     determines the vectors; ``origin``: the file or folder; ``note`` and ``warnings``: lines for the user; ``skipped``:
-    lines on photos that could not be used, appended while identities are read.
+    lines on photos that could not be used, appended while identities are read; ``everyone()``: the rows and the vectors
+    of all identities, of the slice or not.
     """
 
     slice: range
@@ -56,6 +58,8 @@ class Source(Protocol):
     skipped: list[str]
 
     def identities(self, rows: Iterable[int]) -> Iterator[Identity]: ...
+
+    def everyone(self) -> tuple[list[int], np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -122,8 +126,12 @@ def make_dataset(
         print(f"{len(source.slice) - len(todo)} of {len(source.slice)} identities are there already.")
     if world.is_main and images_there:
         print(f"{len(images_there)} identities have fewer than {recipe.example} images and get the others.")
+    bounds = {}
+    if recipe.lower_bound is not None and todo:
+        bounds = world.from_main(lambda: bounds_of(source, recipe.lower_bound, todo, device))
     identities = (
-        identity._replace(first_image=images_there.get(identity.name, 0)) for identity in source.identities(mine)
+        identity._replace(first_image=images_there.get(identity.name, 0), lower_bound=bounds.get(identity.name))
+        for identity in source.identities(mine)
     )
     generated = generate(
         networks.generator, identities, recipe, decoded_rows(batch_size, device), attrop, attrop_on,
@@ -158,6 +166,20 @@ def plan_work(output: Output, source: Source, example: int) -> tuple[list[int], 
     return todo, {name: stored[name] for row in todo if (name := source.names[row]) in stored}
 
 
+def bounds_of(source: Source, lowest: float, todo: list[int], device: torch.device) -> dict[str, float]:
+    """{name: the bound of its cone of noise} of the rows ``todo``, against all identities. Called on rank 0 only."""
+    rows, vectors = source.everyone()
+    wanted = set(todo)
+    places = [place for place, row in enumerate(rows) if row in wanted]
+    bounds = lower_bounds(vectors, lowest, places, device)
+    if (narrowed := bounds > lowest).any():
+        print(
+            f"note: the cones of {narrowed.sum()} of {len(bounds)} identities are narrower than --lower_bound, because "
+            f"another identity is near; their bounds are {bounds[narrowed].min():.3f} to {bounds.max():.3f}."
+        )
+    return {source.names[rows[place]]: bound for place, bound in zip(places, bounds.tolist(), strict=True)}
+
+
 def describe(
     source: Source, networks: Networks, recipe: Recipe, output: Output, gate: Gate | None, precision: Precision,
     extra_settings: dict[str, Any],
@@ -180,6 +202,9 @@ def describe(
         "precision": precision.name,
         "jpeg_quality": output.jpeg_quality,
     }
+    if recipe.lower_bound is not None:
+        del settings["sigma"]
+        settings |= {"noise": "cone", "lower_bound": recipe.lower_bound}
     settings |= {name: value for name, value in extra_settings.items() if name not in (*settings, "attrop")}
     settings |= networks.files.hashes()
     if "attrop" in extra_settings:

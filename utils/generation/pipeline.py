@@ -19,6 +19,7 @@ from models.pixels import to_images, to_pixels
 from models.transfer import Download, upload
 from utils.dataset.image_record import AttrOPVerdict, ImageRecord, rounded
 from utils.generation.batch_rows import measured_rows
+from utils.generation.cone_noise import cosine, perturb_in_cone
 from utils.generation.gate import Gate, RetryQueue
 from utils.generation.image_measures import ImageMeasures
 from utils.generation.recipe import Identity, Recipe
@@ -37,31 +38,41 @@ class GeneratedImage:
 class ImageJob:
     """One image to make.
 
-    ``vector``: the identity's vector before the noise, (512,); ``sigma``: the noise level; ``verdict``: AttrOP's
-    verdict on that vector; ``tries``: the measurements of earlier attempts, none of which passed the gate. Once an
-    attempt has been started, ``stream`` is its random stream and ``noisy`` (512,) the vector to decode.
+    ``vector``: the identity's vector before the noise, (512,); ``sigma``: the noise level, None for noise in a cone;
+    ``verdict``: AttrOP's verdict on that vector; ``tries``: the measurements of earlier attempts, none of which passed
+    the gate. Once an attempt has been started, ``stream`` is its random stream and ``noisy`` (512,) the vector to
+    decode.
     """
 
     identity: Identity
     index: int
     vector: np.ndarray
-    sigma: float
+    sigma: float | None
     verdict: AttrOPVerdict | None = None
     tries: tuple[dict[str, Any], ...] = ()
     stream: np.random.Generator = field(init=False)
     noisy: np.ndarray = field(init=False)
 
-    def start_attempt(self, seed: int) -> "ImageJob":
+    def start_attempt(self, recipe: Recipe) -> "ImageJob":
         """Start the random stream of this attempt. The noise is drawn from it now, the token mask when decoding."""
-        self.stream = image_stream(seed, self.identity.number, self.index, len(self.tries))
-        self.noisy = perturb(self.vector, self.sigma, self.stream)
+        self.stream = image_stream(recipe.seed, self.identity.number, self.index, len(self.tries))
+        if recipe.lower_bound is None:
+            self.noisy = perturb(self.vector, self.sigma, self.stream)
+        else:
+            bound = max(recipe.lower_bound, self.identity.lower_bound or 0)
+            self.noisy = perturb_in_cone(self.vector, self.identity.vector, bound, self.stream)
         return self
 
-    def record(self, measured: dict[str, float], verdict: AttrOPVerdict | None = None) -> ImageRecord:
-        """The record of the decoded image, with what was ``measured`` on it and AttrOP's ``verdict`` on it, if any."""
+    def record(
+        self, measured: dict[str, float], decoded: np.ndarray, verdict: AttrOPVerdict | None = None
+    ) -> ImageRecord:
+        """The ImageRecord of the image of the vector ``decoded`` (512,).
+
+        ``measured``: what was measured on the image; ``verdict``: AttrOP's on it, if any.
+        """
         return ImageRecord(
             self.identity.number, self.identity.name, self.index, self.sigma, self.identity.source, rounded(measured),
-            verdict or self.verdict,
+            verdict or self.verdict, cosine=cosine(decoded, self.identity.vector) if self.sigma is None else None,
         )  # fmt: skip
 
 
@@ -98,7 +109,7 @@ def generate(
     else:
         images = decode(generator, queue, recipe.mask_rates, batch_size, measures)
     if gate is not None:
-        images = retry_rejected(images, queue, gate, recipe.seed)
+        images = retry_rejected(images, queue, gate, recipe)
     yield from assemble(images, recipe.example)
 
 
@@ -124,10 +135,12 @@ def image_jobs(
     Only the first image gets the verdict on the identity vector.
     """
     for identity, vector, verdict in starts:
-        sigmas = image_sigmas(recipe.seed, identity.number, recipe.example, recipe.sigmas)
+        sigmas = [None] * recipe.example
+        if recipe.lower_bound is None:
+            sigmas = image_sigmas(recipe.seed, identity.number, recipe.example, recipe.sigmas)
         for index in range(identity.first_image, recipe.example):
             job = ImageJob(identity, index, vector, sigmas[index], None if index else verdict)
-            yield job.start_attempt(recipe.seed)
+            yield job.start_attempt(recipe)
 
 
 def optimise_images(
@@ -178,7 +191,7 @@ def measured_results(
         values = dict(zip(values, Download(*values.values()).wait(), strict=True))
     for slot, result in enumerate(results):
         measured = values_of(result) | {name: float(value[slot]) for name, value in values.items()}
-        record = result.key.record(measured, verdict_of(result, "image"))
+        record = result.key.record(measured, result.vector, verdict_of(result, "image"))
         yield FinishedImage(result.key, pixels[slot].numpy(), record)
 
 
@@ -195,7 +208,7 @@ def verdict_of(result: Result, measured_on: str, values: dict[str, float] | None
 
 
 def retry_rejected(
-    images: Iterable[FinishedImage], queue: RetryQueue, gate: Gate, seed: int
+    images: Iterable[FinishedImage], queue: RetryQueue, gate: Gate, recipe: Recipe
 ) -> Iterator[FinishedImage]:
     """Yield images that pass the gate and, without pixels, those with no attempt left; put back all others."""
     for job, pixels, record in images:
@@ -203,7 +216,7 @@ def retry_rejected(
         if failure:
             tries = (*tries, record.measured | {"reason": failure})
             if len(tries) < gate.max_tries:
-                queue.put_back(replace(job, tries=tries).start_attempt(seed))
+                queue.put_back(replace(job, tries=tries).start_attempt(recipe))
                 continue
         measured = {} if failure else record.measured  # no image is written; the values are in ``tries``
         record = replace(record, measured=measured, passed=not failure, tries=tries)
@@ -256,7 +269,7 @@ def collect(batch: list[ImageJob], download: Download, names: list[str]) -> Iter
         if not finite[slot]:
             raise not_finite(job)
         measured = {name: float(value[slot]) for name, value in zip(names, values, strict=True)}
-        yield FinishedImage(job, pixels[slot], job.record(measured))
+        yield FinishedImage(job, pixels[slot], job.record(measured, job.noisy))
 
 
 def not_finite(job: ImageJob) -> UserError:

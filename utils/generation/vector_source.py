@@ -47,6 +47,10 @@ class VectorSource:
         for row in rows:
             yield Identity(row + self.first, self.names[row], np.array(self.vectors[row], np.float32))
 
+    def everyone(self) -> tuple[list[int], np.ndarray]:
+        """(rows, vectors (K, 512)) of all identities of the file, also of those outside the slice."""
+        return list(range(len(self.vectors))), np.array(self.vectors, np.float32)
+
 
 def load_vectors(path: Path | str, width: int) -> np.ndarray:
     """The vectors (K, width) of an ``.npy`` file, memory-mapped. Raises UserError as VectorSource does."""
