@@ -30,12 +30,14 @@ from utils.dataset.writer import (
 from utils.generation.attrop_progress import AttrOPProgress
 from utils.generation.batch_rows import decoded_rows
 from utils.generation.cone_noise import lower_bounds
-from utils.generation.gate import Gate
+from utils.generation.gate import Gate, Gating
 from utils.generation.measure_choice import choose_measures
 from utils.generation.networks import Networks
 from utils.generation.pipeline import GeneratedImage, generate
 from utils.generation.recipe import Identity, Recipe
-from utils.generation.summary import attrop_lines, count_records, gate_lines
+from utils.generation.reserve import ReserveState, reserve_state, write_replaced
+from utils.generation.selection import Selection
+from utils.generation.summary import attrop_lines, count_records, gate_lines, reserve_lines, selection_lines
 from utils.runtime.distributed import Distributed
 from utils.runtime.precision import Precision
 
@@ -92,7 +94,7 @@ class Machine(NamedTuple):
 def make_dataset(
     source: Source, networks: Networks, recipe: Recipe, output: Output, machine: Machine, *,
     extra_settings: dict[str, Any], attrop: AttrOP | None = None,
-    attrop_on: Literal["identity", "image"] = "identity", gate: Gate | None = None, warnings: Iterable[str] = (),
+    attrop_on: Literal["identity", "image"] = "identity", gating: Gating | None = None, warnings: Iterable[str] = (),
 ) -> None:  # fmt: skip
     """Make a dataset, or the missing rest of it, and print a summary.
 
@@ -104,9 +106,12 @@ def make_dataset(
     world, device, precision, batch_size = machine
     started = time.monotonic()
     on_images = attrop is not None and attrop_on == "image"
+    gating = gating or Gating()
+    gate, selection = gating.gate, gating.selection
     measuring = choose_measures(
         networks, output.root, device, precision.dtype, requested=output.measure, precision=output.measured_in,
-        begins_anew=output.overwrite, gate_names=list(gate.minimums) if gate else [], done_by_attrop=on_images,
+        begins_anew=output.overwrite, gate_names=gating.measures, done_by_attrop=on_images,
+        avoid=gating.avoid,
     )  # fmt: skip
     world.barrier()  # every process has looked at the existing dataset
     if world.is_main:
@@ -114,46 +119,58 @@ def make_dataset(
         for line in [*notes, f"note: {measuring.note}" if measuring.note else None]:
             if line:
                 print(line)
-        settings = describe(source, networks, recipe, output, gate, precision, extra_settings)
+        settings = describe(source, networks, recipe, output, gate, precision, {**extra_settings, **gating.settings})
         settings |= {"measured": measuring.described}
         environment = describe_environment(device) | {"number_formats": precision.describe()}
         prepare_dataset(output.root, settings, environment, output.overwrite, output.migrate)
     # No process writes before rank 0 has planned the work from what is stored.
     todo, images_there = world.from_main(lambda: plan_work(output, source, recipe.example))
 
-    mine = todo[world.rank :: world.size]
+    def produce(rows: list[int], part: str) -> tuple[int, int]:
+        """Make the identities of some rows, this process its share of them: (identities, images) of all processes."""
+        mine, bounds = rows[world.rank :: world.size], {}
+        if recipe.lower_bound is not None and rows:
+            bounds = world.from_main(lambda: bounds_of(source, recipe.lower_bound, rows, device))
+        identities = (
+            identity._replace(first_image=images_there.get(identity.name, 0), lower_bound=bounds.get(identity.name))
+            for identity in source.identities(mine)
+        )
+        generated = generate(
+            networks.generator, identities, recipe, decoded_rows(batch_size, device), attrop, attrop_on,
+            measuring.measures, gate, selection,
+        )  # fmt: skip
+        part = f"{part}-{world.rank:04d}-of-{world.size:04d}"
+        with DatasetWriter(output.root, output.format, part, output.jpeg_quality, output.workers) as writer:
+            done = drain(generated, writer, len(mine), world.is_main and bool(mine), progress_of(attrop))
+        return tuple(map(sum, zip(*world.gather(done), strict=True)))
+
     if world.is_main and len(todo) < len(source.slice):
         print(f"{len(source.slice) - len(todo)} of {len(source.slice)} identities are there already.")
     if world.is_main and images_there:
         print(f"{len(images_there)} identities have fewer than {recipe.example} images and get the others.")
-    bounds = {}
-    if recipe.lower_bound is not None and todo:
-        bounds = world.from_main(lambda: bounds_of(source, recipe.lower_bound, todo, device))
-    identities = (
-        identity._replace(first_image=images_there.get(identity.name, 0), lower_bound=bounds.get(identity.name))
-        for identity in source.identities(mine)
-    )
-    generated = generate(
-        networks.generator, identities, recipe, decoded_rows(batch_size, device), attrop, attrop_on,
-        measuring.measures, gate,
-    )  # fmt: skip
-    part = f"{source.slice.start:08d}-{source.slice.stop:08d}-{world.rank:04d}-of-{world.size:04d}"
-    with DatasetWriter(output.root, output.format, part, output.jpeg_quality, output.workers) as writer:
-        done = drain(generated, writer, len(mine), world.is_main and bool(mine), progress_of(attrop))
-    identities_made, images_made = map(sum, zip(*world.gather(done), strict=True))
+    part = f"{source.slice.start:08d}-{source.slice.stop:08d}"
+    identities_made, images_made = produce(todo, part)
     skipped = [line for lines in world.gather(source.skipped) for line in lines]
+    unmerged = finish_dataset(output.root, output.format) if world.is_main else []
+    if selection is not None and selection.complete:
+        while rows := world.from_main(lambda: state_of(source, output).next_rows(source.reserve_rows)):
+            images_made += produce(rows, f"{part}-reserve")[1]
+            unmerged = finish_dataset(output.root, output.format) if world.is_main else []
     if world.is_main:
-        unmerged = finish_dataset(output.root, output.format)
         for line in skipped:
             print(f"skipped {line}")
-        print(
-            f"{images_made} images made in {time.monotonic() - started:.0f} s; {summary(source, output, attrop, gate)}"
-        )
+        text = summary(source, output, recipe, attrop, gate, selection)
+        print(f"{images_made} images made in {time.monotonic() - started:.0f} s; {text}")
         if unmerged:
             print(unmerged_note(output.root, unmerged))
     if skipped and not identities_made and len(todo) == len(source.slice):
         world.barrier()  # rank 0 has printed the skipped photos
         raise UserError(f"{source.origin}: none of the {len(skipped)} images could be used.")
+
+
+def state_of(source: Source, output: Output) -> ReserveState:
+    """Which identities have failed, and which of the reserve have been tried. Called on rank 0 only."""
+    return reserve_state(output.root, source.first + source.reserve_rows.start)
 
 
 def plan_work(output: Output, source: Source, example: int) -> tuple[list[int], dict[str, int]]:
@@ -253,10 +270,13 @@ def drain(
     return identities, made
 
 
-def summary(source: Source, output: Output, attrop: AttrOP | None, gate: Gate | None) -> str:
+def summary(
+    source: Source, output: Output, recipe: Recipe, attrop: AttrOP | None, gate: Gate | None,
+    selection: Selection | None,
+) -> str:  # fmt: skip
     """Lines for the user on the dataset and on the rows of this run, from the manifest."""
-    minimums = gate.minimums if gate else {}
-    counts = count_records(read_records(output.root, {source.names[row] for row in source.slice}), minimums)
+    limits = gate.limits if gate else []
+    counts = count_records(read_records(output.root, {source.names[row] for row in source.slice}), limits)
     images, identities = dataset_size(output.root)
     lines = [f"the dataset has {images} images of {identities} identities."]
     if attrop is not None:
@@ -264,7 +284,13 @@ def summary(source: Source, output: Output, attrop: AttrOP | None, gate: Gate | 
         quality = None if progress is None or progress.hinted else progress.quality
         lines += attrop_lines(counts, quality, attrop.target_names)
     if gate is not None:
-        lines += gate_lines(counts, minimums, gate.max_tries)
+        lines += gate_lines(counts, limits, gate.max_tries)
+    if selection is not None:
+        lines += selection_lines(counts, selection.keep, recipe.example, selection.score is not None)
+        if selection.complete:
+            state = state_of(source, output)
+            path = write_replaced(output.root, state, selection.keep)
+            lines += reserve_lines(len(state.failed), len(state.filled), path)
     lmdb_name = f" ({STORES['lmdb'].path(output.root).name})" if output.format == "lmdb" else ""
     lines.append(f"dataset: {output.root}{lmdb_name}")
     if contact_sheet_path(output.root).exists():

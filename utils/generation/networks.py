@@ -13,7 +13,7 @@ from models.weight_files import sha256
 from utils.runtime.device import compiled
 
 RELEASED_QUALITY = 27.0  # AttrOP's target with the released quality model
-ROLES = ("id", "quality", "pose")  # names of the networks beside the generator, as in flags and settings.json
+ROLES = ("id", "quality", "pose", "gate")  # names of the networks beside the generator, as in flags and settings.json
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class WeightFiles:
     id: str | None = None
     quality: str | None = None
     pose: str | None = None
+    gate: str | None = None
     preset: str | None = None
 
     @property
@@ -62,6 +63,11 @@ class Networks:
     def pose(self) -> nn.Module | None:
         """The head pose estimator."""
         return self.by_role.get("pose")
+
+    @property
+    def gate(self) -> nn.Module | None:
+        """The second face encoder, which only gates use."""
+        return self.by_role.get("gate")
 
     @property
     def usual_norm(self) -> float | None:

@@ -14,15 +14,17 @@ import torch
 
 from models.attrop import AttrOP, Result, Row
 from models.errors import UserError
-from models.masking import ROWS, MaskRates, TokenMask
+from models.masking import MaskRates
 from models.pixels import to_images, to_pixels
 from models.transfer import Download, upload
 from utils.dataset.image_record import AttrOPVerdict, ImageRecord, rounded
+from utils.generation.anchors import Start, decode_rows, with_anchors
 from utils.generation.batch_rows import measured_rows
 from utils.generation.cone_noise import cosine, perturb_in_cone
 from utils.generation.gate import Gate, RetryQueue
 from utils.generation.image_measures import ImageMeasures
 from utils.generation.recipe import Identity, Recipe
+from utils.generation.selection import Selection
 from utils.generation.streams import identity_stream, image_sigmas, image_stream, perturb
 
 
@@ -87,22 +89,26 @@ class FinishedImage(NamedTuple):
 def generate(
     generator: torch.nn.Module, identities: Iterable[Identity], recipe: Recipe, batch_size: int,
     attrop: AttrOP | None = None, attrop_on: str = "identity", measures: ImageMeasures | None = None,
-    gate: Gate | None = None,
+    gate: Gate | None = None, selection: Selection | None = None,
 ) -> Iterator[tuple[Identity, list[GeneratedImage]]]:  # fmt: skip
     """Iterate over (Identity, its GeneratedImages), in the order in which identities are finished.
 
     ``identities``: any iterable of Identity, read on demand. ``attrop``: None, or an AttrOP that works on each
     identity vector before the noise (``attrop_on="identity"``) or on every noisy vector (``"image"``: the image written
     is then the one that AttrOP checked). ``measures``: measurements taken of every image, batched with decoding;
-    ``gate``: an image that fails is drawn again from a new random stream, and left out when no attempt passes. Raises
-    ValueError when the gate needs a measure that is not taken, UserError when an image is not finite.
+    ``gate``: an image that fails is drawn again from a new random stream, and left out when no attempt passes;
+    ``selection``: which of an identity's images are kept once all have been drawn. Raises ValueError when the gate or
+    the selection needs a measure that is not taken, UserError when an image is not finite.
     """
-    if gate is not None and not gate.minimums.keys() <= set(measures.names if measures else ()):
-        raise ValueError(f"the gate asks for {', '.join(gate.minimums)}, which are not all measured")
+    needed = [*(gate.names if gate else ()), *([selection.score] if selection and selection.score else ())]
+    if not set(needed) <= set(measures.names if measures else ()):
+        raise ValueError(f"the gate asks for {', '.join(needed)}, which are not all measured")
     if attrop is not None and attrop_on == "identity":
         starts = optimise_identities(attrop, identities, recipe)
     else:
         starts = ((identity, identity.vector, None) for identity in identities)
+    if measures is not None and measures.gate_encoder is not None:
+        starts = with_anchors(starts, generator, measures.gate_encoder, recipe, batch_size)
     queue = RetryQueue(image_jobs(starts, recipe))
     if attrop is not None and attrop_on == "image":
         images = optimise_images(attrop, queue, recipe, measures)
@@ -110,7 +116,8 @@ def generate(
         images = decode(generator, queue, recipe.mask_rates, batch_size, measures)
     if gate is not None:
         images = retry_rejected(images, queue, gate, recipe)
-    yield from assemble(images, recipe.example)
+    for identity, finished in assemble(images, recipe.example):
+        yield identity, finished if selection is None else selection(finished)
 
 
 def optimise_identities(
@@ -127,9 +134,7 @@ def optimise_identities(
         yield result.key, result.vector, verdict_of(result, "check image", values_of(result))
 
 
-def image_jobs(
-    starts: Iterable[tuple[Identity, np.ndarray, AttrOPVerdict | None]], recipe: Recipe
-) -> Iterator[ImageJob]:
+def image_jobs(starts: Iterable[Start], recipe: Recipe) -> Iterator[ImageJob]:
     """(identity, vector (512,), verdict) -> jobs for the images that the identity still needs.
 
     Only the first image gets the verdict on the identity vector.
@@ -187,10 +192,12 @@ def measured_results(
         padded[: len(pixels)] = pixels
         identities = np.ones((size, results[0].vector.size), np.float32)
         identities[: len(results)] = [result.key.identity.vector for result in results]
-        values = measures(to_images(upload(padded, device)), upload(torch.from_numpy(identities), device))
+        anchors = anchors_of([result.key for result in results], size, device)
+        values = measures(to_images(upload(padded, device)), upload(torch.from_numpy(identities), device), anchors)
         values = dict(zip(values, Download(*values.values()).wait(), strict=True))
     for slot, result in enumerate(results):
         measured = values_of(result) | {name: float(value[slot]) for name, value in values.items()}
+        measured |= measures.on_pixels(pixels[slot].numpy()) if measures is not None else {}
         record = result.key.record(measured, result.vector, verdict_of(result, "image"))
         yield FinishedImage(result.key, pixels[slot].numpy(), record)
 
@@ -232,7 +239,7 @@ def decode(
     while (batch := queue.take_batch(batch_size)) or in_flight:
         launched = launch(generator, batch, mask_rates, batch_size, measures) if batch else None
         if in_flight:
-            yield from collect(*in_flight)
+            yield from collect(*in_flight, measures)
         in_flight = (batch, *launched) if batch else None
 
 
@@ -249,26 +256,36 @@ def launch(
     device = next(generator.parameters()).device
     vectors = np.ones((batch_size, batch[0].noisy.size), np.float32)
     identities = np.ones_like(vectors)
-    noise, rates = np.zeros((batch_size, ROWS)), np.ones(batch_size)
     for slot, job in enumerate(batch):
         vectors[slot], identities[slot] = job.noisy, job.identity.vector
-        noise[slot], rates[slot] = mask_rates.draw(job.stream)
-    mask = TokenMask.from_noise(torch.from_numpy(noise), mask_rates.minimum, torch.from_numpy(rates)).to(device)
-    images = generator(upload(torch.from_numpy(vectors), device), mask).images
+    images = decode_rows(generator, vectors, mask_rates, [job.stream for job in batch])
     finite, pixels = images.flatten(1).isfinite().all(1), to_pixels(images)  # (B,), (B, 112, 112, 3)
     values = {}
     if measures is not None:
-        values = measures(to_images(pixels), upload(torch.from_numpy(identities), device))
+        anchors = anchors_of(batch, batch_size, device)
+        values = measures(to_images(pixels), upload(torch.from_numpy(identities), device), anchors)
     return Download(pixels, finite, *values.values()), list(values)
 
 
-def collect(batch: list[ImageJob], download: Download, names: list[str]) -> Iterator[FinishedImage]:
+def anchors_of(batch: list[ImageJob], batch_size: int, device: torch.device) -> torch.Tensor | None:
+    """The anchors of the identities of some images, (batch_size, D), padded; None without a second encoder."""
+    if batch[0].identity.anchor is None:
+        return None
+    anchors = np.ones((batch_size, len(batch[0].identity.anchor)), np.float32)
+    anchors[: len(batch)] = [job.identity.anchor for job in batch]
+    return upload(torch.from_numpy(anchors), device)
+
+
+def collect(
+    batch: list[ImageJob], download: Download, names: list[str], measures: ImageMeasures | None
+) -> Iterator[FinishedImage]:
     """Wait for a batch that was launched, and yield its images."""
     pixels, finite, *values = (tensor.numpy() for tensor in download.wait())
     for slot, job in enumerate(batch):  # further rows are padding
         if not finite[slot]:
             raise not_finite(job)
         measured = {name: float(value[slot]) for name, value in zip(names, values, strict=True)}
+        measured |= measures.on_pixels(pixels[slot]) if measures is not None else {}
         yield FinishedImage(job, pixels[slot], job.record(measured, job.noisy))
 
 

@@ -14,7 +14,8 @@ class Identity(NamedTuple):
     ``number`` seeds its random streams, ``name`` is its folder, ``vector`` its identity vector, (512,) float32;
     ``source``: the photo or folder that the vector came from; ``first_image``: the number of existing images, which is
     the index of the first image to generate; ``lower_bound``: with noise in a cone, the smallest cosine of an image's
-    vector to ``vector`` (cone_noise.py), None for the recipe's.
+    vector to ``vector`` (cone_noise.py), None for the recipe's; ``anchor``: what a second face encoder compares its
+    images with (anchors.py), (D,) float32.
     """
 
     number: int
@@ -23,6 +24,7 @@ class Identity(NamedTuple):
     source: str | None = None
     first_image: int = 0
     lower_bound: float | None = None
+    anchor: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
