@@ -27,9 +27,9 @@ def reserve(demo, tmp_path_factory):
     return folder
 
 
-def words(demo, reserve, folder, start_end="0:12", **others):
-    flags = {"reserve": reserve / "reserve.npy", "min_id_similarity": SIMILARITY, "example": 4, "max_tries": 2} | others
-    flags |= {"center_feature": reserve / "people.npy", "start_end": start_end, "output_dir": folder, "name": "full"}
+def words(demo, people, folder, start_end="0:12", **others):
+    flags = {"reserve": people / "reserve.npy", "min_id_similarity": SIMILARITY, "example": 4, "max_tries": 2} | others
+    flags |= {"center_feature": people / "people.npy", "start_end": start_end, "output_dir": folder, "name": "full"}
     flags |= {"quality_weights": demo.encoder, "noise": "cone"}
     return [*demo.models, "--skip_attrop", *(word for name, value in flags.items() for word in (f"--{name}", value))]
 
