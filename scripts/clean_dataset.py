@@ -1,6 +1,6 @@
 """Clean a dataset: strangers among a person's images, one person under two names, leaked people, the same image twice.
 
-    python scripts/clean_dataset.py tests/photos --id_weights weights/demo/face_encoder.pth --max_identity_similarity 0.7
+    python scripts/clean_dataset.py tests/photos --max_identity_similarity 0.7
     python scripts/clean_dataset.py generated_images/test --avoid photos_center_feature.npy --cleaned test-clean.lmdb
 
 The dataset is a folder of identity/photo or an LMDB. By the FR features of its images, best of an encoder that took no
@@ -104,7 +104,7 @@ def main(argv=None):
         refuse_existing(args.cleaned)
     use_demo_weights(args)
     faces = FaceSet(args.data, args.mask)
-    reference = load_vectors(args.avoid, 512) if args.avoid else None
+    reference = np.array(load_vectors(args.avoid, 512)) if args.avoid else None
     limits = Limits(
         args.same_similarity, args.cluster, args.max_identity_similarity, args.max_avoid_similarity,
         args.max_image_similarity, args.min_images,
