@@ -10,6 +10,8 @@ Several GPUs: put `torchrun --nproc_per_node=N` in the place of `python`. Stoppe
 again.
 """
 
+from argparse import ArgumentParser
+
 from utils.cli.command import command  # first, as it makes settings that must precede torch
 
 from models.attrop import AttrOP, quality_target
@@ -34,7 +36,7 @@ from utils.generation.vector_source import VectorSource
 from utils.runtime.distributed import init_distributed
 
 
-def identity_parser():
+def identity_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add_vector_flags(parser)
     add_recipe_flags(parser, IDENTITY_SIGMAS)

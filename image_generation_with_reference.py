@@ -7,6 +7,8 @@ The FR feature of each photo is the identity vector; noise on it gives the image
 Photos must be aligned 112x112 crops, or give --align. Stopped, or more to do: run the same command again.
 """
 
+from argparse import ArgumentParser
+
 from utils.cli.command import command  # first, as it makes settings that must precede torch
 
 from utils.cli.flags import make_parser
@@ -29,7 +31,7 @@ from utils.runtime.distributed import init_distributed
 SIGMAS = (0.2,)  # as released
 
 
-def reference_parser():
+def reference_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add_photo_flags(parser)
     add_recipe_flags(parser, SIGMAS)

@@ -10,6 +10,8 @@ Several GPUs: put `torchrun --nproc_per_node=N` in the place of `python`. Stoppe
 again.
 """
 
+from argparse import ArgumentParser
+
 from utils.cli.command import command  # first, as it makes settings that must precede torch
 
 from models.attrop import AttrOP, pitch_target, quality_target, yaw_target
@@ -37,7 +39,7 @@ from utils.runtime.distributed import init_distributed
 SIGMAS = (0.7,)  # as released
 
 
-def pose_parser():
+def pose_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add_vector_flags(parser)
     add_recipe_flags(parser, SIGMAS)

@@ -135,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     world = join_training(args.device)
     if world.is_main:
         check_output_folder(args.output_dir, args.resume, args.overwrite, RESULTS)
+    pair_sets = [load_pairs(find_set(name, args.data_dir)) for name in args.sets] if world.is_main else []
     check_agreement(world, vars(args))
     device, precision = prepare_device(args.device, world, args.use_amp, args.amp_dtype)
 
@@ -149,8 +150,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(
             f"{args.data}: {len(data)} photos are fewer than --batch_size {args.batch_size} x {world.size} processes."
         )
-    pair_sets = [load_pairs(find_set(name, args.data_dir)) for name in args.sets] if world.is_main else []
-
     torch.manual_seed(args.seed)
     model = make_recogniser(
         data.class_count, args.network, args.width, args.se, args.head, args.margin, args.easy_margin,

@@ -23,7 +23,7 @@ from utils.cli.command import command
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.errors import UserError
 from utils.cli.flags import make_parser, not_negative, positive

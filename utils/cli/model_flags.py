@@ -7,7 +7,7 @@ import torch
 from models.vec2face import PRESETS
 from utils.cli.flags import Parser, not_negative
 from utils.data.photo_loader import FEW, MOST_WORKERS
-from utils.runtime.device import keep_freed_memory, resolve_device
+from utils.runtime.inference import set_up_process
 from utils.runtime.precision import PRECISIONS, Precision
 
 
@@ -26,16 +26,8 @@ def add_device_flags(parser: Parser, precision: str = "fp32") -> None:
 def set_up_inference(
     args: Namespace, local_rank: int = 0, deterministic: bool = False
 ) -> tuple[torch.device, Precision]:
-    """The device and the Precision of the flags, with the backend flags of this process set accordingly.
-
-    Only for the ``main`` of a script, as the backend flags hold for the whole process. Raises UserError for a device or
-    a precision that this machine lacks.
-    """
-    device = resolve_device(args.device, local_rank)
-    keep_freed_memory(device)
-    precision = Precision.for_inference(args.precision, device)
-    precision.apply(deterministic)
-    return device, precision
+    """The device and the Precision of the flags; see ``set_up_process``."""
+    return set_up_process(args.device, args.precision, local_rank, deterministic)
 
 
 def add_model_flags(parser: Parser) -> None:

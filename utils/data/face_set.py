@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgpack
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.errors import UserError
 from utils.data import heic

@@ -30,6 +30,14 @@ WEIGHTS = {
     "id_model": "FR model that reads the identity",
     "quality_model": "quality model",
     "pose_model": "head pose model",
+    "gate_model": "second face encoder of the gate",
+}
+FURTHER_GATES = {
+    "min_gate_similarity": "gate: smallest similarity by a second face encoder",
+    "max_avoid_similarity": "gate: highest similarity to people to avoid",
+    "max_landmark_error": "gate: one face, with landmarks within so many pixels of the template",
+    "best": "images of an identity that are kept, the best of those drawn",
+    "complete": "images that an identity must have, or it was replaced",
 }
 MEASURED = {
     "id_similarity": "cosine similarity of an image's FR feature to the identity vector",
@@ -169,6 +177,9 @@ def settings_rows(settings: dict, environment: dict) -> Iterable[tuple[str, str]
     if gate := settings.get("gate"):
         names = ("smallest id similarity", "smallest quality", "highest number of tries")
         yield "gate", ", ".join(f"{word} {value}" for word, value in zip(names, gate, strict=True) if value is not None)
+    for name, meaning in FURTHER_GATES.items():
+        if settings.get(name) is not None:
+            yield meaning, str(settings[name])
     yield "precision", str(settings.get("precision"))
     yield "JPEG quality", str(settings.get("jpeg_quality"))
     versions = (f"{key} {environment[key]}" for key in ("device", "python", "torch") if environment.get(key))

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.losses import StructuralSimilarity
-from models.masking import MaskRates, TokenMask
+from models.masking import MaskRates
 from models.pixels import to_images, to_pixels
 from models.vec2face import Vec2Face
 from utils.data.loader import make_loader
@@ -45,8 +45,7 @@ def reconstruct(
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     psnr, structure, similarity, sharpness, held_out, verified, pairs = [], [], [], [], [], [], [[], []]
     for pixels, vectors, keys, _ in tqdm(make_loader(data, batches, 0, False), unit="batch", leave=False):
-        noise, rates = zip(*(masks.draw(image_stream(seed, int(key), 0)) for key in keys), strict=True)
-        mask = TokenMask.from_noise(torch.tensor(np.stack(noise)), masks.minimum, torch.tensor(rates)).to(device)
+        mask = masks.draw_masks([image_stream(seed, int(key), 0) for key in keys]).to(device)
         real, vectors = to_images(pixels.to(device)), vectors.to(device)  # (B, 3, 112, 112), (B, 512)
         fake = generator(vectors, mask).images.float().clip(-1, 1)  # (B, 3, 112, 112)
         psnr += (10 * torch.log10(4 / (fake - real).square().mean((1, 2, 3)))).tolist()

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.attrop import AttrOP
 from models.errors import UserError
@@ -39,6 +39,7 @@ from utils.generation.reserve import ReserveState, reserve_state, write_replaced
 from utils.generation.selection import Selection
 from utils.generation.summary import attrop_lines, count_records, gate_lines, reserve_lines, selection_lines
 from utils.runtime.distributed import Distributed
+from utils.runtime.inference import set_up_process
 from utils.runtime.precision import Precision
 
 
@@ -89,6 +90,11 @@ class Machine(NamedTuple):
     device: torch.device
     precision: Precision
     batch_size: int
+
+    @classmethod
+    def alone(cls, device: str = "auto", precision: str = "auto", batch_size: int = 64) -> "Machine":
+        """The machine of a run in this process alone, such as a notebook; see ``set_up_process``."""
+        return cls(Distributed(), *set_up_process(device, precision, deterministic=True), batch_size)
 
 
 def make_dataset(

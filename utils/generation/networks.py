@@ -23,11 +23,11 @@ class WeightFiles:
     ``preset``: the expected preset of the generator, None to read it from the file.
     """
 
-    generator: str
-    id: str | None = None
-    quality: str | None = None
-    pose: str | None = None
-    gate: str | None = None
+    generator: Path | str
+    id: Path | str | None = None
+    quality: Path | str | None = None
+    pose: Path | str | None = None
+    gate: Path | str | None = None
     preset: str | None = None
 
     @property
@@ -63,11 +63,6 @@ class Networks:
     def pose(self) -> nn.Module | None:
         """The head pose estimator."""
         return self.by_role.get("pose")
-
-    @property
-    def gate(self) -> nn.Module | None:
-        """The second face encoder, which only gates use."""
-        return self.by_role.get("gate")
 
     @property
     def usual_norm(self) -> float | None:

@@ -120,18 +120,17 @@ def generate(
         yield identity, finished if selection is None else selection(finished)
 
 
-def optimise_identities(
-    attrop: AttrOP, identities: Iterable[Identity], recipe: Recipe
-) -> Iterator[tuple[Identity, np.ndarray, AttrOPVerdict]]:
+def optimise_identities(attrop: AttrOP, identities: Iterable[Identity], recipe: Recipe) -> Iterator[Start]:
     """AttrOP on the identity vectors: yields (identity, vector (512,), verdict) as rows end."""
-
-    def rows() -> Iterator[Row]:
-        for identity in identities:
-            stream = identity_stream(recipe.seed, identity.number)
-            yield Row(identity, identity.vector, identity.vector, lambda stream=stream: recipe.mask_rates.draw(stream))
-
-    for result in attrop.run(rows()):
+    for result in attrop.run(identity_rows(identities, recipe.seed, recipe.mask_rates)):
         yield result.key, result.vector, verdict_of(result, "check image", values_of(result))
+
+
+def identity_rows(identities: Iterable[Identity], seed: int, mask_rates: MaskRates) -> Iterator[Row]:
+    """AttrOP's rows for identity vectors: the key of a row is its Identity, its masks come from (seed, identity)."""
+    for identity in identities:
+        stream = identity_stream(seed, identity.number)
+        yield Row(identity, identity.vector, identity.vector, lambda stream=stream: mask_rates.draw(stream))
 
 
 def image_jobs(starts: Iterable[Start], recipe: Recipe) -> Iterator[ImageJob]:
