@@ -12,6 +12,7 @@ from written_datasets import assert_same_dataset
 import image_generation
 import image_generation_with_reference
 import pose_image_generation
+from scripts import push_dataset
 from utils.dataset.layout import manifest_path, settings_path
 from utils.generation import cone_noise
 from utils.generation.cone_noise import cosine, lower_bounds, perturb_in_cone
@@ -102,6 +103,19 @@ def test_the_manifest_has_the_cosine_of_each_image_and_slices_and_ranks_make_the
     run(image_generation.main, *words(demo, tmp_path / "parts", "0:2"))
     run_script("image_generation.py", *words(demo, tmp_path / "parts", "2:6"), ranks=2)
     assert_same_dataset(tmp_path / "parts" / "cone", whole)
+
+
+def test_the_card_and_the_export_say_cone_and_cosine(demo, tmp_path, capsys):
+    best = ["--example", 1, "--best", 1, "--of", 3, "--min_quality", 1]
+    run(image_generation.main, *words(demo, tmp_path, "0:1", "--skip_attrop", *best))
+    push = [tmp_path / "cone", "me/cone", "--license", "mit", "--dry_run"]
+    run(push_dataset.main, *push)
+    card = (tmp_path / "cone.hub" / "README.md").read_text()
+    assert "in a cone around the identity vector, cosine 0.7 or more" in card
+    assert "images of an identity that are kept, the best of those drawn | 1" in card
+    (metadata,) = (tmp_path / "cone.hub").rglob("metadata.jsonl")
+    line = json.loads(metadata.read_text())
+    assert (line["sigma"], line["cosine"] >= 0.7) == (None, True)
 
 
 def test_another_noise_into_the_same_dataset_is_refused(demo, tmp_path, capsys):
