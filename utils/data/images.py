@@ -68,11 +68,14 @@ def files_left_out(source: Path | str, extensions: Sequence[str] = EXTENSIONS) -
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files of a folder and its subfolders. Links are followed, because subsets are often made of links."""
+    """All files of a folder and its subfolders, without hidden ones, such as those of an unfinished rendering.
+
+    Links are followed, because subsets are often made of links.
+    """
     for parent, folders, files in os.walk(folder, followlinks=True):
         parent = Path(parent)
-        folders[:] = [name for name in folders if not leads_back(parent / name)]
-        yield from (parent / name for name in files)
+        folders[:] = [name for name in folders if not name.startswith(".") and not leads_back(parent / name)]
+        yield from (parent / name for name in files if not name.startswith("."))
 
 
 def leads_back(folder: Path) -> bool:
