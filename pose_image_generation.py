@@ -17,27 +17,20 @@ from argparse import Namespace
 
 from utils.cli.command import command  # first, as it makes settings that must precede torch
 
-import torch
-
 from models.attrop import AttrOP, pitch_target, quality_target, yaw_target
 from models.errors import UserError
 from models.masking import MaskRates
-from models.pixels import to_images
-from models.pose_control import AtLandmarks
 from utils.cli.flags import Parser, make_parser
+from utils.cli.gate_flags import gating_of
 from utils.cli.generation_flags import (
     add_attrop_flags,
     add_photo_flags,
     add_pose_flags,
-    add_recipe_flags,
     add_run_flags,
     attrop_options_of,
     extra_settings_of,
-    fill_in,
-    gate_of,
     networks_of,
     output_of,
-    recipe_of,
 )
 from utils.cli.landmark_flags import (
     DEFAULT_POSE,
@@ -49,7 +42,9 @@ from utils.cli.landmark_flags import (
     refuse_landmark_flags,
 )
 from utils.cli.model_flags import GENERATOR, set_up_inference
-from utils.generation.landmark_choice import OnePose, drawn
+from utils.cli.recipe_flags import add_recipe_flags, fill_in, recipe_of
+from utils.generation.decoding import frontal_only
+from utils.generation.landmark_choice import OnePose
 from utils.generation.make_dataset import Machine, Source, make_dataset
 from utils.generation.networks import Networks, default_quality
 from utils.generation.person_source import PersonSource, people_warnings
@@ -98,10 +93,11 @@ def by_attrop(args: Namespace) -> None:
     fill_in(args, SIGMAS, MaskRates())
     args.model_weights = args.model_weights or GENERATOR
     args.pose = DEFAULT_POSE if args.pose is None else args.pose
+    gating = gating_of(args)
     machine = machine_of(args)
     use_attrop = not args.skip_attrop
     networks = networks_of(
-        args, machine, id=use_attrop or args.image_file is not None, quality=use_attrop,
+        args, machine, gating, id=use_attrop or args.image_file is not None, quality=use_attrop,
         pose=use_attrop or bool(args.measure),
     )  # fmt: skip
     if args.image_quality is None:
@@ -124,7 +120,7 @@ def by_attrop(args: Namespace) -> None:
 
     make_dataset(
         source, networks, recipe_of(args), output_of(args, machine, f"{args.name}-{args.pose:g}"), machine,
-        attrop=attrop, attrop_on="image", gate=gate_of(args),
+        attrop=attrop, attrop_on="image", gating=gating,
         extra_settings=extra_settings_of(args, "pose", attrop=attrop_settings, **settings),
         warnings=[
             *warnings, *people_warnings(source), *networks.warnings(max(args.min_quality or 0, args.image_quality))
@@ -135,12 +131,14 @@ def by_attrop(args: Namespace) -> None:
 def by_landmarks(args: Namespace) -> None:
     """Landmark pictures give the pose; AttrOP may lift the identity vectors to a quality before."""
     choice = landmark_choice_of(args)
+    gating = gating_of(args)
     args.model_weights = args.model_weights or POSE_MODEL
     machine = machine_of(args)
     use_attrop = args.image_quality is not None
     networks = networks_of(
-        args, machine, id=use_attrop or args.image_file is not None, quality=use_attrop, pose=bool(args.measure)
-    )
+        args, machine, gating, id=use_attrop or args.image_file is not None, quality=use_attrop,
+        pose=bool(args.measure),
+    )  # fmt: skip
     check_control(args, uncompiled(networks.generator))
     fill_in(args, LANDMARK_SIGMAS, landmark_rates(uncompiled(networks.generator)))
     source, settings = identities_of(args, networks)
@@ -148,10 +146,8 @@ def by_landmarks(args: Namespace) -> None:
     # AttrOP on the identity vector, if asked for: its image has a frontal face.
     attrop = attrop_settings = None
     if use_attrop:
-        frontal = to_images(torch.from_numpy(drawn(0, 0, 0).picture[None]))[0]  # (3, 112, 112)
-        generator = AtLandmarks(networks.generator, frontal.to(machine.device))
         targets = [quality_target(networks.quality, args.image_quality)]
-        attrop = AttrOP(generator, networks.encoder, targets, **attrop_options_of(args, machine))
+        attrop = AttrOP(frontal_only(networks.generator), networks.encoder, targets, **attrop_options_of(args, machine))
         attrop_settings = {"image_quality": args.image_quality, "max_iters": args.max_iters}
 
     # Noise on the vector: v' = v + n, n ~ N(0, sigma^2), rescaled to the norm of v; every v' is decoded once, with the
@@ -159,7 +155,7 @@ def by_landmarks(args: Namespace) -> None:
     name = f"{args.name}-{choice.settings['pose']:g}" if isinstance(choice, OnePose) else args.name
     make_dataset(
         source, networks, recipe_of(args, choice), output_of(args, machine, name), machine, attrop=attrop,
-        attrop_on="identity", gate=gate_of(args),
+        attrop_on="identity", gating=gating,
         extra_settings=extra_settings_of(
             args, "pose", attrop=attrop_settings, control="landmarks", **choice.settings, **settings
         ),
@@ -179,8 +175,9 @@ def identities_of(args: Namespace, networks: Networks) -> tuple[Source, dict[str
     """(source of the identities, what settings.json says of it): a row of a file each, or a photo or a folder."""
     if args.center_feature is not None:
         return VectorSource(
-            args.center_feature, args.start_end, args.start_class_id, usual_norm=networks.usual_norm
-        ), {}
+            args.center_feature, args.start_end, args.start_class_id, usual_norm=networks.usual_norm,
+            reserve=args.reserve,
+        ), {}  # fmt: skip
     kind = PersonSource if args.per_person else PhotoSource
     source = kind(args.image_file, networks.encoder, args.start_end, args.feat_batch_size, args.align)
     person = {"each_folder_is_an_identity": True} if args.per_person else {}

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from models.errors import UserError
-from utils.data.alignment import FaceAligner
+from utils.data.alignment import FaceDetector
 from utils.data.face_labels import labels_by_name
 from utils.data.images import SIDE, decode_image
 from utils.data.landmarks import draw_landmarks, landmarks_of_label
@@ -47,10 +47,10 @@ class DetectedLandmarks:
     """The landmarks that MTCNN finds in the photos. Raises UserError if its package is missing."""
 
     def __init__(self):
-        self.aligner = FaceAligner(SMALLEST_FACE)
+        self.detector = FaceDetector(SMALLEST_FACE)
 
     def __call__(self, position: int, record: bytes, photo: np.ndarray) -> np.ndarray:
-        return draw_landmarks(self.aligner.landmarks(photo))
+        return draw_landmarks(self.detector.landmarks(photo))
 
 
 class LabelledLandmarks:
