@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 import torch
 
 HEAD_WIDTH = 32  # channels of an attention head, which are also the number of its context tokens
-GROUPS = 32  # of every GroupNorm
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The sizes of a UNet, by default the published ones. All but ``latent_side`` follow from the weights' shapes.
+    """The sizes of a UNet, by default the published ones. The shapes of weights decide all but the last two.
 
     ``width``: channels of the first level. ``multipliers``: for each level, its channels as a multiple of those of the
     level before. ``attention``: whether a level has attention. ``blocks``: number of blocks of a level on the way down;
     one more on the way up. ``context_width``: channels of the embedded context. ``vector_size``: values of an identity
     vector. ``latent_channels``, ``latent_side``: of the latents that the UNet is meant for; it takes any side that can
-    be halved between all levels.
+    be halved between all levels. ``groups``: of every GroupNorm; a group of a single channel, as in 32 groups of 32
+    channels, loses its mean.
     """
 
     width: int = 96
@@ -30,6 +30,7 @@ class Architecture:
     vector_size: int = 512
     latent_channels: int = 3
     latent_side: int = field(default=32, compare=False)
+    groups: int = field(default=32, compare=False)
 
     @property
     def widths(self) -> list[int]:
@@ -49,15 +50,14 @@ PRESETS = {
     # faces of 128 pixels, latents of 3x32x32
     "uiface": Architecture(),
     # faces of 112 pixels, latents of 3x28x28, which three levels halve to 7x7
-    "uiface_tiny": Architecture(32, (1, 2, 2), (False, True, True), context_width=64, latent_side=28),
+    "uiface_tiny": Architecture(32, (1, 2, 2), (False, True, True), context_width=64, latent_side=28, groups=8),
 }
 
 
 def architecture_of(state: Mapping[str, torch.Tensor]) -> Architecture:
-    """The sizes with the shapes of a state dict; those of a preset include the side of its latents.
+    """The sizes with the shapes of a state dict; with those of a preset come its other values.
 
-    Raises KeyError, with the key, if a weight is missing that decides them, and ValueError if the shapes contradict each
-    other.
+    Raises KeyError, with the key, if a weight is missing that decides them, and ValueError if no UNet has these shapes.
     """
     width, latent_channels = state["image_proj.weight"].shape[:2]
     levels: list[list[int]] = [[]]  # positions in ``down`` of the blocks of each level
@@ -70,7 +70,7 @@ def architecture_of(state: Mapping[str, torch.Tensor]) -> Architecture:
         raise ValueError("levels with different numbers of blocks")
     widths = [state[f"down.{index}.res.conv1.weight"].shape[0] for index, *_ in levels]
     before = [width, *widths[:-1]]
-    if any(wide % narrow for narrow, wide in zip(before, widths, strict=True)) or width % GROUPS:
+    if any(wide % narrow for narrow, wide in zip(before, widths, strict=True)):
         raise ValueError(f"levels of {', '.join(map(str, widths))} channels")
     found = Architecture(
         width=width,
@@ -81,7 +81,10 @@ def architecture_of(state: Mapping[str, torch.Tensor]) -> Architecture:
         vector_size=state["context_emb.weight"].shape[1],
         latent_channels=latent_channels,
     )
-    return next((preset for preset in PRESETS.values() if preset == found), found)
+    found = next((preset for preset in PRESETS.values() if preset == found), found)
+    if any(width % found.groups for width in (found.width, found.context_width, *found.widths)):
+        raise ValueError(f"levels of {', '.join(map(str, widths))} channels and a context of {found.context_width}")
+    return found
 
 
 def preset_name(architecture: Architecture) -> str | None:

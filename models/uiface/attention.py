@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 from einops import rearrange
 
-from models.uiface.architecture import GROUPS, HEAD_WIDTH
+from models.uiface.architecture import HEAD_WIDTH
 
 INJECTED_SHARE = 0.5  # of the given statistics in those of the cross-attention
 
@@ -43,7 +43,7 @@ def blend_statistics(logits: torch.Tensor, given: torch.Tensor, share: float = I
     """Logits (N, H, Q, K) whose mean and deviation over the K tokens are moved towards those of given logits.
 
     This is AdaIN (Huang and Belongie, 2017) for each head and place: with means m, m' and standard deviations s, s' of
-    the own and the given logits A and A', it is s* (A - m) / s + m*, where m* = (1 - share) m + share m' and s* likewise.
+    the own and the given logits A and A', it is s* (A - m) / s + m*, with m* = (1 - share) m + share m', and so s*.
     """
     deviation, mean = torch.std_mean(logits.float(), dim=-1, keepdim=True)  # (N, H, Q, 1) each
     given_deviation, given_mean = torch.std_mean(given.float(), dim=-1, keepdim=True)  # (N, H, Q, 1) each
@@ -55,8 +55,8 @@ def blend_statistics(logits: torch.Tensor, given: torch.Tensor, share: float = I
 class Attended(NamedTuple):
     """The result of an attention block: the map (N, C, H, W), and the logits that are its own.
 
-    ``self_attention`` (N, heads, HW, HW); ``cross_attention`` (N, heads, HW, tokens). They are computed from the map and
-    the context, also where given ones took their place.
+    ``self_attention`` (N, heads, HW, HW); ``cross_attention`` (N, heads, HW, tokens). They are computed from the map
+    and the context, also where given ones took their place.
     """
 
     map: torch.Tensor
@@ -71,7 +71,7 @@ class AttentionBlock(nn.Module):
     their mean and deviation: see ``blend_statistics``.
     """
 
-    def __init__(self, width: int, context_width: int):
+    def __init__(self, width: int, context_width: int, groups: int):
         super().__init__()
         self.context_width = context_width
         self.x_proj_in = nn.Conv2d(width, width, 1)
@@ -79,8 +79,8 @@ class AttentionBlock(nn.Module):
         self.self_attention = Attention(width, width)
         self.c_proj_in = nn.Linear(context_width, context_width * HEAD_WIDTH)
         self.cross_attention = Attention(width, context_width)
-        self.x_norm = nn.GroupNorm(GROUPS, width)  # one for all three
-        self.c_norm = nn.GroupNorm(GROUPS, context_width)
+        self.x_norm = nn.GroupNorm(groups, width)  # one for all three
+        self.c_norm = nn.GroupNorm(groups, context_width)
         self.ff = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         nn.init.zeros_(self.x_proj_out.weight)
         nn.init.zeros_(self.x_proj_out.bias)

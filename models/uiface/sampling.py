@@ -47,7 +47,7 @@ def two_stage_ddim(
 ) -> torch.Tensor:
     """Latents (N, C, H, W) of faces with the identity vectors ``context`` (N, 512), from normal ``noise`` (N, C, H, W).
 
-    Every (1000 // steps)-th timestep is taken, from the highest one to 0, with two passes A and B of the network at x_t:
+    Every (1000 // steps)-th timestep is taken, from the highest one to 0, with passes A and B of the network at x_t:
 
     - t >= ``stage_step``: A has the empty context; B has the identity where the sample's flag is set, else the empty
       context, and A's self-attention. ε = ε_B. Then the flag of each sample is set for good where
@@ -57,9 +57,9 @@ def two_stage_ddim(
 
     ``injection`` False: B's attention is its own in both stages. ``on_step`` is called after each step.
 
-    Contexts that do not have length 1 are normalised, with a warning. Where ``steps`` do not divide 1000 there are more of
-    them, as in the released code, also with a warning. Raises UserError if the network does not take these latents or
-    vectors, or a number is out of its range.
+    Contexts that do not have length 1 are normalised, with a warning. Where ``steps`` do not divide 1000 there are more
+    of them, as in the released code, also with a warning. Raises UserError if the network does not take these latents
+    or vectors, or a number is out of its range.
     """
     check_numbers(threshold, stage_step, guidance)
     stride = stride_of(steps)
@@ -71,7 +71,7 @@ def two_stage_ddim(
     timesteps = sampling_timesteps(stride)
     if len(timesteps) != steps:
         warnings.warn(
-            f"note: {steps} steps do not divide {TIMESTEPS}: every {stride}th timestep is taken, {len(timesteps)} steps.",
+            f"note: {steps} steps do not divide {TIMESTEPS}: one in {stride} timesteps is taken, {len(timesteps)} steps.",
             stacklevel=3,
         )
     bars = alpha_bars().to(noise.device)  # (1000,)
@@ -125,7 +125,7 @@ def second_stage(
 
 
 def attention_map(cross_attention: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
-    """h, where in the latent (H, W) the context acts: logits (N, heads, Q, tokens) of each block -> (N, H, W) in [0, 1].
+    """h, where in a latent the context acts: logits (N, heads, Q, tokens) of each block -> (N, H, W) in [0, 1].
 
     In each block: softmax over the Q places, mean over tokens and heads, divided by its maximum, resized bilinearly to
     the latent. Then the mean over the blocks, scaled so that each sample's minimum is 0 and its maximum 1.

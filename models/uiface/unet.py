@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 
 from models.errors import UserError
-from models.uiface.architecture import GROUPS, Architecture
+from models.uiface.architecture import Architecture
 from models.uiface.attention import Attended, AttentionBlock
 from models.weight_files import freeze_for_inference
 
@@ -44,9 +44,9 @@ class TimeEmbedding(nn.Module):
 class AdaptiveGroupNorm(nn.Module):
     """GroupNorm, then scaled by 1 + scale and shifted: (N, C, H, W), (N, C), (N, C) -> (N, C, H, W)."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, groups: int):
         super().__init__()
-        self.norm = nn.GroupNorm(GROUPS, width)
+        self.norm = nn.GroupNorm(groups, width)
 
     def forward(self, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         return (1 + scale[..., None, None]) * self.norm(x) + shift[..., None, None]  # (N, C, H, W)
@@ -55,15 +55,16 @@ class AdaptiveGroupNorm(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions, the time before the second: (N, in_width, H, W), (N, T) -> (N, width, H, W)."""
 
-    def __init__(self, in_width: int, width: int, time_width: int):
+    def __init__(self, in_width: int, width: int, architecture: Architecture):
         super().__init__()
-        self.norm1 = nn.GroupNorm(GROUPS, in_width)
+        groups = architecture.groups
+        self.norm1 = nn.GroupNorm(groups, in_width)
         self.act = nn.SiLU()
         self.conv1 = nn.Conv2d(in_width, width, 3, padding=1)
-        self.time_emb = nn.Sequential(nn.SiLU(), nn.Linear(time_width, width))
+        self.time_emb = nn.Sequential(nn.SiLU(), nn.Linear(4 * architecture.width, width))
         self.scale_emb = nn.Linear(width, width)
         self.shift_emb = nn.Linear(width, width)
-        self.norm2 = AdaptiveGroupNorm(width)
+        self.norm2 = AdaptiveGroupNorm(width, groups)
         self.conv2 = zero(nn.Conv2d(width, width, 3, padding=1))
         self.shortcut = nn.Conv2d(in_width, width, 1) if in_width != width else nn.Identity()
 
@@ -79,8 +80,8 @@ class Block(nn.Module):
 
     def __init__(self, in_width: int, width: int, architecture: Architecture, attention: bool):
         super().__init__()
-        self.res = ResidualBlock(in_width, width, 4 * architecture.width)
-        self.attn = AttentionBlock(width, architecture.context_width) if attention else None
+        self.res = ResidualBlock(in_width, width, architecture)
+        self.attn = AttentionBlock(width, architecture.context_width, architecture.groups) if attention else None
 
 
 class Middle(nn.Module):
@@ -88,9 +89,9 @@ class Middle(nn.Module):
 
     def __init__(self, width: int, architecture: Architecture):
         super().__init__()
-        self.res1 = ResidualBlock(width, width, 4 * architecture.width)
-        self.attn = AttentionBlock(width, architecture.context_width)
-        self.res2 = ResidualBlock(width, width, 4 * architecture.width)
+        self.res1 = ResidualBlock(width, width, architecture)
+        self.attn = AttentionBlock(width, architecture.context_width, architecture.groups)
+        self.res2 = ResidualBlock(width, width, architecture)
 
 
 class Resize(nn.Module):
@@ -154,7 +155,7 @@ class UNet(nn.Module):
                 before = width
             if level:
                 self.up.append(Resize(before, up=True))
-        self.norm = nn.GroupNorm(GROUPS, a.width)
+        self.norm = nn.GroupNorm(a.groups, a.width)
         self.act = nn.SiLU()
         self.final = zero(nn.Conv2d(a.width, a.latent_channels, 3, padding=1))
         nn.init.normal_(self.empty_context_embedding)
@@ -226,8 +227,8 @@ class UNet(nn.Module):
         channels, factor = self.architecture.latent_channels, self.architecture.shrinkage
         if x.ndim != 4 or x.shape[1] != channels or x.shape[2] % factor or x.shape[3] % factor:
             raise UserError(
-                f"latents of shape {tuple(x.shape)}: this UNet takes (N, {channels}, H, W) with sides that are multiples "
-                f"of {factor}; it is meant for sides of {self.architecture.latent_side}."
+                f"latents of shape {tuple(x.shape)}: this UNet takes (N, {channels}, H, W) with sides that are "
+                f"multiples of {factor}; it is meant for sides of {self.architecture.latent_side}."
             )
 
     def for_inference(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> UNet:
