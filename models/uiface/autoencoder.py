@@ -69,7 +69,7 @@ class Autoencoder(nn.Module):
         return self.model.quantize(latents.float())[0]  # (N, 3, h, w)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents (N, 3, h, w), which are quantised first -> images (N, 3, 4 h, 4 w), roughly in [-1, 1], not clipped."""
+        """Latents (N, 3, h, w), quantised here -> images (N, 3, 4 h, 4 w), roughly in [-1, 1] and not clipped."""
         codes = self.quantise(latents).to(self.dtype)  # (N, 3, h, w)
         return self.model.decode(codes, force_not_quantize=True).sample.float()  # (N, 3, 4 h, 4 w)
 
