@@ -89,7 +89,8 @@ class Autoencoder(nn.Module):
 
         The codebook stays in float32.
         """
-        freeze_for_inference(self, device, dtype).model.quantize.float()
+        codebook = self.model.quantize.embedding.weight.detach().to(device, torch.float32)  # (codes, latent_channels)
+        freeze_for_inference(self, device, dtype).model.quantize.embedding.weight.data = codebook
         return self
 
 

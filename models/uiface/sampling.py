@@ -71,7 +71,7 @@ def two_stage_ddim(
     timesteps = sampling_timesteps(stride)
     if len(timesteps) != steps:
         warnings.warn(
-            f"note: {steps} steps do not divide {TIMESTEPS}: one timestep in {stride} is taken, {len(timesteps)} in all.",
+            f"note: {steps} steps do not divide {TIMESTEPS}: one timestep in {stride} makes {len(timesteps)} steps.",
             stacklevel=3,
         )
     bars = alpha_bars().to(noise.device)  # (1000,)

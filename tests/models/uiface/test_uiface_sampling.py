@@ -36,12 +36,12 @@ def traced(net, noise, context, *numbers, **options):
     return two_stage_ddim(net, noise, context, *numbers, **options, on_step=steps.append), steps
 
 
-def plainly(net, x, context, steps, threshold, stage_step, guidance):
+def plainly(net, noises, context, steps, threshold, stage_step, guidance):
     """The definition, one sample at a time, with both passes in every step."""
     stride, samples = 1000 // steps, []
     betas = torch.linspace(1e-4, 0.02, 1000)
     bars = torch.cumprod(1 - betas, 0)
-    for x, c in zip(x[:, None], context[:, None], strict=True):
+    for x, c in zip(noises[:, None], context[:, None], strict=True):
         last, flag = None, torch.tensor([False])
         for t in reversed(range(0, 1000, stride)):
             time = torch.tensor([t])
@@ -62,14 +62,14 @@ def plainly(net, x, context, steps, threshold, stage_step, guidance):
     return torch.cat(samples)
 
 
-def test_samples_are_those_of_the_released_code(net, case):
-    numbers = (int(case["steps"]), float(case["threshold"]), int(case["stage_step"]), 1.0)
-    assert error(two_stage_ddim(net, case["noise"], case["context"], *numbers), case["sampled"]) < 1e-3
-
-
-def test_samples_that_never_switch_are_those_of_the_released_code(net, case):
-    sampled = two_stage_ddim(net, case["noise"], case["context"], 10, 0, 500)
-    assert error(sampled, case["sampled_never_switched"]) < 1e-3
+def test_samples_that_switch_early_or_never_are_those_of_the_released_code(net, case):
+    noise, context, steps, stage_step = case["noise"], case["context"], int(case["steps"]), int(case["stage_step"])
+    early = two_stage_ddim(net, noise, context, steps, float(case["threshold"]), stage_step)
+    never = two_stage_ddim(net, noise, context, steps, 0, stage_step)
+    assert error(early, case["sampled"]) < 1e-5
+    assert error(never, case["sampled_never_switched"]) < 1e-5
+    # With filled weights most of a sample is the noise it began with; this is what the identity changed.
+    assert error(early - never, case["sampled"] - case["sampled_never_switched"]) < 0.02
 
 
 @torch.inference_mode()
@@ -87,6 +87,7 @@ def test_the_schedule_is_that_of_the_released_code(case):
     assert torch.allclose(last, (x - (1 - bar).sqrt() * noise) / bar.sqrt())
 
 
+@pytest.mark.filterwarnings("ignore:note. 7 steps")
 @torch.inference_mode()
 @pytest.mark.parametrize(("steps", "stage_step", "guidance"), [(10, 500, 1.0), (8, 300, 2.5), (7, 640, 0.0)])
 def test_a_batch_of_samples_that_switch_at_different_steps_follows_the_definition(tiny, steps, stage_step, guidance):
@@ -94,13 +95,9 @@ def test_a_batch_of_samples_that_switch_at_different_steps_follows_the_definitio
     _, trace = traced(tiny, noise, context, steps, 0, stage_step)
     distances = torch.stack([step.distance for step in trace if step.distance is not None])
     threshold = float(distances[0].median() + distances[0].max()) / 2  # which one of four does not reach at first
-    if 1000 % steps:
-        with pytest.warns(UserWarning, match="do not divide"):
-            sampled, trace = traced(tiny, noise, context, steps, threshold, stage_step, guidance)
-    else:
-        sampled, trace = traced(tiny, noise, context, steps, threshold, stage_step, guidance)
+    sampled, trace = traced(tiny, noise, context, steps, threshold, stage_step, guidance)
     assert 0 < trace[2].identity.sum() < 4
-    assert error(sampled, plainly(tiny, noise, context, steps, threshold, stage_step, guidance)) < 1e-4
+    assert error(sampled, plainly(tiny, noise, context, steps, threshold, stage_step, guidance)) < 1e-5
 
 
 def test_a_threshold_that_is_never_reached_leaves_the_identity_to_the_second_stage(tiny):
@@ -133,13 +130,13 @@ def test_either_stage_may_be_all_of_the_sampling(tiny):
 def test_sampling_without_injection_differs_and_guidance_counts(tiny):
     noise, context = batch(2)
     usual = two_stage_ddim(tiny, noise, context, 5, math.inf)
-    assert error(two_stage_ddim(tiny, noise, context, 5, math.inf, injection=False), usual) > 1e-3
-    assert error(two_stage_ddim(tiny, noise, context, 5, math.inf, guidance=3), usual) > 1e-3
+    assert error(two_stage_ddim(tiny, noise, context, 5, math.inf, injection=False), usual) > 5e-5
+    assert error(two_stage_ddim(tiny, noise, context, 5, math.inf, guidance=3), usual) > 5e-5
 
 
 def test_steps_that_do_not_divide_1000_give_more_steps_and_a_note(tiny):
     noise, context = batch(1)
-    with pytest.warns(UserWarning, match="30 steps do not divide 1000: one timestep in 33 is taken, 31 in all"):
+    with pytest.warns(UserWarning, match="30 steps do not divide 1000: one timestep in 33 makes 31 steps"):
         _, steps = traced(tiny, noise, context, 30)
     assert [step.t for step in steps] == list(range(990, -1, -33))
 

@@ -142,7 +142,7 @@ def test_a_file_of_another_width_is_refused_by_name(tmp_path):
 def test_a_missing_file_and_one_of_another_network_are_refused_by_name(tmp_path, demo):
     with pytest.raises(UserError, match=r"absent\.ckpt: no such UNet file"):
         load_uiface_unet(tmp_path / "absent.ckpt")
-    with pytest.raises(UserError, match="not a UNet of UIFace: missing image_proj.weight"):
+    with pytest.raises(UserError, match=r"not a UNet of UIFace: missing image_proj\.weight"):
         load_uiface_unet(demo.encoder)
 
 
@@ -152,7 +152,7 @@ def test_contexts_and_latents_of_another_width_are_refused(tiny):
     with pytest.raises(UserError, match=r"contexts of shape \(2, 5\): this UNet takes identity vectors \(N, 8\)"):
         tiny(noise, t, context[:, :5])
     for latents in (noise[:, :2], noise[..., :7]):
-        with pytest.raises(UserError, match="latents of shape .* multiples of 2"):
+        with pytest.raises(UserError, match=r"latents of shape .* multiples of 2"):
             tiny(latents, t, context)
 
 
