@@ -16,6 +16,7 @@ from utils.cli.command import command  # first, as it makes settings that must p
 
 from models.attrop import AttrOP, quality_target
 from utils.cli.flags import make_parser
+from utils.cli.gate_flags import gating_of
 from utils.cli.generation_flags import (
     add_attrop_flags,
     add_recipe_flags,
@@ -23,7 +24,6 @@ from utils.cli.generation_flags import (
     add_vector_flags,
     attrop_options_of,
     extra_settings_of,
-    gate_of,
     networks_of,
     output_of,
     recipe_of,
@@ -48,15 +48,18 @@ def identity_parser() -> ArgumentParser:
 @command
 def main(argv=None):
     args = identity_parser().parse_args(argv)
+    gating = gating_of(args)
     world = init_distributed()
     machine = Machine(world, *set_up_inference(args, world.local_rank, deterministic=True), args.batch_size)
     use_attrop = not args.skip_attrop
-    networks = networks_of(args, machine, id=use_attrop, quality=use_attrop, pose=False)
+    networks = networks_of(args, machine, gating, id=use_attrop, quality=use_attrop, pose=False)
     if args.image_quality is None:
         args.image_quality = default_quality(networks.quality)
 
     # One identity a row of the file.
-    source = VectorSource(args.center_feature, args.start_end, args.start_class_id, usual_norm=networks.usual_norm)
+    source = VectorSource(
+        args.center_feature, args.start_end, args.start_class_id, usual_norm=networks.usual_norm, reserve=args.reserve
+    )
 
     # AttrOP on the identity vector: 100 (1 - cos(FR(image), vector)) + max(0, quality - ||Q(image)||) is minimised.
     attrop = attrop_settings = None
@@ -68,7 +71,7 @@ def main(argv=None):
     # Noise on the result: v' = v + n, n ~ N(0, sigma^2), rescaled to the norm of v; every v' is decoded once.
     make_dataset(
         source, networks, recipe_of(args), output_of(args, machine), machine,
-        attrop=attrop, attrop_on="identity", gate=gate_of(args),
+        attrop=attrop, attrop_on="identity", gating=gating,
         extra_settings=extra_settings_of(args, "identity", attrop=attrop_settings),
         warnings=networks.warnings(max(args.min_quality or 0, args.image_quality)),
     )  # fmt: skip

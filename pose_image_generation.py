@@ -17,6 +17,7 @@ from utils.cli.command import command  # first, as it makes settings that must p
 from models.attrop import AttrOP, pitch_target, quality_target, yaw_target
 from models.errors import UserError
 from utils.cli.flags import make_parser
+from utils.cli.gate_flags import gating_of
 from utils.cli.generation_flags import (
     add_attrop_flags,
     add_pose_flags,
@@ -25,7 +26,6 @@ from utils.cli.generation_flags import (
     add_vector_flags,
     attrop_options_of,
     extra_settings_of,
-    gate_of,
     networks_of,
     output_of,
     recipe_of,
@@ -59,15 +59,20 @@ def main(argv=None):
         raise UserError(
             f"--pose {args.pose:g}: a yaw lies between {lowest} and 90 degrees (below 0 with --signed_pose)."
         )
+    gating = gating_of(args)
     world = init_distributed()
     machine = Machine(world, *set_up_inference(args, world.local_rank, deterministic=True), args.batch_size)
     use_attrop = not args.skip_attrop
-    networks = networks_of(args, machine, id=use_attrop, quality=use_attrop, pose=use_attrop or bool(args.measure))
+    networks = networks_of(
+        args, machine, gating, id=use_attrop, quality=use_attrop, pose=use_attrop or bool(args.measure)
+    )
     if args.image_quality is None:
         args.image_quality = default_quality(networks.quality, args.pose)
 
     # One identity a row of the file.
-    source = VectorSource(args.center_feature, args.start_end, args.start_class_id, usual_norm=networks.usual_norm)
+    source = VectorSource(
+        args.center_feature, args.start_end, args.start_class_id, usual_norm=networks.usual_norm, reserve=args.reserve
+    )
 
     # AttrOP on every noisy vector: 100 (1 - cos(FR(image), vector)) + max(0, quality - ||Q(image)||) + ||yaw| - pose|
     # is minimised, where `vector` is the identity vector without noise.
@@ -85,7 +90,7 @@ def main(argv=None):
 
     make_dataset(
         source, networks, recipe_of(args), output_of(args, machine, f"{args.name}-{args.pose:g}"), machine,
-        attrop=attrop, attrop_on="image", gate=gate_of(args),
+        attrop=attrop, attrop_on="image", gating=gating,
         extra_settings=extra_settings_of(args, "pose", attrop=attrop_settings),
         warnings=[*warnings, *networks.warnings(max(args.min_quality or 0, args.image_quality))],
     )  # fmt: skip

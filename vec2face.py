@@ -371,7 +371,7 @@ def score_held_out(state: TrainingState, encoder: nn.Module, data: TrainingData,
     See utils/evaluation/reconstruction.py for the scores.
     """
     indices = np.linspace(0, len(data) - 1, min(SCORED, len(data))).astype(int)
-    return reconstruct(state.generator_to_score(), encoder, data, indices, batch_size)
+    return reconstruct(state.generator_to_score(), encoder, data, indices, batch_size)[:2]
 
 
 def mask_rates_of(minimum: float, maximum: float, mu: float, std: float) -> MaskRates:

@@ -12,6 +12,7 @@ class Demo:
 
     generator = DEMO / "vec2face_generator.pth"
     encoder = DEMO / "face_encoder.pth"
+    pose = DEMO / "head_pose.pth"
     vectors = DEMO / "identity_vectors.npy"
     models = ("--model_weights", str(generator), "--id_weights", str(encoder), "--device", "cpu", "--precision", "fp32")
 

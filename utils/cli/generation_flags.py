@@ -9,21 +9,22 @@ from models.masking import MaskRates
 from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import (
     add_flags_without_effect,
-    cosine,
     finite,
     folder_name,
     jpeg_quality,
     noise_level,
     not_negative,
     note_flags_without_effect,
+    open_fraction,
     positive,
 )
+from utils.cli.gate_flags import EXAMPLE, add_gate_flags, add_reserve_flag
 from utils.cli.model_flags import add_device_flags, add_model_flags
 from utils.dataset.layout import ABOUT_SUFFIX
 from utils.dataset.writer import STORES
 from utils.generation.attrop_progress import AttrOPProgress
 from utils.generation.batch_rows import attrop_rows
-from utils.generation.gate import Gate
+from utils.generation.gate import Gating
 from utils.generation.make_dataset import Machine, Output
 from utils.generation.networks import Networks, WeightFiles, load_networks
 from utils.generation.recipe import Recipe
@@ -31,12 +32,14 @@ from utils.generation.recipe import Recipe
 QUALITY_WEIGHTS = "weights/magface-r100-glint360k.pth"
 POSE_WEIGHTS = "weights/6DRepNet_300W_LP_AFLW2000.pth"
 VECTOR_SIZE = 512
+LOWER_BOUND = 0.6  # IDperturb's best
 
 
 def add_vector_flags(parser: ArgumentParser) -> None:
     """Identities from a file of vectors."""
     group = parser.add_argument_group("identities")
     group.add_argument("--center_feature", required=True, help="file of identity vectors: .npy of floats, (K, 512)")
+    add_reserve_flag(group)
     _add_slice_flags(group)
 
 
@@ -72,16 +75,26 @@ def add_recipe_flags(parser: ArgumentParser, sigmas: tuple[float, ...]) -> None:
     """Name, number and variation of the images. ``sigmas``: the default noise levels."""
     group = parser.add_argument_group("images")
     group.add_argument("--name", type=dataset_name, required=True, help="name of the dataset")
-    group.add_argument("--example", type=positive, default=50, help="number of images per identity")
+    group.add_argument("--example", type=positive, default=EXAMPLE, help="number of images per identity")
     group.add_argument(
         "--seed", type=not_negative, default=0,
         help="seed of all random draws, together with the numbers of the identity and the image",
     )  # fmt: skip
     group.add_argument(
-        "--sigma", type=noise_level, nargs="+", default=list(sigmas),
-        help="standard deviations of the noise on each dimension; every block of as many images uses each once, in "
-        "random order",
+        "--noise", choices=["gaussian", "cone"], default="gaussian",
+        help="noise on the identity vector: Gaussian, or uniform cosines down to --lower_bound, never nearer to "
+        "another identity",
     )  # fmt: skip
+    group.add_argument(
+        "--sigma", type=noise_level, nargs="+", default=list(sigmas),
+        help="standard deviations of Gaussian noise on each dimension; every block of as many images uses each once, "
+        "in random order",
+    )  # fmt: skip
+    group.add_argument(
+        "--lower_bound", type=open_fraction,
+        help=f"smallest cosine to the identity vector with --noise cone (default: {LOWER_BOUND})",
+    )  # fmt: skip
+    parser.set_defaults(default_sigmas=tuple(sigmas))
     rates = MaskRates()
     group.add_argument(
         "--mask_ratio_min", type=finite, default=rates.minimum, help="lowest mask rate, and share of dropped rows"
@@ -132,17 +145,7 @@ def add_run_flags(parser: ArgumentParser, output_dir: str, own_quality_model: bo
 
     ``own_quality_model``: whether the gate brings the flag of the quality model, for a script without AttrOP.
     """
-    gate = parser.add_argument_group("gate: images that fail are drawn again")
-    gate.add_argument("--min_id_similarity", type=cosine, help="lowest cosine similarity to the identity vector")
-    gate.add_argument("--min_quality", type=finite, help="lowest quality")
-    gate.add_argument(
-        "--max_tries", type=positive, default=5, help="number of attempts at an image before it is left out"
-    )
-    if own_quality_model:
-        gate.add_argument(
-            "--quality_weights", default=QUALITY_WEIGHTS,
-            help="weights of the quality model, for --min_quality and --measure",
-        )  # fmt: skip
+    add_gate_flags(parser, QUALITY_WEIGHTS if own_quality_model else None)
     add_model_flags(parser)
     add_device_flags(parser, precision="auto")
     parser.add_argument(
@@ -186,12 +189,15 @@ def dataset_name(text: str) -> str:
     return name
 
 
-def networks_of(args: Namespace, machine: Machine, *, id: bool, quality: bool, pose: bool) -> Networks:
+def networks_of(
+    args: Namespace, machine: Machine, gating: Gating, *, id: bool, quality: bool, pose: bool
+) -> Networks:  # fmt: skip
     """Load the generator, the networks asked for, and those that the gate and --measure need. Raises UserError."""
     needed = {
-        "id": id or args.min_id_similarity is not None or bool(args.measure),
-        "quality": quality or args.min_quality is not None or bool(args.measure),
+        "id": id or gating.needs("id_similarity", "avoid_similarity") or bool(args.measure),
+        "quality": quality or gating.needs("quality") or bool(args.measure),
         "pose": pose,
+        "gate": gating.needs("gate_similarity"),
     }
     use_demo_weights(args, unused=[f"{role}_weights" for role, is_needed in needed.items() if not is_needed])
     note_flags_without_effect(args)
@@ -203,12 +209,19 @@ def networks_of(args: Namespace, machine: Machine, *, id: bool, quality: bool, p
 
 
 def recipe_of(args: Namespace) -> Recipe:
-    """The Recipe that the flags ask for. Raises UserError for mask rates that make no distribution."""
+    """The Recipe that the flags ask for. Raises UserError for flags that do not fit together."""
     try:
         rates = MaskRates(args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std)
     except ValueError as error:
         raise UserError(f"--mask_ratio_*: {error}.") from error
-    return Recipe(args.example, tuple(args.sigma), args.seed, rates)
+    if args.noise == "gaussian":
+        if args.lower_bound is not None:
+            raise UserError("--lower_bound: belongs to --noise cone.")
+        return Recipe(args.example, tuple(args.sigma), args.seed, rates)
+    if tuple(args.sigma) != args.default_sigmas:
+        raise UserError("--sigma: belongs to --noise gaussian; the cone is as wide as --lower_bound says.")
+    lower_bound = LOWER_BOUND if args.lower_bound is None else args.lower_bound
+    return Recipe(args.example, (), args.seed, rates, lower_bound)
 
 
 def attrop_options_of(args: Namespace, machine: Machine) -> dict[str, Any]:
@@ -219,13 +232,6 @@ def attrop_options_of(args: Namespace, machine: Machine) -> dict[str, Any]:
         "max_iters": args.max_iters,
         "on_iteration": AttrOPProgress(args.image_quality),
     }
-
-
-def gate_of(args: Namespace) -> Gate | None:
-    """The gate that the flags ask for, if any."""
-    asked = {"id_similarity": args.min_id_similarity, "quality": args.min_quality}
-    minimums = {name: lowest for name, lowest in asked.items() if lowest is not None}
-    return Gate(minimums, args.max_tries) if minimums else None
 
 
 def output_of(args: Namespace, machine: Machine, name: str | None = None) -> Output:

