@@ -10,23 +10,24 @@ Several GPUs: put `torchrun --nproc_per_node=N` in the place of `python`. Stoppe
 again.
 """
 
+from argparse import ArgumentParser
+
 from utils.cli.command import command  # first, as it makes settings that must precede torch
 
 from models.attrop import AttrOP, quality_target
 from utils.cli.flags import make_parser
+from utils.cli.gate_flags import gating_of
 from utils.cli.generation_flags import (
     add_attrop_flags,
-    add_recipe_flags,
     add_run_flags,
     add_vector_flags,
     attrop_options_of,
     extra_settings_of,
-    gate_of,
     networks_of,
     output_of,
-    recipe_of,
 )
 from utils.cli.model_flags import set_up_inference
+from utils.cli.recipe_flags import add_recipe_flags, recipe_of
 from utils.generation.make_dataset import Machine, make_dataset
 from utils.generation.networks import default_quality
 from utils.generation.streams import IDENTITY_SIGMAS
@@ -34,7 +35,7 @@ from utils.generation.vector_source import VectorSource
 from utils.runtime.distributed import init_distributed
 
 
-def identity_parser():
+def identity_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add_vector_flags(parser)
     add_recipe_flags(parser, IDENTITY_SIGMAS)
@@ -46,15 +47,18 @@ def identity_parser():
 @command
 def main(argv=None):
     args = identity_parser().parse_args(argv)
+    gating = gating_of(args)
     world = init_distributed()
     machine = Machine(world, *set_up_inference(args, world.local_rank, deterministic=True), args.batch_size)
     use_attrop = not args.skip_attrop
-    networks = networks_of(args, machine, id=use_attrop, quality=use_attrop, pose=False)
+    networks = networks_of(args, machine, gating, id=use_attrop, quality=use_attrop, pose=False)
     if args.image_quality is None:
         args.image_quality = default_quality(networks.quality)
 
     # One identity a row of the file.
-    source = VectorSource(args.center_feature, args.start_end, args.start_class_id, usual_norm=networks.usual_norm)
+    source = VectorSource(
+        args.center_feature, args.start_end, args.start_class_id, usual_norm=networks.usual_norm, reserve=args.reserve
+    )
 
     # AttrOP on the identity vector: 100 (1 - cos(FR(image), vector)) + max(0, quality - ||Q(image)||) is minimised.
     attrop = attrop_settings = None
@@ -66,7 +70,7 @@ def main(argv=None):
     # Noise on the result: v' = v + n, n ~ N(0, sigma^2), rescaled to the norm of v; every v' is decoded once.
     make_dataset(
         source, networks, recipe_of(args), output_of(args, machine), machine,
-        attrop=attrop, attrop_on="identity", gate=gate_of(args),
+        attrop=attrop, attrop_on="identity", gating=gating,
         extra_settings=extra_settings_of(args, "identity", attrop=attrop_settings),
         warnings=networks.warnings(max(args.min_quality or 0, args.image_quality)),
     )  # fmt: skip

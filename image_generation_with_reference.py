@@ -7,20 +7,21 @@ The FR feature of each photo is the identity vector; noise on it gives the image
 Photos must be aligned 112x112 crops, or give --align. Stopped, or more to do: run the same command again.
 """
 
+from argparse import ArgumentParser
+
 from utils.cli.command import command  # first, as it makes settings that must precede torch
 
 from utils.cli.flags import make_parser
+from utils.cli.gate_flags import gating_of
 from utils.cli.generation_flags import (
     add_photo_flags,
-    add_recipe_flags,
     add_run_flags,
     extra_settings_of,
-    gate_of,
     networks_of,
     output_of,
-    recipe_of,
 )
 from utils.cli.model_flags import set_up_inference
+from utils.cli.recipe_flags import add_recipe_flags, recipe_of
 from utils.generation.make_dataset import Machine, make_dataset
 from utils.generation.person_source import PersonSource, people_warnings
 from utils.generation.photo_source import PhotoSource
@@ -29,7 +30,7 @@ from utils.runtime.distributed import init_distributed
 SIGMAS = (0.2,)  # as released
 
 
-def reference_parser():
+def reference_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add_photo_flags(parser)
     add_recipe_flags(parser, SIGMAS)
@@ -40,9 +41,10 @@ def reference_parser():
 @command
 def main(argv=None):
     args = reference_parser().parse_args(argv)
+    gating = gating_of(args)
     world = init_distributed()
     machine = Machine(world, *set_up_inference(args, world.local_rank, deterministic=True), args.batch_size)
-    networks = networks_of(args, machine, id=True, quality=False, pose=False)
+    networks = networks_of(args, machine, gating, id=True, quality=False, pose=False)
 
     # The identity vector of a photo is its FR feature, that of a folder (--per_person) the mean of its photos'.
     kind = PersonSource if args.per_person else PhotoSource
@@ -53,7 +55,7 @@ def main(argv=None):
 
     # Noise on the vector: v' = v + n, n ~ N(0, sigma^2), rescaled to the norm of v; every v' is decoded once.
     make_dataset(
-        source, networks, recipe_of(args), output_of(args, machine), machine, gate=gate_of(args),
+        source, networks, recipe_of(args), output_of(args, machine), machine, gating=gating,
         extra_settings=extra_settings_of(args, "reference", **extra_settings),
         warnings=[*people_warnings(source), *networks.warnings(args.min_quality or 0)],
     )  # fmt: skip

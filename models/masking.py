@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -78,6 +79,12 @@ class MaskRates:
         """Draw the mask of an image: noise (49,), uniform in [0, 1), and the mask rate."""
         noise = stream.random(ROWS)
         return noise, self.rate(stream.random())
+
+    def draw_masks(self, streams: Sequence[np.random.Generator]) -> TokenMask:
+        """Draw the masks of a batch, that of sample i from ``streams[i]``."""
+        noise, rates = zip(*map(self.draw, streams), strict=True)
+        noise = torch.from_numpy(np.stack(noise))  # (N, 49)
+        return TokenMask.from_noise(noise, self.minimum, torch.tensor(rates, dtype=torch.float64))
 
     def rate(self, uniform: float) -> float:
         """The mask rate for a uniform draw u in [0, 1), by the inverse CDF of the truncated normal:

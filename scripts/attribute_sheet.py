@@ -11,14 +11,13 @@ while the face encoder still saw the same identity, the values reached, and the 
 """
 
 import json
-from collections.abc import Iterator
 
 from utils.cli.command import command
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from models.attrop import AttrOP, Result, Row, Target, pitch_target, quality_target, yaw_target
+from models.attrop import AttrOP, Result, Target, pitch_target, quality_target, yaw_target
 from models.errors import UserError
 from models.iresnet import IResNet, load_face_encoder
 from models.masking import MaskRates
@@ -34,8 +33,7 @@ from utils.data.images import encode_jpeg
 from utils.evaluation.labelled_sheet import labelled_sheet
 from utils.generation.attrop_progress import AttrOPProgress
 from utils.generation.batch_rows import attrop_rows
-from utils.generation.recipe import Identity
-from utils.generation.streams import identity_stream
+from utils.generation.pipeline import identity_rows
 from utils.generation.vector_source import VectorSource
 
 SHOWN = 12  # identities of the picture
@@ -100,14 +98,14 @@ def main(argv=None):
                 generator, encoder, targets, batch_size=rows_at_a_time, max_iters=args.max_iters, on_iteration=progress
             )
             results = []
-            for result in attrop.run(make_rows(identities, args.seed)):
+            for result in attrop.run(identity_rows(identities, args.seed, MaskRates())):
                 results.append(result)
                 progress.bar.update()
-            results.sort(key=lambda result: result.key)
+            results.sort(key=lambda result: result.key.number)
             figures[f"{value:g}"] = summary(results, args.attribute)
             for images, result in zip(sheet, results, strict=True):
                 if result.image is None:
-                    raise UserError(f"{args.center_feature}: vector {result.key}: {result.reason}.")
+                    raise UserError(f"{args.center_feature}: vector {result.key.number}: {result.reason}.")
                 images.append(to_pixels(result.image[None])[0].numpy())
     names = [identity.name for identity in identities]
     labels = [f"{LABELS[args.attribute]} {value:g}" for value in args.values]
@@ -146,14 +144,6 @@ def make_targets(
         return [quality_target(quality, value)]
     others = [] if min_quality is None else [quality_target(quality, min_quality)]
     return [yaw_target(pose, value, signed=True) if attribute == "yaw" else pitch_target(pose, value), *others]
-
-
-def make_rows(identities: list[Identity], seed: int) -> Iterator[Row]:
-    """AttrOP's rows, one per identity, with masks from (seed, identity)."""
-    masks = MaskRates()
-    for identity in identities:
-        stream = identity_stream(seed, identity.number)
-        yield Row(identity.number, identity.vector, identity.vector, lambda stream=stream: masks.draw(stream))
 
 
 def summary(results: list[Result], attribute: str) -> dict[str, float]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import paired_cosine_distances
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.errors import UserError
 from models.generator_file import checked_state, native_checkpoint, training_vectors

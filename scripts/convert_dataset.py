@@ -24,7 +24,7 @@ from pathlib import Path
 
 from utils.cli.command import command
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.errors import UserError
 from utils.cli.flags import make_parser

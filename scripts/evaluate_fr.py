@@ -16,7 +16,7 @@ from pathlib import Path
 from utils.cli.command import command
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.errors import UserError
 from models.iresnet import IResNet, load_face_encoder

@@ -6,7 +6,8 @@
 The scores are PSNR and SSIM of image against photo, sharpness, and the similarity of the image's FR feature to the
 photo's: by the FR model of --id_weights, whose features the generator reads, and, more strictly, by the held-out one of
 --evaluator_weights, which no loss has used. With the --threshold of the latter they include the fraction of images from
-noisy vectors that it verifies. Writes the scores, and a picture of photos over their reconstructions.
+noisy vectors that it verifies. residual_peak is the largest mean residual at a fixed place, in levels of 255: an
+artefact that all images share. Writes the scores, and pictures of photos over their reconstructions and of residuals.
 """
 
 import argparse
@@ -60,33 +61,36 @@ def main(argv=None):
     parser.add_argument(
         "--output",
         default="evaluation",
-        help="common part of the names of the output files, OUTPUT.json and OUTPUT.jpg",
+        help="common part of the names of the output files, OUTPUT.json, OUTPUT.jpg and OUTPUT-residual.jpg",
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replacement of OUTPUT.json and OUTPUT.jpg where they exist"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="replacement of the output files where they exist")
     add_device_flags(parser)
     args = parser.parse_args(argv)
     if args.threshold is not None and not args.evaluator_weights:
         raise UserError("--threshold is that of --evaluator_weights: give both.")
-    refuse_existing(f"{args.output}.json", f"{args.output}.jpg", overwrite=args.overwrite)
+    residual_picture = f"{args.output}-residual.jpg"
+    refuse_existing(f"{args.output}.json", f"{args.output}.jpg", residual_picture, overwrite=args.overwrite)
     device, precision = set_up_inference(args)
     generator = load_vec2face(args.model_weights, device, precision.dtype)
     encoder = load_face_encoder(args.id_weights, device, precision.dtype)
     evaluator = load_face_encoder(args.evaluator_weights, device, precision.dtype) if args.evaluator_weights else None
     with closing(TrainingData(args.data)) as data:
         positions = np.linspace(0, len(data) - 1, min(args.count or len(data), len(data))).astype(int)
-        scores, pairs = reconstruct(
+        scores, pairs, residuals = reconstruct(
             generator, encoder, data, positions, args.batch_size, args.seed, evaluator, args.threshold
         )
     with output_file(f"{args.output}.json") as target:
         target.write_text(json.dumps(scores | precision.in_report(), indent=2) + "\n")
     with output_file(f"{args.output}.jpg") as target:
         target.write_bytes(encode_jpeg(contact_sheet(pairs), 90))
+    with output_file(residual_picture) as target:
+        target.write_bytes(encode_jpeg(residuals.picture(), 90))
     for name, value in scores.items():
         print(f"{name}: {value}")
     print(f"precision: {precision.name}")
-    print(f"photos over reconstructions: {args.output}.jpg")
+    print(
+        f"photos over reconstructions: {args.output}.jpg; residuals, absolute and at a fixed place: {residual_picture}"
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from utils.cli.command import command
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.errors import UserError
 from models.iresnet import load_face_encoder

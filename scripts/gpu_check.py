@@ -133,7 +133,7 @@ def run_checks(checks: list[Check], setting: Setting, output_dir: Path) -> int:
     return int(any(row.result == FAILED for _, row in results))
 
 
-def run_check(check: Check, setting: Setting, results: list, notes: dict):
+def run_check(check: Check, setting: Setting, results: list, notes: dict) -> None:
     """Add the check's (name, row) pairs to ``results`` and, when it fails, its last lines of output to ``notes``."""
     left = setting.seconds_left()
     if left <= 0:
@@ -154,7 +154,7 @@ def tally(rows: list[Row]) -> str:
     return ", ".join(f"{count} {result}" for result, count in counts.items() if count)
 
 
-def write_report(output_dir: Path, machine: dict, results: list, notes: dict, finished: bool):
+def write_report(output_dir: Path, machine: dict, results: list, notes: dict, finished: bool) -> None:
     """Write both tables. ``finished``: whether all chosen checks have been run."""
     content = {"machine": machine, "finished": finished, "rows": plain(results), "printed_by_failed_checks": notes}
     (output_dir / FILES[0]).write_text(json.dumps(content, indent=2) + "\n")

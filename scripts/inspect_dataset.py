@@ -15,7 +15,7 @@ from utils.cli.command import command
 import lmdb
 import msgpack
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from utils.cli.flags import make_parser, positive
 from utils.cli.outputs import output_file, refuse_existing, report_folder

@@ -13,7 +13,7 @@ from utils.cli.command import command
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.errors import UserError
 from models.generator_file import native_checkpoint, training_vectors

@@ -10,7 +10,9 @@ Features are kept there, so an interrupted run continues where it stopped. scrip
 """
 
 import json
+from argparse import ArgumentParser
 from pathlib import Path
+from typing import Any
 
 from utils.cli.command import command
 
@@ -35,7 +37,7 @@ from utils.runtime.precision import Precision
 OWN_FILES = ("report.json", "features.npy")  # either one marks the folder of a report, the second while it is made
 
 
-def measure_parser():
+def measure_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     parser.add_argument("data", help="folder of identity/photo, or LMDB")
     parser.add_argument("--mask", help=".npy of the positions of the images to measure (default: all)")
@@ -120,9 +122,9 @@ def measure(
     *,
     name: str | None = None,
     reference_features: Path | str | None = None,
-    quality_weights: str | None = None,
-    pose_weights: str | None = None,
-    lpips_weights: str | None = None,
+    quality_weights: Path | str | None = None,
+    pose_weights: Path | str | None = None,
+    lpips_weights: Path | str | None = None,
     extractor: Extractor | None = None,
     neighbours: int = NEIGHBOURS,
     fidelity_images: int = 5000,
@@ -131,8 +133,8 @@ def measure(
     batch_size: int = 64,
     workers: int | None = None,
     seed: int = 0,
-) -> None:
-    """Write report.html and report.json on a dataset into ``output`` and print the summary.
+) -> dict[str, Any]:
+    """Write report.html and report.json on a dataset into ``output``, print the summary and return the report's values.
 
     The optional values are the flags of the same names. Raises UserError when weights or images cannot be read.
     """
@@ -162,6 +164,7 @@ def measure(
         page.write_text(measurement.report.html())
     print("\n".join(measurement.lines))
     print(f"report: {page}, {page.with_suffix('.json')}")
+    return measurement.results
 
 
 def dataset_name(data: Path | str, mask: Path | str | None = None) -> str:

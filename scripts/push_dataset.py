@@ -14,6 +14,7 @@ that holds anything else is refused. The token is read from the environment (HF_
 """
 
 import re
+from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from utils.cli.command import command
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import disable_progress_bars, logging, validate_repo_id
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.errors import UserError
 from utils.cli.flags import make_parser
@@ -42,7 +43,7 @@ SMALL = 10_000  # images, up to which the default is a file per image
 LARGEST_IMAGEFOLDER = 90_000  # images; the Hub advises against repositories of more than 100,000 files
 
 
-def push_parser():
+def push_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     parser.add_argument("data", help="generated dataset: its folder, or its LMDB")
     parser.add_argument("repository", type=repository_name, help="dataset repository on the Hub, OWNER/NAME")

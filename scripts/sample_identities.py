@@ -11,6 +11,7 @@ command continues. Existing files are replaced only with --overwrite.
 
 import json
 import os
+from argparse import ArgumentParser
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from utils.cli.command import command
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.errors import UserError
 from models.weight_files import sha256
@@ -41,7 +42,7 @@ from utils.runtime.precision import Precision
 WIDTH = 512
 
 
-def sampling_parser():
+def sampling_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     parser.add_argument(
         "--method",

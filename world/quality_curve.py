@@ -14,7 +14,7 @@ from utils.cli.command import command
 import cv2
 import matplotlib
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.iresnet import IResNet, load_face_encoder
 from utils.cli.demo_weights import use_demo_weights

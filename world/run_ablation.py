@@ -13,6 +13,7 @@ interruption the same command continues: what is finished is not repeated.
 """
 
 import json
+from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ from utils.runtime.precision import Precision
 from world.ablation_tables import TABLES, Photos, SyntheticSet
 
 
-def ablation_parser():
+def ablation_parser() -> ArgumentParser:
     """The flags. Their ``dest`` are the keys of OUTPUT/settings.json, which earlier versions wrote."""
     parser = make_parser(__doc__)
     parser.add_argument("table", choices=TABLES, help="name of the comparison")

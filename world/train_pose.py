@@ -20,7 +20,7 @@ from utils.cli.command import command
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.errors import UserError
 from models.pixels import to_images

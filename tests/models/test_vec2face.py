@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from models import PRESETS, TokenMask, Vec2Face, load_vec2face
+from models import PRESETS, MaskRates, TokenMask, Vec2Face, load_vec2face
 from models.errors import UserError
 from models.vec2face import take_rows
 from models.weight_files import skip_init
@@ -37,6 +37,16 @@ def test_the_rows_with_the_smallest_noises_are_masked():
     mask = TokenMask.from_noise(noise, 0.1, 0.3)
     assert mask.kept.tolist() == [list(range(44))]
     assert mask.masked.nonzero()[:, 1].tolist() == list(range(34, 49))
+
+
+def test_the_masks_of_a_batch_are_those_of_its_streams():
+    streams = [[np.random.default_rng(seed) for seed in (3, 4)] for _ in range(2)]
+    masks = MaskRates().draw_masks(streams[0])
+    for row, stream in enumerate(streams[1]):
+        noise, rate = MaskRates().draw(stream)
+        alone = TokenMask.from_noise(torch.from_numpy(noise)[None], 0.1, rate)
+        assert masks.masked[row].equal(alone.masked[0])
+        assert masks.kept[row].equal(alone.kept[0])
 
 
 @pytest.mark.parametrize(

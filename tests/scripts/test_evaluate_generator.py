@@ -16,4 +16,6 @@ def test_the_scores_of_a_generator_and_a_sheet_are_written(demo, training_lmdb, 
     assert scores["photos"] == 9
     assert scores["psnr"] > 10
     assert scores["id_similarity_mean"] > 0.6
+    assert 0 < scores["residual_peak"] < 127
     assert (tmp_path / "e.jpg").exists()
+    assert (tmp_path / "e-residual.jpg").exists()

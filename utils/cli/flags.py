@@ -113,6 +113,14 @@ def finite(text: str) -> float:
     return value
 
 
+def open_fraction(text: str) -> float:
+    """argparse type: a number between 0 and 1, neither of them."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, not {text}")
+    return value
+
+
 def cosine(text: str) -> float:
     """argparse type: a cosine similarity, -1 to 1."""
     value = float(text)

@@ -7,8 +7,10 @@ import torch
 from models.vec2face import PRESETS
 from utils.cli.flags import Parser, not_negative
 from utils.data.photo_loader import FEW, MOST_WORKERS
-from utils.runtime.device import keep_freed_memory, resolve_device
+from utils.runtime.inference import set_up_process
 from utils.runtime.precision import PRECISIONS, Precision
+
+GENERATOR = "weights/vec2face_generator.pth"  # where download_vec2face_weights.py puts the released one
 
 
 def add_device_flags(parser: Parser, precision: str = "fp32") -> None:
@@ -26,20 +28,15 @@ def add_device_flags(parser: Parser, precision: str = "fp32") -> None:
 def set_up_inference(
     args: Namespace, local_rank: int = 0, deterministic: bool = False
 ) -> tuple[torch.device, Precision]:
-    """The device and the Precision of the flags, with the backend flags of this process set accordingly.
+    """The device and the Precision of the flags; see ``set_up_process``."""
+    return set_up_process(args.device, args.precision, local_rank, deterministic)
 
-    Only for the ``main`` of a script, as the backend flags hold for the whole process. Raises UserError for a device or
-    a precision that this machine lacks.
+
+def add_model_flags(parser: Parser, default_weights: str | None = None) -> None:
+    """Add the flags of the generator and the face encoder.
+
+    ``default_weights``: what the help says of the generator's default where it depends on other flags and is None.
     """
-    device = resolve_device(args.device, local_rank)
-    keep_freed_memory(device)
-    precision = Precision.for_inference(args.precision, device)
-    precision.apply(deterministic)
-    return device, precision
-
-
-def add_model_flags(parser: Parser) -> None:
-    """Add the flags of the generator and the face encoder."""
     group = parser.add_argument_group("models")
     group.add_argument(
         "--model",
@@ -48,8 +45,9 @@ def add_model_flags(parser: Parser) -> None:
     )
     group.add_argument(
         "--model_weights",
-        default="weights/vec2face_generator.pth",
-        help="weights of the generator, in the released form or ours",
+        default=None if default_weights else GENERATOR,
+        help="weights of the generator, in the released form or ours"
+        + (f" (default: {default_weights})" if default_weights else ""),
     )
     group.add_argument("--id_weights", default="weights/arcface-r100-glint360k.pth", help="weights of the face encoder")
 

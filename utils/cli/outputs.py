@@ -10,15 +10,17 @@ from models.errors import UserError
 from utils.dataset.layout import REPORT_SUFFIX
 
 
-def report_folder(data: Path | str, output: Path | str | None = None) -> Path:
+def report_folder(data: Path | str, output: Path | str | None = None, suffix: str = REPORT_SUFFIX) -> Path:
     """The folder for reports on a dataset: ``output``, or NAME.report beside the folder or LMDB called NAME.
+
+    ``suffix``: in the place of ".report".
 
     Raises UserError for a folder inside the dataset, where other tools would take it for an identity.
     """
     dataset = Path(data) if Path(data).name not in ("", "..") else Path(data).resolve()
     if dataset.suffix == ".lmdb" and dataset.parent.name == dataset.stem:
         dataset = dataset.parent  # a generated dataset, NAME/NAME.lmdb
-    folder = Path(output) if output else dataset.with_name(dataset.name.removesuffix(".lmdb") + REPORT_SUFFIX)
+    folder = Path(output) if output else dataset.with_name(dataset.name.removesuffix(".lmdb") + suffix)
     if folder.resolve().is_relative_to(dataset.resolve()):
         raise UserError(f"--output {folder}: lies inside the dataset {dataset}; name a folder outside it.")
     return folder

@@ -7,17 +7,22 @@ from pathlib import Path
 
 import msgpack
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.errors import UserError
 from utils.data import heic
 from utils.data.images import CONTACT_SHEET, EXTENSIONS, SIDE, decode_image, encode_jpeg, resize
 from utils.data.masks import load_mask
 from utils.data.training_lmdb import LazyLmdb
-from utils.dataset.layout import ABOUT_SUFFIX, HUB_SUFFIX, MANIFEST, REPORT_SUFFIX, SETTINGS
+from utils.dataset.layout import ABOUT_SUFFIX, CLEANING_SUFFIX, HUB_SUFFIX, MANIFEST, REPORT_SUFFIX, SETTINGS
 
 JPEG_QUALITY = 95  # of photos that are encoded again
-BESIDE = (ABOUT_SUFFIX, REPORT_SUFFIX, HUB_SUFFIX)  # suffixes of folders that belong to a dataset beside them
+BESIDE = (
+    ABOUT_SUFFIX,
+    REPORT_SUFFIX,
+    HUB_SUFFIX,
+    CLEANING_SUFFIX,
+)  # suffixes of folders that belong to a dataset beside them
 RECORDS = {MANIFEST, SETTINGS, "data.mdb"}  # files that mark a folder as a dataset, not as an identity
 SHOWN = 5  # number of datasets named in a message
 

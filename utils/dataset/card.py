@@ -30,6 +30,14 @@ WEIGHTS = {
     "id_model": "FR model that reads the identity",
     "quality_model": "quality model",
     "pose_model": "head pose model",
+    "gate_model": "second face encoder of the gate",
+}
+FURTHER_GATES = {
+    "min_gate_similarity": "gate: smallest similarity by a second face encoder",
+    "max_avoid_similarity": "gate: highest similarity to people to avoid",
+    "max_landmark_error": "gate: one face, with landmarks within so many pixels of the template",
+    "best": "images of an identity that are kept, the best of those drawn",
+    "complete": "images that an identity must have, or it was replaced",
 }
 MEASURED = {
     "id_similarity": "cosine similarity of an image's FR feature to the identity vector",
@@ -41,7 +49,8 @@ COLUMNS = """| column | meaning |
 |---|---|
 | `label` | number of the identity, 0 to {last} |
 | `identity` | name of the identity |
-| `sigma` | standard deviation of the noise on each dimension of the identity vector |
+| `sigma` | standard deviation of Gaussian noise on each dimension of the identity vector |
+| `cosine` | of the image's vector to the identity vector, in place of `sigma` with noise in a cone |
 | `id_similarity`, `quality`, `yaw`, `pitch` | measured on the image before JPEG compression, or absent |"""
 LIMITS = (
     "The images inherit the biases of the photos that the generator and the FR model were trained on. The distribution "
@@ -159,12 +168,18 @@ def settings_rows(settings: dict, environment: dict) -> Iterable[tuple[str, str]
     yield "SHA-256 of the identity vectors or photos", f"`{settings.get('identities')}`"
     yield "seed", str(settings.get("seed"))
     yield "images per identity, before any gate", str(settings.get("example"))
-    yield "standard deviations of the noise", ", ".join(map(str, settings.get("sigma") or ())) or "-"
+    if settings.get("noise") == "cone":
+        yield "noise", f"in a cone around the identity vector, cosine {settings.get('lower_bound')} or more"
+    else:
+        yield "standard deviations of the noise", ", ".join(map(str, settings.get("sigma") or ())) or "-"
     if attrop := settings.get("attrop"):
         yield "AttrOP", ", ".join(f"{key} {value}" for key, value in attrop.items())
     if gate := settings.get("gate"):
         names = ("smallest id similarity", "smallest quality", "highest number of tries")
         yield "gate", ", ".join(f"{word} {value}" for word, value in zip(names, gate, strict=True) if value is not None)
+    for name, meaning in FURTHER_GATES.items():
+        if settings.get(name) is not None:
+            yield meaning, str(settings[name])
     yield "precision", str(settings.get("precision"))
     yield "JPEG quality", str(settings.get("jpeg_quality"))
     versions = (f"{key} {environment[key]}" for key in ("device", "python", "torch") if environment.get(key))

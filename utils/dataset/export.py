@@ -55,7 +55,8 @@ def manifest_columns(path: Path) -> dict[str, dict[str, Any]]:
         location = line.get("file") or line.get("key")
         if location:
             record = ImageRecord.from_line(line)
-            values = {"identity": record.name, "sigma": record.sigma, **record.measured, "source": record.source}
+            noise = {"sigma": record.sigma, "cosine": record.cosine}
+            values = {"identity": record.name, **noise, **record.measured, "source": record.source}
             columns[location] = {name: value for name, value in values.items() if value is not None}
     return columns
 

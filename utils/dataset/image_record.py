@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 MEASURES = ("id_similarity", "quality", "yaw", "pitch")  # what can be measured on an image
+NOT_BEST, INCOMPLETE = "not among the best", "identity incomplete"  # how reasons begin that are not the gate's
 DIGITS = 4  # decimal places of measured values
 # The names in a manifest line and in a verdict that are not measured values. Custom AttrOP targets need other names.
-RECORD_FIELDS = ("file", "key", "identity", "name", "index", "source", "sigma", "attrop", "passed", "tries")
+RECORD_FIELDS = (
+    "file", "key", "identity", "name", "index", "source", "sigma", "cosine", "landmarks", "attrop", "passed", "tries",
+)  # fmt: skip
 VERDICT_FIELDS = ("measured_on", "accepted", "iterations", "missed", "reason")
 
 
@@ -53,8 +56,10 @@ class ImageRecord:
     """The metadata of one image of a dataset.
 
     ``identity``: the identity's number, which seeds its random streams; ``name``: its folder; ``index``: the image's
-    number within the identity; ``sigma``: standard deviation of the noise on each dimension of the identity vector;
-    ``source``: the photo or folder that the identity vector came from (reference mode).
+    number within the identity; ``sigma``: standard deviation of the noise on each dimension of the identity vector,
+    None for noise in a cone; ``cosine``: with that noise, the cosine of the image's vector to the identity vector;
+    ``source``: the photo or folder that the identity vector came from (reference mode). ``landmarks``: the landmark
+    picture that the image was made to: its file's name ("picture"), or the pose that it was drawn at, in degrees.
     ``measured``: {name: value}, measured on this very image before JPEG compression. The names are those in MEASURES
     and those of custom AttrOP targets.
     ``attrop``: AttrOP's verdict on this image or, only in the record of the identity's first image, on its vector.
@@ -65,19 +70,24 @@ class ImageRecord:
     identity: int
     name: str
     index: int
-    sigma: float
+    sigma: float | None
     source: str | None = None
     measured: dict[str, float] = field(default_factory=dict)
     attrop: AttrOPVerdict | None = None
     passed: bool | None = None
     tries: tuple[dict[str, Any], ...] = ()
+    cosine: float | None = None
+    landmarks: dict[str, Any] | None = None
 
     def line(self) -> dict[str, Any]:
         """The manifest line without the location of the image; unknown entries are left out."""
         line = {"identity": self.identity, "name": self.name, "index": self.index}
         if self.source is not None:
             line["source"] = self.source
-        line |= {"sigma": self.sigma} | rounded(self.measured)
+        line |= {"sigma": self.sigma} if self.cosine is None else rounded({"cosine": self.cosine})
+        if self.landmarks is not None:
+            line["landmarks"] = self.landmarks
+        line |= rounded(self.measured)
         if self.attrop is not None:
             line["attrop"] = self.attrop.line()
         if self.passed is not None:
@@ -94,12 +104,14 @@ class ImageRecord:
             line["identity"],
             line["name"],
             line["index"],
-            line["sigma"],
+            line.get("sigma"),
             line.get("source"),
             {name: value for name, value in line.items() if name not in RECORD_FIELDS},
             attrop and AttrOPVerdict.from_line(attrop),
             line.get("passed"),
             tuple(line.get("tries", ())),
+            line.get("cosine"),
+            line.get("landmarks"),
         )
 
 

@@ -14,6 +14,7 @@ from utils.data.images import CONTACT_SHEET
 
 ABOUT_SUFFIX = ".about"
 REPORT_SUFFIX = ".report"  # suffix of the folder for reports on a dataset
+CLEANING_SUFFIX = ".cleaning"  # suffix of the folder that scripts/clean_dataset.py writes
 HUB_SUFFIX = ".hub"  # suffix of the folder that scripts/push_dataset.py uploads
 MANIFEST = "manifest.jsonl"
 SETTINGS = "settings.json"

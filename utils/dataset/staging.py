@@ -11,7 +11,7 @@ NAME.hub/
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from models.errors import UserError
@@ -25,7 +25,7 @@ FORMS = {"imagefolder": write_imagefolder, "webdataset": write_webdataset, "parq
 CARD, DATA, STAMP = "README.md", "data", ".export.json"
 
 
-def stage_images(folder: Path, faces: FaceSet, form: str, root: Path, settings: Path, progress) -> bool:
+def stage_images(folder: Path, faces: FaceSet, form: str, root: Path, settings: Path, progress: Callable) -> bool:
     """Have the images of a dataset in ``folder``; whether they had to be written.
 
     ``root``: the dataset's folder; ``settings``: its settings.json; ``progress``: wraps the iterable of photos. The

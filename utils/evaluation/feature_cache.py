@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.iresnet import IResNet
 from utils.data.face_set import FaceSet
@@ -56,6 +56,14 @@ class FeatureCache:
 
     def fill(self, batch_size: int, workers: int | None = None) -> Features:
         """Extract the features that are missing and return all. ``workers``: as in ``read_ahead``."""
+        indices = self.extract(batch_size, workers)
+        return Features(self.array[indices] if self.unreadable else self.array, indices)
+
+    def extract(self, batch_size: int, workers: int | None = None) -> np.ndarray:
+        """Extract the features that are missing: all are in ``array`` (N, D) then, a memory map.
+
+        Returns the positions of the readable images, (n,); the other rows of the array mean nothing.
+        """
         photos = read_faces(self.faces, range(self.done, len(self.faces)), workers, batch_size)
         bar = tqdm(total=len(self.faces), initial=self.done, unit="im", desc="features", leave=False, delay=2)
         with bar:
@@ -70,8 +78,7 @@ class FeatureCache:
                 bar.update(self.done - start)
                 if number % SAVE_EVERY == SAVE_EVERY - 1 or self.done == len(self.faces):
                     self._save()
-        indices = np.setdiff1d(np.arange(len(self.faces)), self.unreadable)
-        return Features(self.array[indices] if self.unreadable else self.array, indices)
+        return np.setdiff1d(np.arange(len(self.faces)), self.unreadable)
 
     def _save(self) -> None:
         self.array.flush()

@@ -1,6 +1,7 @@
 """Measurements of a dataset's images: how much they vary, and how close their distribution is to a reference's."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ LPIPS_IDENTITIES, LPIPS_IMAGES = 100, 10  # at most
 
 
 def measure_variety(
-    measurement: Measurement, quality_weights: str | None, pose_weights: str | None, lpips_weights: str | None
-) -> None:
+    measurement: Measurement, quality_weights: Path | str | None, pose_weights: Path | str | None,
+    lpips_weights: Path | str | None,
+) -> None:  # fmt: skip
     """Quality and pose of the images, and how much the images of one identity differ; each only with its model."""
     data, report = measurement.data, measurement.report
     device, dtype, batch_size = measurement.device, measurement.precision.dtype, measurement.batch_size
@@ -51,7 +53,7 @@ def measure_variety(
 
 
 @torch.inference_mode()
-def difference_within_identities(measurement: Measurement, lpips_weights: str | None) -> dict | None:
+def difference_within_identities(measurement: Measurement, lpips_weights: Path | str | None) -> dict | None:
     """Mean difference of two images of an identity, over at most 100 random identities, as in UIFace.
 
     None when no identity has two images.

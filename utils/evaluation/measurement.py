@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from utils.evaluation.measured_set import MeasuredSet
 from utils.evaluation.metrics import BINS

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.losses import StructuralSimilarity
-from models.masking import MaskRates, TokenMask
+from models.masking import MaskRates
 from models.pixels import to_images, to_pixels
 from models.vec2face import Vec2Face
 from utils.data.loader import make_loader
 from utils.data.training_data import TrainingData
+from utils.evaluation.residual_map import ResidualMap
 from utils.generation.streams import IDENTITY_SIGMAS, image_stream, perturb
 
 SHEET_COLUMNS = 12
@@ -30,25 +31,26 @@ def reconstruct(
     seed: int = 0,
     evaluator: nn.Module | None = None,
     threshold: float | None = None,
-) -> tuple[dict[str, float], list[list[np.ndarray]]]:
-    """({name: score}, [photos, reconstructions]) of the records of a TrainingData at ``indices``.
+) -> tuple[dict[str, float], list[list[np.ndarray]], ResidualMap]:
+    """({name: score}, [photos, reconstructions], residuals) of the records of a TrainingData at ``indices``.
 
     All models are in eval mode; masks are drawn as in generation, from (seed, record). The scores are PSNR in dB, SSIM,
-    the similarity of the image's FR feature to the photo's, and sharpness: the fraction of high frequencies in the
-    images over that in the photos. ``evaluator``: a held-out FR model, whose similarities are scored as well; with its
-    verification ``threshold`` also the fraction of images from vectors with the published noise that it verifies as the
-    photo's identity. The pictures are lists of (112, 112, 3) uint8.
+    the similarity of the image's FR feature to the photo's, sharpness: the fraction of high frequencies in the images
+    over that in the photos, and the largest mean residual at a fixed place. ``evaluator``: a held-out FR model, whose
+    similarities are scored as well; with its verification ``threshold`` also the fraction of images from vectors with
+    the published noise that it verifies as the photo's identity. The pictures are lists of (112, 112, 3) uint8.
     """
     device, masks = next(generator.parameters()).device, MaskRates()
     ssim = StructuralSimilarity().to(device)
     items = [(0, int(index)) for index in indices]
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     psnr, structure, similarity, sharpness, held_out, verified, pairs = [], [], [], [], [], [], [[], []]
+    residuals = ResidualMap()
     for pixels, vectors, keys, _ in tqdm(make_loader(data, batches, 0, False), unit="batch", leave=False):
-        noise, rates = zip(*(masks.draw(image_stream(seed, int(key), 0)) for key in keys), strict=True)
-        mask = TokenMask.from_noise(torch.tensor(np.stack(noise)), masks.minimum, torch.tensor(rates)).to(device)
+        mask = masks.draw_masks([image_stream(seed, int(key), 0) for key in keys]).to(device)
         real, vectors = to_images(pixels.to(device)), vectors.to(device)  # (B, 3, 112, 112), (B, 512)
         fake = generator(vectors, mask).images.float().clip(-1, 1)  # (B, 3, 112, 112)
+        residuals.add(fake, real)
         psnr += (10 * torch.log10(4 / (fake - real).square().mean((1, 2, 3)))).tolist()
         structure += ssim(fake, real, mean=False).tolist()
         similarity += torch.cosine_similarity(encoder(fake).float(), vectors).tolist()
@@ -73,13 +75,14 @@ def reconstruct(
         "id_similarity_mean": round(float(np.mean(similarity)), 4),
         "id_similarity_5th_percentile": round(float(np.percentile(similarity, 5)), 4),
         "sharpness": round(sharpness_of_images / sharpness_of_photos, 4),
+        "residual_peak": round(residuals.peak(), 2),
     }
     if held_out:
         scores["judge_similarity_mean"] = round(float(np.mean(held_out)), 4)
         scores["judge_similarity_5th_percentile"] = round(float(np.percentile(held_out, 5)), 4)
     if verified:
         scores["recognised_with_noise"] = round(float(np.mean(verified)), 4)
-    return scores, pairs
+    return scores, pairs, residuals
 
 
 def high_frequency_fraction(images: torch.Tensor) -> torch.Tensor:

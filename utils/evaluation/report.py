@@ -5,12 +5,9 @@ import html
 import io
 from collections.abc import Callable
 
-import matplotlib
-
-matplotlib.use("Agg")  # no window system needed
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from utils.data.images import contact_sheet, encode_jpeg
 
@@ -46,12 +43,13 @@ class Report:
 
     def chart(self, draw: Callable[[Axes], object], alt: str) -> None:
         """A chart that ``draw(axes)`` draws; ``alt``: its textual alternative."""
-        figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+        # Without pyplot: no window system is needed, and the backend of a notebook stays as it is.
+        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        axes = figure.subplots()
         draw(axes)
         axes.grid(alpha=0.3)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110)
-        plt.close(figure)
         self._image("png", buffer.getvalue(), alt)
 
     def pictures(self, rows: list[list[np.ndarray]], alt: str) -> None:

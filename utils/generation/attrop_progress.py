@@ -2,7 +2,7 @@
 
 import time
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.attrop import Result
 
@@ -38,9 +38,10 @@ class AttrOPProgress:
         if not self.hinted and (hint := self.hint()):
             self.hinted = True
             self.bar.write(hint)
-        if time.monotonic() - self.drawn >= REDRAW_SECONDS:
+        redraw = time.monotonic() - self.drawn >= REDRAW_SECONDS
+        if redraw:
             self.drawn = time.monotonic()
-            self.bar.set_postfix_str(str(self))
+        self.bar.set_postfix_str(str(self), refresh=redraw)  # the bar's last state shows all results
 
     def hint(self) -> str | None:
         """A line for the user when no image has come near the quality target so far, else None."""

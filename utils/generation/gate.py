@@ -1,27 +1,87 @@
 """A gate that images must pass to be written, and the queue that rejected images return to."""
 
+import math
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from utils.generation.selection import Selection
 
 Job = TypeVar("Job")
 
 
+class Gating(NamedTuple):
+    """What decides whether an image is written.
+
+    ``avoid``: features of people (M, 512) for a gate on the similarity to them; ``settings``: for settings.json, beside
+    those of a gate on identity similarity and quality.
+    """
+
+    gate: "Gate | None" = None
+    selection: Selection | None = None
+    avoid: np.ndarray | None = None
+    settings: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def measures(self) -> list[str]:
+        """Names of the measures that have to be taken."""
+        score = [self.selection.score] if self.selection is not None and self.selection.score else []
+        return list(dict.fromkeys([*(self.gate.names if self.gate else ()), *score]))
+
+    def needs(self, *names: str) -> bool:
+        """Whether one of the measures has to be taken."""
+        return bool(set(names) & set(self.measures))
+
+
 @dataclass(frozen=True)
 class Gate:
-    """``minimums``: {name of a measure: lowest value that passes}; ``max_tries``: most attempts at an image."""
+    """``minimums`` and ``maximums``: {name of a measure: lowest or highest value that passes}.
+
+    ``max_tries``: the most attempts at an image.
+    """
 
     minimums: dict[str, float]
     max_tries: int
+    maximums: dict[str, float] = field(default_factory=dict)
 
-    def missed(self, values: dict[str, float]) -> list[str]:
-        """Names of the measures of one image that are below their minimum (or NaN)."""
-        return [name for name, lowest in self.minimums.items() if not values[name] >= lowest]
+    @property
+    def limits(self) -> "list[Limit]":
+        """All limits."""
+        lowest = [Limit(name, value, is_minimum=True) for name, value in self.minimums.items()]
+        return lowest + [Limit(name, value, is_minimum=False) for name, value in self.maximums.items()]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the measures that the gate needs."""
+        return list({limit.name: None for limit in self.limits})
 
     def failures(self, values: dict[str, float]) -> str:
         """Why one image does not pass, as text; empty if it passes."""
-        return ", ".join(f"{name} {values[name]:.3f} below {self.minimums[name]:g}" for name in self.missed(values))
+        missed = (limit for limit in self.limits if not limit.passes(values.get(limit.name, math.nan)))
+        return ", ".join(f"{limit.name} {values.get(limit.name, math.nan):.3f} {limit}" for limit in missed)
+
+
+class Limit(NamedTuple):
+    """The lowest (``is_minimum``) or highest value of a measure that passes."""
+
+    name: str
+    value: float
+    is_minimum: bool
+
+    def passes(self, value: float) -> bool:
+        """Whether a value passes; NaN does not."""
+        return value >= self.value if self.is_minimum else value <= self.value
+
+    def best(self, values: Iterable[float]) -> float:
+        """The value that is nearest to passing."""
+        return max(values) if self.is_minimum else min(values)
+
+    def __str__(self) -> str:
+        return f"{'below' if self.is_minimum else 'above'} {self.value:g}"
 
 
 class RetryQueue(Generic[Job]):

@@ -1,15 +1,19 @@
-"""Measurements on images as they are generated: identity similarity, quality, yaw and pitch."""
+"""Measurements on images as they are generated: similarities, quality, yaw and pitch, landmarks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.masking import ROWS, TokenMask
+from utils.generation import landmark_check
+from utils.generation.identity_sampling import highest_similarity
+from utils.generation.landmark_check import LandmarkCheck
 from utils.runtime.device import uncompiled
 
 Result = TypeVar("Result")
@@ -25,23 +29,37 @@ class ImageMeasures:
 
     ``encoder``: face encoder for ``id_similarity``, the cosine of the image's feature to the identity vector;
     ``quality_model``: the norm of its feature is ``quality``; if it is the encoder, one forward pass serves both;
-    ``pose_model``: ``yaw`` and ``pitch`` in degrees.
+    ``pose_model``: ``yaw`` and ``pitch`` in degrees; ``gate_encoder``: another face encoder for ``gate_similarity``,
+    the cosine of its features of the image and of the identity's anchor; ``avoid``: unit features of people (M, 512) in
+    the space of ``encoder``, for ``avoid_similarity``, the largest cosine to one of them; ``landmark_check``:
+    ``faces`` and ``landmark_error``.
     """
 
     encoder: nn.Module | None = None
     quality_model: nn.Module | None = None
     pose_model: nn.Module | None = None
+    gate_encoder: nn.Module | None = None
+    avoid: torch.Tensor | None = None
+    landmark_check: LandmarkCheck | None = None
 
     @property
     def names(self) -> list[str]:
         """Names of the measures, in the order of the manifest."""
         names = ["id_similarity"] if self.encoder is not None else []
         names += ["quality"] if self.quality_model is not None else []
-        return names + (["yaw", "pitch"] if self.pose_model is not None else [])
+        names += ["yaw", "pitch"] if self.pose_model is not None else []
+        names += ["gate_similarity"] if self.gate_encoder is not None else []
+        names += ["avoid_similarity"] if self.avoid is not None else []
+        return names + (list(landmark_check.NAMES) if self.landmark_check is not None else [])
 
     @torch.inference_mode()
-    def __call__(self, images: torch.Tensor, identities: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Images (B, 3, 112, 112) in [-1, 1] and identity vectors (B, 512) -> {name: (B,) float32}."""
+    def __call__(
+        self, images: torch.Tensor, identities: torch.Tensor, anchors: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Images (B, 3, 112, 112) in [-1, 1] and identity vectors (B, 512) -> {name: (B,) float32}.
+
+        ``anchors``: (B, D), for the second encoder. The landmark check works on pixels in memory: ``on_pixels``.
+        """
         values, features = {}, None
         if self.encoder is not None:
             features = self.encoder(images)  # (B, 512)
@@ -52,7 +70,17 @@ class ImageMeasures:
         if self.pose_model is not None:
             angles = self.pose_model(images).float()  # (B, 3): pitch, yaw, roll
             values |= {"yaw": angles[:, 1], "pitch": angles[:, 0]}
+        if self.gate_encoder is not None:
+            shared = self.gate_encoder is self.encoder
+            other = (features if shared else self.gate_encoder(images)).float()  # (B, D)
+            values["gate_similarity"] = F.cosine_similarity(other, anchors)
+        if self.avoid is not None:
+            values["avoid_similarity"] = highest_similarity(F.normalize(features.float()), self.avoid)
         return values
+
+    def on_pixels(self, pixels: np.ndarray) -> dict[str, float]:
+        """(112, 112, 3) uint8 -> what the landmark check measures, if there is one."""
+        return self.landmark_check(pixels) if self.landmark_check is not None else {}
 
     def cost(self, generator: nn.Module) -> float:
         """Cost of measuring an image relative to decoding it, from the operations counted on one image."""

@@ -1,15 +1,19 @@
 """Choosing what a generation run measures on its images, and with which networks."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn as nn
 
 from utils.dataset.layout import SETTINGS, has_old_layout, read_settings, settings_path
 from utils.dataset.migration import measured_by_gate
+from utils.generation.identity_sampling import directions
 from utils.generation.image_measures import ImageMeasures
+from utils.generation.landmark_check import LandmarkCheck
 from utils.generation.networks import Networks, load_estimators
 from utils.runtime.device import compiled
 from utils.runtime.precision import PRECISIONS
@@ -31,16 +35,21 @@ class Measuring(NamedTuple):
 
 def choose_measures(
     networks: Networks, dataset: Path, device: torch.device, drawn_in: torch.dtype, *, requested: bool | None,
-    precision: str, begins_anew: bool, gate_names: list[str], done_by_attrop: bool,
+    precision: str, begins_anew: bool, gate_names: list[str], done_by_attrop: bool, avoid: np.ndarray | None = None,
 ) -> Measuring:  # fmt: skip
     """Choose what is measured on every image of a ``dataset``.
 
     ``requested``: True for everything, False for only what the gate needs, None for the measures of an existing
     dataset, or for a new one those that are CHEAP. ``begins_anew``: an existing dataset is overwritten. ``drawn_in``:
     dtype of the networks; ``precision``: name of the number format to measure in. ``gate_names``: the measures that the
-    gate needs; ``done_by_attrop``: AttrOP measures every image anyway.
+    gate needs; ``done_by_attrop``: AttrOP measures every image anyway; ``avoid``: features of people (M, 512) that no
+    image may resemble.
     """
-    if requested is False and not gate_names:
+    asked, gate_names = gate_names, [name for name in gate_names if name in ROLE_OF]
+    if "avoid_similarity" in asked and "id_similarity" not in gate_names:
+        gate_names.append("id_similarity")  # from the same features
+    for_gate = [name for name in asked if name not in ROLE_OF]
+    if requested is False and not asked:
         return Measuring()
     available = [name for name, role in ROLE_OF.items() if role in networks.by_role]
     by_role = networks.by_role
@@ -57,8 +66,16 @@ def choose_measures(
         return operations(names) - operations(gate_names)
 
     names, note = choose_names(requested, available, cost, dataset, gate_names, done_by_attrop, begins_anew)
-    described = {"names": names, "precision": precision} if names else None
-    return Measuring(measures_of(names, by_role), described, note)
+    described = {"names": [*names, *for_gate], "precision": precision} if names or for_gate else None
+    measures = measures_of(names, by_role)
+    if for_gate:
+        measures = replace(
+            measures or ImageMeasures(),
+            gate_encoder=by_role["gate"] if "gate_similarity" in for_gate else None,
+            avoid=directions(avoid, device) if "avoid_similarity" in for_gate else None,
+            landmark_check=LandmarkCheck() if "landmark_error" in for_gate else None,
+        )
+    return Measuring(measures, described, note)
 
 
 def measures_of(names: list[str], by_role: dict[str, nn.Module]) -> ImageMeasures | None:

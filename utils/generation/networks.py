@@ -13,21 +13,24 @@ from models.weight_files import sha256
 from utils.runtime.device import compiled
 
 RELEASED_QUALITY = 27.0  # AttrOP's target with the released quality model
-ROLES = ("id", "quality", "pose")  # names of the networks beside the generator, as in flags and settings.json
+ROLES = ("id", "quality", "pose", "gate")  # names of the networks beside the generator, as in flags and settings.json
 
 
 @dataclass(frozen=True)
 class WeightFiles:
     """The weight files of a run's networks; None for a network that the run does not need.
 
-    ``preset``: the expected preset of the generator, None to read it from the file.
+    ``preset``: the expected preset of the generator, None to read it from the file. ``adapter``: a file of landmark
+    control for the generator.
     """
 
-    generator: str
-    id: str | None = None
-    quality: str | None = None
-    pose: str | None = None
+    generator: Path | str
+    id: Path | str | None = None
+    quality: Path | str | None = None
+    pose: Path | str | None = None
+    gate: Path | str | None = None
     preset: str | None = None
+    adapter: str | None = None
 
     @property
     def roles(self) -> list[str]:
@@ -36,7 +39,8 @@ class WeightFiles:
 
     def hashes(self) -> dict[str, str]:
         """{"id_model": SHA-256, ...} of all files but the generator's."""
-        return {f"{role}_model": sha256(getattr(self, role)) for role in self.roles}
+        adapter = {"landmark_adapter": sha256(self.adapter)} if self.adapter else {}
+        return adapter | {f"{role}_model": sha256(getattr(self, role)) for role in self.roles}
 
 
 @dataclass
@@ -70,7 +74,15 @@ class Networks:
 
     def warnings(self, wanted_quality: float) -> list[str]:
         """Lines for the user on networks that do not fit together, or a quality target that is out of reach."""
-        return self._other_encoder() + self._quality_out_of_reach(wanted_quality)
+        return self._other_encoder() + self._other_generator() + self._quality_out_of_reach(wanted_quality)
+
+    def _other_generator(self) -> list[str]:
+        adapts = self.generator.adapts if self.files.adapter else None
+        if adapts is None or adapts == sha256(self.files.generator):
+            return []
+        return [
+            f"{self.files.adapter} was trained for another generator than {self.files.generator} (--model_weights)."
+        ]
 
     def _other_encoder(self) -> list[str]:
         trained_on = self.generator.trained_on
@@ -93,7 +105,7 @@ class Networks:
 
 def load_networks(files: WeightFiles, device: torch.device, dtype: torch.dtype, compile: bool = False) -> Networks:
     """Load the networks of a run. Raises UserError for unsuitable files, or if ``compile`` has no compiler."""
-    generator = load_vec2face(files.generator, device, dtype, files.preset)
+    generator = load_vec2face(files.generator, device, dtype, files.preset, files.adapter)
     networks = Networks(files, generator, load_estimators(files, device, dtype))
     if compile:
         done = {id(model): compiled(model, device, fixed_shapes=True) for model in networks.by_role.values()}

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from utils.data.slices import parse_slice
-from utils.generation.photo_source import PhotoSource, different_names
+from utils.generation.photo_source import PhotoSource, different_names, everyone_of
 from utils.generation.recipe import Identity
 
 
@@ -62,6 +62,10 @@ class PersonSource:
             name = self.names[identity]
             yield Identity(identity, name, mean_vector(np.stack([photo.vector for photo in group])), name)
 
+    def everyone(self) -> tuple[list[int], np.ndarray]:
+        """(folders, vectors (K, 512)) of all identities with a readable photo, also of those outside the slice."""
+        return everyone_of(self.identities, len(self.names), self.skipped)
+
 
 def mean_vector(features: np.ndarray) -> np.ndarray:
     """Features f_i (N, 512) -> (512,) float32: the mean of f_i / |f_i|, rescaled to the mean of |f_i|."""
@@ -70,7 +74,7 @@ def mean_vector(features: np.ndarray) -> np.ndarray:
     return (direction / np.linalg.norm(direction) * norms.mean()).astype(np.float32)
 
 
-def people_warnings(source: PersonSource | PhotoSource) -> list[str]:
+def people_warnings(source: object) -> list[str]:
     """A line for the user if each photo becomes an identity although the photos are in a folder per identity."""
     if not isinstance(source, PhotoSource):
         return []

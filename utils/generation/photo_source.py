@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -83,6 +83,10 @@ class PhotoSource:
         """Iterate over the identities of some photos."""
         return (identity for identity, _ in self.with_crops(rows))
 
+    def everyone(self) -> tuple[list[int], np.ndarray]:
+        """(photos, vectors (K, 512)) of all readable photos, also of those outside the slice."""
+        return everyone_of(self.identities, len(self.photos), self.skipped)
+
     def with_crops(self, rows: Iterable[int]) -> Iterator[tuple[Identity, Crop]]:
         """Iterate over (Identity, Crop) of some photos; features are computed in batches padded to a constant size."""
         size = feature_rows(self.encoder, self.batch_size)
@@ -115,6 +119,17 @@ def features_of(images: list[np.ndarray], encoder: nn.Module, size: int) -> np.n
     device = next(encoder.parameters()).device
     images = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2)  # (N, 112, 112, 3) -> (N, 3, 112, 112)
     return encoder(images.float() / 127.5 - 1).cpu().numpy()  # (N, 512)
+
+
+def everyone_of(
+    identities: Callable[[range], Iterator[Identity]], count: int, skipped: list[str]
+) -> tuple[list[int], np.ndarray]:
+    """(rows, vectors (K, 512)) of all identities of a source of ``count`` rows; its ``skipped`` stays as it was."""
+    told = len(skipped)
+    everyone = list(identities(range(count)))
+    del skipped[told:]
+    vectors = [identity.vector for identity in everyone]
+    return [identity.number for identity in everyone], np.reshape(vectors, (len(everyone), -1))  # (K, 512)
 
 
 def photo_names(paths: Sequence[Path]) -> list[str]:

@@ -7,6 +7,7 @@ identity vector --noise--> noisy vectors --AttrOP, which decodes them--> images 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,14 +15,19 @@ import torch
 
 from models.attrop import AttrOP, Result, Row
 from models.errors import UserError
-from models.masking import ROWS, MaskRates, TokenMask
+from models.masking import MaskRates
 from models.pixels import to_images, to_pixels
 from models.transfer import Download, upload
 from utils.dataset.image_record import AttrOPVerdict, ImageRecord, rounded
+from utils.generation.anchors import Start, with_anchors
 from utils.generation.batch_rows import measured_rows
+from utils.generation.cone_noise import cosine, perturb_in_cone
+from utils.generation.decoding import decode_rows
 from utils.generation.gate import Gate, RetryQueue
 from utils.generation.image_measures import ImageMeasures
+from utils.generation.landmark_choice import Landmarks
 from utils.generation.recipe import Identity, Recipe
+from utils.generation.selection import Selection
 from utils.generation.streams import identity_stream, image_sigmas, image_stream, perturb
 
 
@@ -37,31 +43,43 @@ class GeneratedImage:
 class ImageJob:
     """One image to make.
 
-    ``vector``: the identity's vector before the noise, (512,); ``sigma``: the noise level; ``verdict``: AttrOP's
-    verdict on that vector; ``tries``: the measurements of earlier attempts, none of which passed the gate. Once an
-    attempt has been started, ``stream`` is its random stream and ``noisy`` (512,) the vector to decode.
+    ``vector``: the identity's vector before the noise, (512,); ``sigma``: the noise level, None for noise in a cone;
+    ``verdict``: AttrOP's verdict on that vector; ``tries``: the measurements of earlier attempts, none of which passed
+    the gate; ``landmarks``: those that the image is made to, None without such control. Once an attempt has been
+    started, ``stream`` is its random stream and ``noisy`` (512,) the vector to decode.
     """
 
     identity: Identity
     index: int
     vector: np.ndarray
-    sigma: float
+    sigma: float | None
     verdict: AttrOPVerdict | None = None
     tries: tuple[dict[str, Any], ...] = ()
+    landmarks: Landmarks | None = None
     stream: np.random.Generator = field(init=False)
     noisy: np.ndarray = field(init=False)
 
-    def start_attempt(self, seed: int) -> "ImageJob":
+    def start_attempt(self, recipe: Recipe) -> "ImageJob":
         """Start the random stream of this attempt. The noise is drawn from it now, the token mask when decoding."""
-        self.stream = image_stream(seed, self.identity.number, self.index, len(self.tries))
-        self.noisy = perturb(self.vector, self.sigma, self.stream)
+        self.stream = image_stream(recipe.seed, self.identity.number, self.index, len(self.tries))
+        if recipe.lower_bound is None:
+            self.noisy = perturb(self.vector, self.sigma, self.stream)
+        else:
+            bound = max(recipe.lower_bound, self.identity.lower_bound or 0)
+            self.noisy = perturb_in_cone(self.vector, self.identity.vector, bound, self.stream)
         return self
 
-    def record(self, measured: dict[str, float], verdict: AttrOPVerdict | None = None) -> ImageRecord:
-        """The record of the decoded image, with what was ``measured`` on it and AttrOP's ``verdict`` on it, if any."""
+    def record(
+        self, measured: dict[str, float], decoded: np.ndarray, verdict: AttrOPVerdict | None = None
+    ) -> ImageRecord:
+        """The ImageRecord of the image of the vector ``decoded`` (512,).
+
+        ``measured``: what was measured on the image; ``verdict``: AttrOP's on it, if any.
+        """
         return ImageRecord(
             self.identity.number, self.identity.name, self.index, self.sigma, self.identity.source, rounded(measured),
-            verdict or self.verdict,
+            verdict or self.verdict, cosine=cosine(decoded, self.identity.vector) if self.sigma is None else None,
+            landmarks=self.landmarks and self.landmarks.record,
         )  # fmt: skip
 
 
@@ -76,58 +94,65 @@ class FinishedImage(NamedTuple):
 def generate(
     generator: torch.nn.Module, identities: Iterable[Identity], recipe: Recipe, batch_size: int,
     attrop: AttrOP | None = None, attrop_on: str = "identity", measures: ImageMeasures | None = None,
-    gate: Gate | None = None,
+    gate: Gate | None = None, selection: Selection | None = None,
 ) -> Iterator[tuple[Identity, list[GeneratedImage]]]:  # fmt: skip
     """Iterate over (Identity, its GeneratedImages), in the order in which identities are finished.
 
     ``identities``: any iterable of Identity, read on demand. ``attrop``: None, or an AttrOP that works on each
     identity vector before the noise (``attrop_on="identity"``) or on every noisy vector (``"image"``: the image written
     is then the one that AttrOP checked). ``measures``: measurements taken of every image, batched with decoding;
-    ``gate``: an image that fails is drawn again from a new random stream, and left out when no attempt passes. Raises
-    ValueError when the gate needs a measure that is not taken, UserError when an image is not finite.
+    ``gate``: an image that fails is drawn again from a new random stream, and left out when no attempt passes;
+    ``selection``: which of an identity's images are kept once all have been drawn. Raises ValueError when the gate or
+    the selection needs a measure that is not taken, UserError when an image is not finite.
     """
-    if gate is not None and not gate.minimums.keys() <= set(measures.names if measures else ()):
-        raise ValueError(f"the gate asks for {', '.join(gate.minimums)}, which are not all measured")
+    needed = [*(gate.names if gate else ()), *([selection.score] if selection and selection.score else ())]
+    if not set(needed) <= set(measures.names if measures else ()):
+        raise ValueError(f"the gate asks for {', '.join(needed)}, which are not all measured")
     if attrop is not None and attrop_on == "identity":
         starts = optimise_identities(attrop, identities, recipe)
     else:
         starts = ((identity, identity.vector, None) for identity in identities)
+    if measures is not None and measures.gate_encoder is not None:
+        starts = with_anchors(starts, generator, measures.gate_encoder, recipe, batch_size)
     queue = RetryQueue(image_jobs(starts, recipe))
     if attrop is not None and attrop_on == "image":
         images = optimise_images(attrop, queue, recipe, measures)
     else:
         images = decode(generator, queue, recipe.mask_rates, batch_size, measures)
     if gate is not None:
-        images = retry_rejected(images, queue, gate, recipe.seed)
-    yield from assemble(images, recipe.example)
+        images = retry_rejected(images, queue, gate, recipe)
+    for identity, finished in assemble(images, recipe.example):
+        yield identity, finished if selection is None else selection(finished)
 
 
-def optimise_identities(
-    attrop: AttrOP, identities: Iterable[Identity], recipe: Recipe
-) -> Iterator[tuple[Identity, np.ndarray, AttrOPVerdict]]:
+def optimise_identities(attrop: AttrOP, identities: Iterable[Identity], recipe: Recipe) -> Iterator[Start]:
     """AttrOP on the identity vectors: yields (identity, vector (512,), verdict) as rows end."""
-
-    def rows() -> Iterator[Row]:
-        for identity in identities:
-            stream = identity_stream(recipe.seed, identity.number)
-            yield Row(identity, identity.vector, identity.vector, lambda stream=stream: recipe.mask_rates.draw(stream))
-
-    for result in attrop.run(rows()):
+    for result in attrop.run(identity_rows(identities, recipe.seed, recipe.mask_rates)):
         yield result.key, result.vector, verdict_of(result, "check image", values_of(result))
 
 
-def image_jobs(
-    starts: Iterable[tuple[Identity, np.ndarray, AttrOPVerdict | None]], recipe: Recipe
-) -> Iterator[ImageJob]:
+def identity_rows(identities: Iterable[Identity], seed: int, mask_rates: MaskRates) -> Iterator[Row]:
+    """AttrOP's rows for identity vectors: the key of a row is its Identity, its masks come from (seed, identity)."""
+    for identity in identities:
+        stream = identity_stream(seed, identity.number)
+        yield Row(identity, identity.vector, identity.vector, lambda stream=stream: mask_rates.draw(stream))
+
+
+def image_jobs(starts: Iterable[Start], recipe: Recipe) -> Iterator[ImageJob]:
     """(identity, vector (512,), verdict) -> jobs for the images that the identity still needs.
 
     Only the first image gets the verdict on the identity vector.
     """
     for identity, vector, verdict in starts:
-        sigmas = image_sigmas(recipe.seed, identity.number, recipe.example, recipe.sigmas)
-        for index in range(identity.first_image, recipe.example):
-            job = ImageJob(identity, index, vector, sigmas[index], None if index else verdict)
-            yield job.start_attempt(recipe.seed)
+        sigmas, landmarks = repeat(None), repeat(None)
+        if recipe.lower_bound is None:
+            sigmas = image_sigmas(recipe.seed, identity.number, recipe.example, recipe.sigmas)
+        if recipe.landmarks is not None:
+            landmarks = recipe.landmarks.sequence(recipe.seed, identity.number)
+        for index, sigma, own in zip(range(recipe.example), sigmas, landmarks, strict=False):
+            if index >= identity.first_image:
+                job = ImageJob(identity, index, vector, sigma, None if index else verdict, landmarks=own)
+                yield job.start_attempt(recipe)
 
 
 def optimise_images(
@@ -174,11 +199,13 @@ def measured_results(
         padded[: len(pixels)] = pixels
         identities = np.ones((size, results[0].vector.size), np.float32)
         identities[: len(results)] = [result.key.identity.vector for result in results]
-        values = measures(to_images(upload(padded, device)), upload(torch.from_numpy(identities), device))
+        anchors = anchors_of([result.key for result in results], size, device)
+        values = measures(to_images(upload(padded, device)), upload(torch.from_numpy(identities), device), anchors)
         values = dict(zip(values, Download(*values.values()).wait(), strict=True))
     for slot, result in enumerate(results):
         measured = values_of(result) | {name: float(value[slot]) for name, value in values.items()}
-        record = result.key.record(measured, verdict_of(result, "image"))
+        measured |= measures.on_pixels(pixels[slot].numpy()) if measures is not None else {}
+        record = result.key.record(measured, result.vector, verdict_of(result, "image"))
         yield FinishedImage(result.key, pixels[slot].numpy(), record)
 
 
@@ -195,7 +222,7 @@ def verdict_of(result: Result, measured_on: str, values: dict[str, float] | None
 
 
 def retry_rejected(
-    images: Iterable[FinishedImage], queue: RetryQueue, gate: Gate, seed: int
+    images: Iterable[FinishedImage], queue: RetryQueue, gate: Gate, recipe: Recipe
 ) -> Iterator[FinishedImage]:
     """Yield images that pass the gate and, without pixels, those with no attempt left; put back all others."""
     for job, pixels, record in images:
@@ -203,7 +230,7 @@ def retry_rejected(
         if failure:
             tries = (*tries, record.measured | {"reason": failure})
             if len(tries) < gate.max_tries:
-                queue.put_back(replace(job, tries=tries).start_attempt(seed))
+                queue.put_back(replace(job, tries=tries).start_attempt(recipe))
                 continue
         measured = {} if failure else record.measured  # no image is written; the values are in ``tries``
         record = replace(record, measured=measured, passed=not failure, tries=tries)
@@ -219,7 +246,7 @@ def decode(
     while (batch := queue.take_batch(batch_size)) or in_flight:
         launched = launch(generator, batch, mask_rates, batch_size, measures) if batch else None
         if in_flight:
-            yield from collect(*in_flight)
+            yield from collect(*in_flight, measures)
         in_flight = (batch, *launched) if batch else None
 
 
@@ -236,27 +263,38 @@ def launch(
     device = next(generator.parameters()).device
     vectors = np.ones((batch_size, batch[0].noisy.size), np.float32)
     identities = np.ones_like(vectors)
-    noise, rates = np.zeros((batch_size, ROWS)), np.ones(batch_size)
     for slot, job in enumerate(batch):
         vectors[slot], identities[slot] = job.noisy, job.identity.vector
-        noise[slot], rates[slot] = mask_rates.draw(job.stream)
-    mask = TokenMask.from_noise(torch.from_numpy(noise), mask_rates.minimum, torch.from_numpy(rates)).to(device)
-    images = generator(upload(torch.from_numpy(vectors), device), mask).images
+    pictures = [job.landmarks.picture for job in batch if job.landmarks is not None]
+    images = decode_rows(generator, vectors, mask_rates, [job.stream for job in batch], pictures)
     finite, pixels = images.flatten(1).isfinite().all(1), to_pixels(images)  # (B,), (B, 112, 112, 3)
     values = {}
     if measures is not None:
-        values = measures(to_images(pixels), upload(torch.from_numpy(identities), device))
+        anchors = anchors_of(batch, batch_size, device)
+        values = measures(to_images(pixels), upload(torch.from_numpy(identities), device), anchors)
     return Download(pixels, finite, *values.values()), list(values)
 
 
-def collect(batch: list[ImageJob], download: Download, names: list[str]) -> Iterator[FinishedImage]:
+def anchors_of(batch: list[ImageJob], batch_size: int, device: torch.device) -> torch.Tensor | None:
+    """The anchors of the identities of some images, (batch_size, D), padded; None without a second encoder."""
+    if batch[0].identity.anchor is None:
+        return None
+    anchors = np.ones((batch_size, len(batch[0].identity.anchor)), np.float32)
+    anchors[: len(batch)] = [job.identity.anchor for job in batch]
+    return upload(torch.from_numpy(anchors), device)
+
+
+def collect(
+    batch: list[ImageJob], download: Download, names: list[str], measures: ImageMeasures | None
+) -> Iterator[FinishedImage]:
     """Wait for a batch that was launched, and yield its images."""
     pixels, finite, *values = (tensor.numpy() for tensor in download.wait())
     for slot, job in enumerate(batch):  # further rows are padding
         if not finite[slot]:
             raise not_finite(job)
         measured = {name: float(value[slot]) for name, value in zip(names, values, strict=True)}
-        yield FinishedImage(job, pixels[slot], job.record(measured))
+        measured |= measures.on_pixels(pixels[slot]) if measures is not None else {}
+        yield FinishedImage(job, pixels[slot], job.record(measured, job.noisy))
 
 
 def not_finite(job: ImageJob) -> UserError:

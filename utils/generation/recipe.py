@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from models.masking import MaskRates
+from utils.generation.landmark_choice import LandmarkChoice
 
 
 class Identity(NamedTuple):
@@ -13,7 +14,9 @@ class Identity(NamedTuple):
 
     ``number`` seeds its random streams, ``name`` is its folder, ``vector`` its identity vector, (512,) float32;
     ``source``: the photo or folder that the vector came from; ``first_image``: the number of existing images, which is
-    the index of the first image to generate.
+    the index of the first image to generate; ``lower_bound``: with noise in a cone, the smallest cosine of an image's
+    vector to ``vector`` (cone_noise.py), None for the recipe's; ``anchor``: what a second face encoder compares its
+    images with (anchors.py), (D,) float32.
     """
 
     number: int
@@ -21,6 +24,8 @@ class Identity(NamedTuple):
     vector: np.ndarray
     source: str | None = None
     first_image: int = 0
+    lower_bound: float | None = None
+    anchor: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,19 @@ class Recipe:
     """The number of images per identity, and how they vary.
 
     ``example``: images per identity; ``sigmas``: one block of noise levels, see ``streams.image_sigmas``; ``seed``: the
-    seed of all random draws; ``mask_rates``: the distribution that mask rates are drawn from.
+    seed of all random draws; ``mask_rates``: the distribution that mask rates are drawn from; ``lower_bound``: None for
+    Gaussian noise, or for noise in a cone, which has no levels, the smallest cosine of an image's vector to its
+    identity vector. ``landmarks``: chooses the landmark pictures of the images, for a generator with a landmark
+    encoder; None without such control.
     """
 
     example: int
-    sigmas: tuple[float, ...]
+    sigmas: tuple[float, ...] = ()
     seed: int = 0
     mask_rates: MaskRates = field(default_factory=MaskRates)
+    lower_bound: float | None = None
+    landmarks: LandmarkChoice | None = None
+
+    def __post_init__(self):
+        if bool(self.sigmas) == (self.lower_bound is not None):
+            raise ValueError("a recipe needs either noise levels or the lower bound of a cone")

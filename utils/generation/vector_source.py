@@ -9,6 +9,7 @@ from models.errors import UserError
 from models.weight_files import sha256
 from utils.data.slices import parse_slice
 from utils.generation.recipe import Identity
+from utils.generation.reserve import check_apart
 
 CHECKED_ROWS = 8192  # rows checked at a time, so that a large file is never in memory as a whole
 
@@ -18,18 +19,22 @@ class VectorSource:
 
     ``start_end``: FIRST:END of the rows, None for all; ``start_class_id``: number of the identity in row 0;
     ``usual_norm``: mean norm of the vectors that the generator was trained on, if known; very different norms give a
-    warning. Raises UserError when the file is missing, damaged, of another shape or type, or has a zero, NaN or
-    infinite row.
+    warning. ``reserve``: an ``.npy`` of further identities, whose rows and numbers follow those of the file;
+    ``reserve_rows``: their rows. Raises UserError when a file is missing, damaged, of another shape or type, or has a
+    zero, NaN or infinite row, or one vector is in both.
     """
 
     def __init__(
         self, path: Path | str, start_end: str | None = None, start_class_id: int = 0, width: int = 512,
-        usual_norm: float | None = None,
+        usual_norm: float | None = None, reserve: Path | str | None = None,
     ):  # fmt: skip
         self.vectors = load_vectors(path, width)
+        self.reserve = load_vectors(reserve, width) if reserve else self.vectors[:0]
+        check_apart(self.reserve, reserve, self.vectors, str(path))
         self.slice = parse_slice(start_end, len(self.vectors))
         self.first = start_class_id
-        self.names = {row: f"{row + start_class_id:06d}" for row in self.slice}
+        self.reserve_rows = range(len(self.vectors), len(self.vectors) + len(self.reserve))
+        self.names = {row: f"{row + start_class_id:06d}" for row in (*self.slice, *self.reserve_rows)}
         self.origin, self.fingerprint = str(path), sha256(path)
         self.warnings, self.skipped, self.note = [], [], None
         norm = float(np.median(np.linalg.norm(self.vectors[self.slice.start : self.slice.start + 1000], axis=1)))
@@ -45,7 +50,14 @@ class VectorSource:
     def identities(self, rows: Iterable[int]) -> Iterator[Identity]:
         """Iterate over the identities of some rows."""
         for row in rows:
-            yield Identity(row + self.first, self.names[row], np.array(self.vectors[row], np.float32))
+            inside = row < len(self.vectors)
+            vector = self.vectors[row] if inside else self.reserve[row - len(self.vectors)]
+            yield Identity(row + self.first, self.names[row], np.array(vector, np.float32))
+
+    def everyone(self) -> tuple[list[int], np.ndarray]:
+        """(rows, vectors (K, 512)) of all identities, also of those outside the slice and in reserve."""
+        vectors = np.concatenate([self.vectors, self.reserve], dtype=np.float32, casting="same_kind")  # (K + R, 512)
+        return list(range(len(vectors))), vectors
 
 
 def load_vectors(path: Path | str, width: int) -> np.ndarray:

@@ -74,7 +74,7 @@ class Precision:
         return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
 
     def apply(self, deterministic: bool = False) -> None:
-        """Set the backend flags of this process. To be called only by the ``main`` of a script.
+        """Set the backend flags of this process. To be called only by the ``main`` of a script, or a notebook.
 
         ``deterministic``: whether cuDNN is limited to algorithms with bitwise reproducible results.
         """

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 from torch.optim.swa_utils import update_bn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from models.iresnet import IResNet
 from models.pixels import to_images

@@ -67,7 +67,7 @@ def find_person(session: Session, data: bytes, name: str) -> Photo:
     image = decode_image(data)
     align, faces = image.shape[:2] != (SIDE, SIDE), []
     if align:
-        faces = session.aligner.find(image)
+        faces = session.aligner.faces(image)
         if not faces:
             raise ValueError("no face found. Try a photo in which the face is larger and seen from the front")
         image = session.aligner.warp(image, faces[0])

@@ -97,7 +97,7 @@ def test_heic_photos_are_named_where_they_cannot_be_read(photo, tmp_path, monkey
 
 
 def test_images_are_listed_in_order_and_other_files_are_not(tmp_path):
-    for name in ("b/2.jpg", "a/1.PNG", "c.jpeg", "notes.txt"):
+    for name in ("b/2.jpg", "a/1.PNG", "c.jpeg", "notes.txt", ".unfinished/3.jpg", "a/._1.png"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")

@@ -1,5 +1,7 @@
 """What a user sees while AttrOP works."""
 
+import io
+
 import numpy as np
 from grey_generator import grey_attrop, grey_rows
 from paths import DEMO
@@ -40,6 +42,13 @@ def test_progress_counts_iterations_and_results():
     progress = AttrOPProgress()
     list(grey_run([0.9, 0.2, 0.85], 0.9, progress))
     assert str(progress) == "AttrOP 3 iterations, 2 accepted, 1 not"
+
+
+def test_the_last_state_of_a_bar_counts_all_results():
+    drawn, progress = io.StringIO(), AttrOPProgress()
+    with tqdm(file=drawn) as progress.bar:
+        list(grey_run([0.9, 0.2, 0.85], 0.9, progress))
+    assert "AttrOP 3 iterations, 2 accepted, 1 not" in drawn.getvalue().split("\r")[-1]
 
 
 def test_the_bar_of_a_run_shows_the_iterations(demo, tmp_path, capsys):

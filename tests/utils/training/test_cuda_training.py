@@ -73,7 +73,7 @@ def test_no_step_of_the_generators_training_waits(demo, name, log):
     """Two updates of two steps each, the second in the GAN phase."""
     batch = TrainingItem(pixels(2), torch.zeros(2, 512), torch.arange(2), ("", ""))
     mask_rates = MaskRates(0.5, 1, 0.75, 0.25)
-    recipe = vec2face.Recipe(100, 2, lambda epoch: 1e-4, 1.0, 2.0, 0.02, mask_rates, seed=0, score_every=100)
+    hyper = vec2face.Hyperparameters(100, 2, lambda epoch: 1e-4, 1.0, 2.0, 0.02, mask_rates, seed=0, score_every=100)
     with fake_cuda() as waits:
         precision = Precision.for_training(True, name, CUDA)
         generator = Vec2Face(PRESETS["vec2face_vit_tiny"]).to(CUDA, memory_format=torch.channels_last)
@@ -87,7 +87,7 @@ def test_no_step_of_the_generators_training_waits(demo, name, log):
         criterion = GeneratorLoss(encoder, EncoderDistance(encoder), {"detail": 1.0}).to(CUDA)
 
         def train(batches, loader, broken, run):
-            vec2face.train(state, generator, discriminator, criterion, batches, loader, broken, recipe, run)
+            vec2face.train(state, generator, discriminator, criterion, batches, loader, broken, hyper, run)
 
         counts = count_waits(train, waits, batch, precision, log)
         assert to_images(upload(batch.pixels, CUDA)).is_contiguous(memory_format=torch.channels_last)
@@ -104,7 +104,7 @@ def test_no_step_of_fr_training_waits(name, mixed, log):
     weight = torch.tensor([1.0, 0.7 if mixed else 1.0], dtype=torch.float64)
     labels, holes = torch.tensor([0, 1]), torch.zeros(2, 1 + mixed, 4, dtype=torch.long)
     batch = RecognitionItem(pixels(2, 1 + mixed), holes, labels, labels, weight, torch.zeros(2, 2), ("", ""))
-    recipe = train_fr.Recipe(100, 100, lambda epoch: 0.1, clip_grad=5.0, seed=0)
+    hyper = train_fr.Hyperparameters(100, 100, lambda epoch: 0.1, clip_grad=5.0, seed=0)
     with fake_cuda() as waits:
         precision = Precision.for_training(True, name, CUDA)
         model = make_recogniser(4, 18, 16, readout_weights=(6, 3)).to(CUDA, memory_format=torch.channels_last)
@@ -114,7 +114,7 @@ def test_no_step_of_fr_training_waits(name, mixed, log):
         )
 
         def train(batches, loader, broken, run):
-            train_fr.train(state, model, batches, loader, broken, recipe, run)
+            train_fr.train(state, model, batches, loader, broken, hyper, run)
 
         counts = count_waits(train, waits, batch, precision, log)
         assert to_device(batch, CUDA).images.is_contiguous(memory_format=torch.channels_last)
