@@ -37,9 +37,8 @@ from utils.cli.model_flags import add_device_flags, set_up_inference
 from utils.cli.outputs import output_file, refuse_existing
 from utils.data.attribute_table import labelled_photos
 from utils.data.face_set import FaceSet
-from utils.dataset.image_record import MEASURES, RECORD_FIELDS, VERDICT_FIELDS
+from utils.dataset.image_record import GATE_MEASURES, MEASURES, RECORD_FIELDS, VERDICT_FIELDS
 from utils.evaluation.verification import features_of
-from utils.generation.measure_choice import GATE_MEASURES
 
 HELD_OUT = 10  # without --test every tenth person is held out
 FEWEST = 20  # photos to train on
