@@ -87,15 +87,12 @@ class AttributeEstimator(nn.Module):
         return self.names.index(name)
 
 
-def attribute_target(
-    estimator: AttributeEstimator, name: str, value: float, tolerance: float | None = None,
-    model: nn.Module | None = None,
-) -> Target:  # fmt: skip
+def attribute_target(estimator: AttributeEstimator, name: str, value: float, tolerance: float | None = None) -> Target:
     """AttrOP's target of a ``value`` of an attribute.
 
-    ``tolerance``: largest distance that passes, by default the estimator's error on held-out photos. ``model``: the
-    module to call in the place of the estimator, such as it compiled. Raises UserError for an unknown name or a value
-    outside the range of the training photos.
+    ``tolerance``: largest distance that passes, by default the estimator's error on held-out photos. The weight makes
+    a miss by the whole range cost as much as an image with a cosine of 0 to the identity. Raises UserError for an
+    unknown name or a value outside the range of the training photos.
     """
     index = estimator.index(name)
     attribute = estimator.attributes[index]
@@ -105,7 +102,7 @@ def attribute_target(
             f"{attribute.in_unit(attribute.highest)}."
         )
     return close_to(
-        name, model or estimator, value, attribute.error if tolerance is None else tolerance,
+        name, estimator, value, attribute.error if tolerance is None else tolerance,
         weight=FULL_RANGE / (attribute.highest - attribute.lowest), read=lambda values: values[:, index],
     )  # fmt: skip
 
