@@ -23,7 +23,7 @@ class WantedAttribute(NamedTuple):
     tolerance: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.name}={self.value:g}" + (f"±{self.tolerance:g}" if self.tolerance is not None else "")
+        return f"{self.name}={self.value}" + (f"±{self.tolerance}" if self.tolerance is not None else "")
 
 
 def wanted_attribute(text: str) -> WantedAttribute:
@@ -80,4 +80,4 @@ def attribute_settings(attributes: Sequence[WantedAttribute]) -> dict[str, Any]:
     """What settings.json says of them among AttrOP's settings: nothing without any, as earlier datasets do."""
     if not attributes:
         return {}
-    return {"attributes": {wanted.name: [wanted.value, wanted.tolerance] for wanted in attributes}}
+    return {"attributes": [str(wanted) for wanted in attributes]}

@@ -14,13 +14,8 @@ from models.weight_files import sha256
 from utils.runtime.device import compiled
 
 RELEASED_QUALITY = 27.0  # AttrOP's target with the released quality model
-ROLES = (
-    "id",
-    "quality",
-    "pose",
-    "gate",
-    "attribute",
-)  # names of the networks beside the generator, as in flags and settings.json
+# Names of the networks beside the generator, as in flags and settings.json.
+ROLES = ("id", "quality", "pose", "gate", "attribute")
 
 
 @dataclass(frozen=True)
