@@ -133,8 +133,9 @@ def main(argv=None):
     digits = 1 if estimator is None else 2
     for value, figure in figures.items():
         print(
-            f"{TARGETS.get(args.attribute, args.attribute)} {value}: {figure['accepted']:.0%} of {len(identities)} accepted, reached "
-            f"{figure['mean']:.{digits}f} ± {figure['std']:.{digits}f}, id similarity {figure['id_similarity']:.2f}"
+            f"{TARGETS.get(args.attribute, args.attribute)} {value}: {figure['accepted']:.0%} of {len(identities)} "
+            f"accepted, reached {figure['mean']:.{digits}f} ± {figure['std']:.{digits}f}, id similarity "
+            f"{figure['id_similarity']:.2f}"
         )
     print(meaning_of_accepted(attrop))
     print(f"sheet: {args.output}.jpg")
