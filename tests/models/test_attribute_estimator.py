@@ -39,15 +39,15 @@ def test_a_target_has_the_estimators_error_as_its_tolerance_and_its_weight_from_
 
 
 def test_an_unknown_attribute_and_a_value_out_of_range_are_refused(estimator):
-    with pytest.raises(UserError, match="beard: .* knows smile, light_azimuth"):
+    with pytest.raises(UserError, match=r"beard: .* knows smile, light_azimuth"):
         attribute_target(estimator, "beard", 1)
-    with pytest.raises(UserError, match="light_azimuth 120: .* -100 to 100 degrees"):
+    with pytest.raises(UserError, match=r"light_azimuth 120: .* -100 to 100 degrees"):
         attribute_target(estimator, "light_azimuth", 120)
 
 
 def test_files_of_another_encoder_or_another_kind_are_refused(encoder, tmp_path):
     path, other = write_estimator(tmp_path / "a.pth"), write_second_encoder(tmp_path / "other.pth")
-    with pytest.raises(UserError, match="another face encoder than .*other.pth"):
+    with pytest.raises(UserError, match=r"another face encoder than .*other\.pth"):
         load_attribute_estimator(path, encoder, other)
     for file in (Demo.encoder, Demo.pose):
         with pytest.raises(UserError, match="not an attribute estimator"):
