@@ -217,7 +217,7 @@ def described(
     for column, name in enumerate(names):
         wanted, found = held_out[:, column], predictions[:, column]
         correlation = float(np.corrcoef(wanted, found)[0, 1]) if np.ptp(wanted) and np.ptp(found) else 0.0
-        lowest, highest = (float(end) for end in (labels[:, column].min(), labels[:, column].max()))
+        lowest, highest = (float(f"{end:.3g}") for end in (labels[:, column].min(), labels[:, column].max()))
         error = float(np.abs(found - wanted).mean())
         yield Attribute(name, units.get(name, ""), lowest, highest, error, correlation)
 
