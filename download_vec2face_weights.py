@@ -19,14 +19,16 @@ from models.errors import UserError
 from utils.cli.flags import make_parser
 
 REPOSITORY = "BooBooWu/Vec2Face"  # a model repository and a dataset repository of the same name
+PLUS = "BooBooWu/Vec2Face_plus"  # the model repository of Vec2Face+
 
 
 class Group(NamedTuple):
-    """Files of the repository that belong together; ``repository_type``: "model" or "dataset"."""
+    """Files of a ``repository`` that belong together; ``repository_type``: "model" or "dataset"."""
 
     purpose: str
     files: list[str]
     repository_type: str = "model"
+    repository: str = REPOSITORY
 
 
 GROUPS = {
@@ -55,6 +57,18 @@ GROUPS = {
         + [f"HSFaces/hsface{size}_mask.npy" for size in ("100k", "200k")],
         repository_type="dataset",
     ),
+    "vec2face_plus": Group(
+        "Vec2Face+: the generator trained without a GAN, and the one that landmarks control, for pose_control.py",
+        ["vec2face_plus/main_model.pth", "vec2face_plus/pose_model.pth"],
+        repository=PLUS,
+    ),
+    "vface": Group(
+        "the generated datasets VFace10K, 20K and 100K, to train face recognition, and FR models trained on the "
+        "VFace datasets",
+        [f"VFaces/vface{size}.lmdb" for size in ("10k", "20k", "100k")]
+        + [f"fr_weights/vface{size}.pth" for size in ("10k", "20k", "100k", "300k")],
+        repository=PLUS,
+    ),
 }
 
 
@@ -69,7 +83,7 @@ def main(argv=None):
         print("\n".join(describe_groups()))
         return
     logging.set_verbosity_error()
-    requested = [(GROUPS[name].repository_type, file) for name in args.what for file in GROUPS[name].files]
+    requested = [(GROUPS[name], file) for name in args.what for file in GROUPS[name].files]
     failures = list(fetch(requested, args.output_dir))
     if failures:
         raise UserError("\n".join(["not everything could be fetched.", *failures]))
@@ -82,25 +96,26 @@ def describe_groups() -> Iterator[str]:
         yield from (f"    {file}" for file in group.files)
 
 
-def fetch(requested: list[tuple[str, str]], folder: Path | str) -> Iterator[str]:
-    """Download missing or incomplete files, given as (repository type, file); yields a message for every failure."""
+def fetch(requested: list[tuple[Group, str]], folder: Path | str) -> Iterator[str]:
+    """Download missing or incomplete files, given as (group, file); yields a message for every failure."""
     offline = not hub_answers(*requested[0])
-    for repository_type, file in requested:
+    for group, file in requested:
+        repository, repository_type = group.repository, group.repository_type
         target = Path(folder) / file
         try:
             print(f"{target} ...", flush=True)
-            hf_hub_download(REPOSITORY, file, repo_type=repository_type, local_dir=folder, local_files_only=offline)
+            hf_hub_download(repository, file, repo_type=repository_type, local_dir=folder, local_files_only=offline)
         except Exception as error:  # the library raises errors of its HTTP client as well as its own
             offline |= isinstance(error, LocalEntryNotFoundError)  # later files need not wait for the Hub
             reason = "the Hub cannot be reached" if offline else " ".join(str(error).split())[:200]
-            url = hf_hub_url(REPOSITORY, file, repo_type=repository_type)
+            url = hf_hub_url(repository, file, repo_type=repository_type)
             yield f"{file}: {reason or type(error).__name__}. Fetch {url} by hand and put it at {target}."
 
 
-def hub_answers(repository_type: str, file: str) -> bool:
+def hub_answers(group: Group, file: str) -> bool:
     """Whether the Hub can be reached. Without this test the library would retry silently for half a minute."""
     try:
-        get_hf_file_metadata(hf_hub_url(REPOSITORY, file, repo_type=repository_type))
+        get_hf_file_metadata(hf_hub_url(group.repository, file, repo_type=group.repository_type))
     except HfHubHTTPError:
         pass  # the Hub has answered, although it refuses the file
     except Exception:  # any error of the HTTP client

@@ -20,16 +20,15 @@ from utils.cli.flags import make_parser
 from utils.cli.gate_flags import gating_of
 from utils.cli.generation_flags import (
     add_attrop_flags,
-    add_recipe_flags,
     add_run_flags,
     add_vector_flags,
     attrop_options_of,
     extra_settings_of,
     networks_of,
     output_of,
-    recipe_of,
 )
 from utils.cli.model_flags import set_up_inference
+from utils.cli.recipe_flags import add_recipe_flags, recipe_of
 from utils.generation.make_dataset import Machine, make_dataset
 from utils.generation.networks import default_quality
 from utils.generation.streams import IDENTITY_SIGMAS

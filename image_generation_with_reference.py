@@ -19,15 +19,14 @@ from utils.cli.gate_flags import gating_of
 from utils.cli.generation_flags import (
     add_optional_attrop_flags,
     add_photo_flags,
-    add_recipe_flags,
     add_run_flags,
     attrop_options_of,
     extra_settings_of,
     networks_of,
     output_of,
-    recipe_of,
 )
 from utils.cli.model_flags import set_up_inference
+from utils.cli.recipe_flags import add_recipe_flags, recipe_of
 from utils.generation.make_dataset import Machine, make_dataset
 from utils.generation.person_source import PersonSource, people_warnings
 from utils.generation.photo_source import PhotoSource

@@ -28,7 +28,7 @@ from models.errors import UserError
 from models.generator_file import training_vectors
 from models.iresnet import load_face_encoder
 from models.losses import ADVERSARIAL, WEIGHTS, GeneratorLoss, discriminator_loss
-from models.masking import ROWS, MaskRates, TokenMask
+from models.masking import MaskRates
 from models.perceptual import load_perceptual
 from models.pixels import to_images
 from models.transfer import upload
@@ -53,6 +53,7 @@ from utils.evaluation.reconstruction import reconstruct
 from utils.training.broken_items import BrokenItems
 from utils.training.finite_check import FiniteCheck, values_to_check
 from utils.training.folder import LAST, check_output_folder
+from utils.training.masks import draw_mask, mask_rates_of, records_of
 from utils.training.optimizers import clip_and_step, set_learning_rates
 from utils.training.parallel import no_sync_if, parallel
 from utils.training.resuming import check_agreement, load_checkpoint, run_description
@@ -372,26 +373,6 @@ def score_held_out(state: TrainingState, encoder: nn.Module, data: TrainingData,
     """
     indices = np.linspace(0, len(data) - 1, min(SCORED, len(data))).astype(int)
     return reconstruct(state.generator_to_score(), encoder, data, indices, batch_size)[:2]
-
-
-def mask_rates_of(minimum: float, maximum: float, mu: float, std: float) -> MaskRates:
-    """The distribution of the mask rates. Raises UserError when its parameters are impossible."""
-    try:
-        return MaskRates(minimum, maximum, mu, std)
-    except ValueError as error:
-        raise UserError(f"--mask_ratio_*: {error}.") from error
-
-
-def draw_mask(mask_rates: MaskRates, count: int, device: torch.device) -> TokenMask:
-    """The TokenMask of ``count`` images with rates of their own, drawn on the CPU: all devices get the same masks."""
-    rates = [mask_rates.rate(uniform) for uniform in torch.rand(count, dtype=torch.float64).tolist()]
-    mask = TokenMask.from_noise(torch.rand(count, ROWS), mask_rates.minimum, torch.tensor(rates))
-    return TokenMask(upload(mask.kept, device), upload(mask.masked, device))
-
-
-def records_of(positions: torch.Tensor) -> str:
-    """The end of a message about a batch: the positions of its first records."""
-    return f"records of the batch: {', '.join(map(str, positions[:8].tolist()))} ..."
 
 
 if __name__ == "__main__":

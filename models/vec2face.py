@@ -20,12 +20,22 @@ from einops import rearrange
 from models.errors import UserError
 from models.image_decoder import MAP_CHANNELS, ImageDecoder
 from models.masking import MAP_SIDE, ROWS, TokenMask
+from models.pose_control import (
+    LoRA,
+    adapter_content,
+    adds_landmarks,
+    alpha_of,
+    check_pictures,
+    fold_lora,
+    landmark_encoder_of,
+    lora_matrices,
+)
 from models.released_weights import from_released, released_key
 from models.weight_files import (
+    check_state_dict,
     first_few,
     freeze_for_inference,
     load_file,
-    load_weights_strict,
     skip_init,
     state_dict_of,
 )
@@ -115,8 +125,12 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Predicts the whole map from the encoded image feature and kept rows: (N, 1 + K, D) -> (N, 50, D').
 
-    The token of each masked row is the encoded image feature (row 0).
+    The token of each masked row is the encoded image feature (row 0). With landmarks it is their token, (N, 1, D'), and
+    the layer ``embed`` is left out, as in the released code, so that D = D'; with ``adds_landmarks`` their token is
+    added to all rows instead, and nothing else changes.
     """
+
+    adds_landmarks = False
 
     def __init__(self, encoder_width: int, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
@@ -125,15 +139,26 @@ class Decoder(nn.Module):
         self.blocks = transformer(width, depth, heads, dropout)
         self.norm = layer_norm(width)
 
-    def forward(self, encoded: torch.Tensor, mask: TokenMask) -> torch.Tensor:
-        return self.norm(run_blocks(self.blocks, self.restore_masked_tokens(encoded, mask)))  # (N, 50, D')
+    def forward(
+        self, encoded: torch.Tensor, mask: TokenMask, landmark_token: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        tokens = self.restore_masked_tokens(encoded, mask, landmark_token)  # (N, 50, D')
+        return self.norm(run_blocks(self.blocks, tokens))  # (N, 50, D')
 
-    def restore_masked_tokens(self, encoded: torch.Tensor, mask: TokenMask) -> torch.Tensor:
+    def restore_masked_tokens(
+        self, encoded: torch.Tensor, mask: TokenMask, landmark_token: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The input (N, 50, D') of the first block: the tokens of all rows in their order, with positions."""
-        encoded = self.embed(encoded)  # (N, 1 + K, D')
+        if landmark_token is None or self.adds_landmarks:
+            encoded = self.embed(encoded)  # (N, 1 + K, D')
+            if landmark_token is not None:
+                encoded = encoded + landmark_token
+            filling = encoded[:, :1]  # (N, 1, D')
+        else:
+            filling = landmark_token.to(encoded.dtype)  # (N, 1, D')
         slot = torch.zeros_like(mask.masked, dtype=torch.long)  # (N, 49): index of each row in `encoded`
         slot.scatter_(1, mask.kept, torch.arange(1, 1 + mask.kept.shape[1], device=slot.device).expand_as(mask.kept))
-        rows = torch.where(mask.masked[..., None], encoded[:, :1], take_rows(encoded, slot))  # (N, 49, D')
+        rows = torch.where(mask.masked[..., None], filling, take_rows(encoded, slot))  # (N, 49, D')
         return torch.cat([encoded[:, :1], rows], dim=1) + self.positions  # (N, 50, D')
 
 
@@ -169,7 +194,12 @@ class Output(NamedTuple):
 
 
 class Vec2Face(nn.Module):
-    """The generator: vectors (N, 512) and a TokenMask of N samples -> Output."""
+    """The generator: vectors (N, 512), a TokenMask of N samples and perhaps landmark pictures -> Output.
+
+    ``landmark_encoder``: None, or the part that landmark pictures need (models/pose_control.py). ``lora``: rank and
+    alpha of what was folded into the weights, if anything. ``adapts``: SHA-256 of the generator's file that the adapter
+    was trained on, if known.
+    """
 
     def __init__(self, architecture: Architecture, dropout: float = DROPOUT):
         super().__init__()
@@ -180,17 +210,32 @@ class Vec2Face(nn.Module):
         self.decoder = Decoder(a.width, a.decoder_width, a.decoder_depth, a.decoder_heads, dropout)
         self.to_map = nn.Linear(a.decoder_width, MAP_CHANNELS)
         self.image_decoder = ImageDecoder(a.image_width, a.group_width)
+        self.landmark_encoder: nn.Module | None = None
+        self.lora: LoRA | None = None
+        self.adapts: str | None = None
         self.apply(initialise)
         nn.init.normal_(self.encoder.positions, std=0.02)
         nn.init.normal_(self.decoder.positions, std=0.02)
 
-    def forward(self, vectors: torch.Tensor, mask: TokenMask) -> Output:
+    def forward(self, vectors: torch.Tensor, mask: TokenMask, landmarks: torch.Tensor | None = None) -> Output:
+        """``landmarks`` (N, 3, 112, 112): landmark pictures in [-1, 1] that the faces shall have, or None.
+
+        Raises ValueError for pictures of another shape, or if the generator has no landmark encoder.
+        """
+        token = None if landmarks is None else self.landmark_token(landmarks, len(vectors))  # (N, 1, D')
         feature, rows = self.expander(vectors.to(self.to_map.weight.dtype))  # (N, D), (N, 49, D)
         target_map = torch.cat([feature[:, None], rows], dim=1).detach()  # (N, 50, D)
-        predicted_map = self.decoder(self.encoder(feature, rows, mask), mask)  # (N, 50, D')
+        predicted_map = self.decoder(self.encoder(feature, rows, mask), mask, token)  # (N, 50, D')
         feature_map = self.to_map(predicted_map[:, 1:].to(self.to_map.weight.dtype))  # (N, 49, 256)
         feature_map = rearrange(feature_map, "n (h w) c -> n c h w", h=MAP_SIDE)  # (N, 49, 256) -> (N, 256, 7, 7)
         return Output(self.image_decoder(feature_map).float(), target_map, predicted_map)
+
+    def landmark_token(self, landmarks: torch.Tensor, count: int) -> torch.Tensor:
+        """The token (N, 1, D') of ``count`` landmark pictures. Raises ValueError as ``forward``."""
+        if self.landmark_encoder is None:
+            raise ValueError("this generator has no landmark encoder, so landmarks do not control it")
+        check_pictures(landmarks, count)
+        return self.landmark_encoder(landmarks)
 
     def for_inference(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Vec2Face:
         """Freeze, fuse and move the generator; gradients still reach the vectors. Returns the generator.
@@ -202,7 +247,7 @@ class Vec2Face(nn.Module):
             # The backward pass of the fused CPU kernel is slow in 16 bit.
             block.attn.fused_attn = torch.device(device).type != "cpu" or blocks_dtype(dtype) == torch.float32
         freeze_for_inference(self, device, blocks_dtype(dtype))
-        for part in (self.expander, self.to_map, self.image_decoder):
+        for part in filter(None, (self.expander, self.to_map, self.image_decoder, self.landmark_encoder)):
             part.to(dtype)
         return self
 
@@ -223,21 +268,35 @@ def load_vec2face(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     model: str | None = None,
+    adapter: Path | str | None = None,
 ) -> Vec2Face:
     """The frozen generator in a weight file of this project or of the released code; gradients reach the vectors.
 
     The shapes in the file determine the preset, which gives the numbers of heads. ``model``: name of the expected
-    preset. Raises UserError if the file does not contain a generator, matches no preset, or not that of ``model``.
+    preset. LoRA in the file is folded into the weights, and a landmark encoder is loaded beside them; both may also be
+    in a second file, ``adapter``. Raises UserError if the file does not contain a generator, matches no preset, not
+    that of ``model``, or not that of the adapter.
     """
     content = load_file(path)
     state, released = generator_state(content, path)
+    state, lora = fold_lora(state, alpha_of(content), path)
     name = preset_of(state, path)
     if model is not None and model != name:
         raise UserError(f"{path} holds a {name}, not a {model}: give --model {name} or leave --model out.")
     with skip_init():
         generator = Vec2Face(architecture_of(content, name, path))
-    load_weights_strict(generator, state, path, f"a {name} generator", name_of=released_key if released else str)
-    generator.trained_on = content.get("trained_on")
+    name_of = released_key if released else str
+    check_state_dict(generator, state, path, f"a {name} generator", name_of=name_of)
+    control, control_path = content, path
+    if adapter is not None:
+        control, control_path = adapter_content(adapter, name), adapter
+        state, lora = fold_lora(state | lora_matrices(control, adapter), alpha_of(control), adapter)
+    generator.load_state_dict(state)
+    generator.trained_on, generator.lora = content.get("trained_on"), lora
+    generator.decoder.adds_landmarks = adds_landmarks(control)
+    decoder_width = generator.architecture.decoder_width
+    generator.landmark_encoder = landmark_encoder_of(control, decoder_width, control_path)
+    generator.adapts = control.get("generator_sha256")
     return generator.for_inference(device, dtype)
 
 

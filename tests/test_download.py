@@ -18,7 +18,7 @@ def served_files():
     for group in download.GROUPS.values():
         prefix = "/datasets" if group.repository_type == "dataset" else ""
         for file in group.files:
-            yield f"{prefix}/{download.REPOSITORY}/resolve/main/{file}", file.encode() * 9
+            yield f"{prefix}/{group.repository}/resolve/main/{file}", file.encode() * 9
 
 
 FILES = dict(served_files())
@@ -93,6 +93,15 @@ def test_a_damaged_file_of_a_dataset_repository_is_fetched_again(hub, tmp_path):
     assert result.returncode == 0, result.stderr
     assert target.read_bytes() == b"HSFaces/hsface10k.lmdb" * 9
     assert (tmp_path / "files" / "fr_weights" / "hsface300k.pth").exists()
+
+
+def test_the_files_of_vec2face_plus_come_from_its_own_repository(hub, tmp_path):
+    result = run(hub.url, tmp_path, "--what", "vec2face_plus", "vface")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "files" / "vec2face_plus" / "pose_model.pth").exists()
+    assert (tmp_path / "files" / "VFaces" / "vface100k.lmdb").exists()
+    assert all(path.startswith("/BooBooWu/Vec2Face_plus/") for path in hub.fetched)
+    assert len(hub.fetched) == 9
 
 
 def test_one_missing_file_does_not_keep_the_others(hub, tmp_path):

@@ -6,7 +6,8 @@
 
 Every photo depends on (seed, identity, image) alone, whatever the number of workers. Writes
 OUTPUT/<identity>/<image>.jpg, or an LMDB for FR training, and labels.jsonl: identity, yaw, pitch and roll in degrees
-(positive yaw turns the nose to the image's right), expression, light, the artefacts of the photo, and its quality.
+(positive yaw turns the nose to the image's right), landmarks in pixels, expression, light, the artefacts of the photo,
+and its quality.
 After an interruption the same command continues. Needs `pip install -e .[render]`.
 """
 

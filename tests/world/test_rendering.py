@@ -7,6 +7,7 @@ import pytest
 from paths import files_of
 
 from utils.data.face_set import FaceSet
+from utils.data.landmarks import landmarks_at
 from utils.evaluation.verification import features_of
 from world import render_faces
 from world.renderer.hair import CUTS, Hairdresser
@@ -42,6 +43,7 @@ def test_any_number_of_workers_and_interruptions_give_the_same_files(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "one" / "labels.jsonl").read_text().splitlines()]
     assert [line["file"] for line in lines] == [f"{i:06d}/{j:03d}.jpg" for i in range(3) for j in range(2)]
     assert all(-90 <= line["yaw"] <= 90 and 0 < line["quality"] <= 1 for line in lines)
+    assert all(np.shape(line["landmarks"]) == (5, 2) for line in lines)
     render(tmp_path / "x.lmdb", "--identities", 3, "--images", 2)
     faces = FaceSet(tmp_path / "x.lmdb")
     assert [faces.read(i) for i in range(6)] == [(tmp_path / "one" / line["file"]).read_bytes() for line in lines]
@@ -53,6 +55,19 @@ def test_other_settings_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         render(tmp_path, "--identities", 1, "--images", 2)
     assert "was begun with" in capsys.readouterr().err
+
+
+def test_labelled_landmarks_are_where_an_average_head_has_them(photographer):
+    """To a few pixels: people differ. Expressions and the distance move them, too."""
+    errors = []
+    for yaw in (-80, -30, 0, 30, 80):
+        for pitch, roll in ((0, 0), (20, 0), (-15, 10)):
+            found = photographer.landmarks(PLAIN | {"yaw": yaw, "pitch": pitch, "roll": roll})
+            errors.append(np.abs(found - landmarks_at(yaw, pitch, roll)).max())
+    assert np.mean(errors) < 4
+    opened = photographer.landmarks(PLAIN | {"expression": {"mouthSmileLeft": 0.9, "mouthSmileRight": 0.9}})
+    smiling, plain = (points[4, 0] - points[3, 0] for points in (opened, photographer.landmarks(PLAIN)))
+    assert smiling > plain + 1
 
 
 def test_positive_yaw_turns_the_nose_to_the_right_and_positive_pitch_turns_it_up(photographer):

@@ -7,9 +7,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]  # where download_vec2face_weights.py puts them, run from there
 DEMO = ROOT / "weights" / "demo"
+DEMO_ADAPTER = DEMO / "landmark_adapter.pth"  # of the demo generator, in which the released pose model has its own
 PARTNERS = {"model_weights": "id_weights", "id_weights": "model_weights"}  # one reads what the other computes
 STAND_INS = {  # released file, as it is named by default -> demo file
     "weights/vec2face_generator.pth": "vec2face_generator.pth",
+    "vec2face_plus/main_model.pth": "vec2face_generator.pth",
+    "vec2face_plus/pose_model.pth": "vec2face_generator.pth",
     "weights/arcface-r100-glint360k.pth": "face_encoder.pth",
     "weights/magface-r100-glint360k.pth": "face_encoder.pth",
     "weights/6DRepNet_300W_LP_AFLW2000.pth": "head_pose.pth",
@@ -36,6 +39,8 @@ def use_demo_weights(args: Namespace, unused: Iterable[str] = ()) -> None:
     named = {flag: value for flag, value in named.items() if not is_own(flags.get(PARTNERS.get(flag)))}
     if not named:
         return
+    if "vec2face_plus/pose_model.pth" in named.values() and args.landmark_adapter is None and DEMO_ADAPTER.exists():
+        args.landmark_adapter = str(DEMO_ADAPTER)
     for flag, value in named.items():
         setattr(args, flag, str(DEMO / STAND_INS[value]))
     if os.environ.get("RANK", "0") != "0":  # one of torchrun's processes prints it

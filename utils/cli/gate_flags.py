@@ -115,6 +115,8 @@ def check_flags(args: Namespace) -> None:
 def selection_of(args: Namespace, gate: Gate | None, settings: dict[str, Any]) -> Selection | None:
     """The Selection that the flags ask for, if any; its entries are added to ``settings``."""
     reserve = getattr(args, "reserve", None)
+    if reserve and args.center_feature is None:
+        raise UserError("--reserve: belongs to --center_feature; photos have no reserve.")
     if reserve and gate is None:
         raise UserError("--reserve: without a gate no identity fails; give for example --min_id_similarity.")
     if args.best is None and not reserve:

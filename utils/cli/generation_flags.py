@@ -1,39 +1,32 @@
 """The flags of the three generation scripts, in groups, and the values they stand for."""
 
-from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 from typing import Any
 
 from models.errors import UserError
-from models.masking import MaskRates
 from utils.cli.attribute_flags import add_attribute_flags, attribute_file_of, check_attribute_flags
 from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import (
     add_flags_without_effect,
     finite,
-    folder_name,
     jpeg_quality,
-    noise_level,
     not_negative,
     note_flags_without_effect,
-    open_fraction,
     positive,
 )
-from utils.cli.gate_flags import EXAMPLE, add_gate_flags, add_reserve_flag
+from utils.cli.gate_flags import add_gate_flags, add_reserve_flag
 from utils.cli.model_flags import add_device_flags, add_model_flags
-from utils.dataset.layout import ABOUT_SUFFIX
 from utils.dataset.writer import STORES
 from utils.generation.attrop_progress import AttrOPProgress
 from utils.generation.batch_rows import attrop_rows
 from utils.generation.gate import Gating
 from utils.generation.make_dataset import Machine, Output
 from utils.generation.networks import Networks, WeightFiles, load_networks
-from utils.generation.recipe import Recipe
 
 QUALITY_WEIGHTS = "weights/magface-r100-glint360k.pth"
 POSE_WEIGHTS = "weights/6DRepNet_300W_LP_AFLW2000.pth"
 VECTOR_SIZE = 512
-LOWER_BOUND = 0.6  # IDperturb's best
 
 
 def add_vector_flags(parser: ArgumentParser) -> None:
@@ -44,12 +37,15 @@ def add_vector_flags(parser: ArgumentParser) -> None:
     _add_slice_flags(group)
 
 
-def add_photo_flags(parser: ArgumentParser) -> None:
-    """Identities from reference photos."""
+def add_photo_flags(parser: ArgumentParser, or_vectors: bool = False) -> None:
+    """Identities from reference photos, or from either source with ``or_vectors``."""
     group = parser.add_argument_group("identities")
-    group.add_argument(
-        "--image_file", required=True, help="a photo, a folder of photos (searched recursively), or a .txt of paths"
-    )
+    one_of = group.add_mutually_exclusive_group(required=True)
+    if or_vectors:
+        one_of.add_argument("--center_feature", help="file of identity vectors: .npy of floats, (K, 512)")
+    one_of.add_argument("--image_file", help="a photo, a folder of photos (searched recursively), or a .txt of paths")
+    if or_vectors:
+        add_reserve_flag(group)
     group.add_argument(
         "--align",
         action="store_true",
@@ -70,43 +66,6 @@ def _add_slice_flags(group):
         "--start_class_id", type=not_negative, default=0, help="number of the first identity vector of the file"
     )
     group.add_argument("--rep_dim", type=int, default=VECTOR_SIZE, help="length of an identity vector; always 512")
-
-
-def add_recipe_flags(parser: ArgumentParser, sigmas: tuple[float, ...]) -> None:
-    """Name, number and variation of the images. ``sigmas``: the default noise levels."""
-    group = parser.add_argument_group("images")
-    group.add_argument("--name", type=dataset_name, required=True, help="name of the dataset")
-    group.add_argument("--example", type=positive, default=EXAMPLE, help="number of images per identity")
-    group.add_argument(
-        "--seed", type=not_negative, default=0,
-        help="seed of all random draws, together with the numbers of the identity and the image",
-    )  # fmt: skip
-    group.add_argument(
-        "--noise", choices=["gaussian", "cone"], default="gaussian",
-        help="noise on the identity vector: Gaussian, or uniform cosines down to --lower_bound, never nearer to "
-        "another identity",
-    )  # fmt: skip
-    group.add_argument(
-        "--sigma", type=noise_level, nargs="+", default=list(sigmas),
-        help="standard deviations of Gaussian noise on each dimension; every block of as many images uses each once, "
-        "in random order",
-    )  # fmt: skip
-    group.add_argument(
-        "--lower_bound", type=open_fraction,
-        help=f"smallest cosine to the identity vector with --noise cone (default: {LOWER_BOUND})",
-    )  # fmt: skip
-    parser.set_defaults(default_sigmas=tuple(sigmas))
-    rates = MaskRates()
-    group.add_argument(
-        "--mask_ratio_min", type=finite, default=rates.minimum, help="lowest mask rate, and share of dropped rows"
-    )
-    group.add_argument("--mask_ratio_max", type=finite, default=rates.maximum, help="highest mask rate")
-    group.add_argument(
-        "--mask_ratio_mu", type=finite, default=rates.mu, help="centre of the mask rate's truncated normal distribution"
-    )
-    group.add_argument(
-        "--mask_ratio_std", type=finite, default=rates.std, help="standard deviation of that distribution"
-    )
 
 
 def add_attrop_flags(parser: ArgumentParser, own_default: str) -> Any:
@@ -141,7 +100,7 @@ def add_optional_attrop_flags(parser: ArgumentParser) -> None:
 def add_pose_flags(group: Any) -> None:
     """The head pose that AttrOP aims at."""
     group.add_argument(
-        "--pose", type=finite, default=85, help="yaw in degrees, to either side unless --signed_pose is given"
+        "--pose", type=finite, help="yaw in degrees, to either side unless --signed_pose is given (default: 85)"
     )
     group.add_argument(
         "--signed_pose", action="store_true", help="signed yaw: the sign of --pose tells the sides apart"
@@ -150,13 +109,16 @@ def add_pose_flags(group: Any) -> None:
     group.add_argument("--pose_weights", default=POSE_WEIGHTS, help="weights of the head pose estimator")
 
 
-def add_run_flags(parser: ArgumentParser, output_dir: str, own_quality_model: bool = False) -> None:
+def add_run_flags(
+    parser: ArgumentParser, output_dir: str, own_quality_model: bool = False, default_weights: str | None = None
+) -> None:
     """The gate, the networks, the machine and the output. ``output_dir``: where datasets are made by default.
 
+    ``default_weights``: what the help says of the generator in a script whose default depends on other flags.
     ``own_quality_model``: whether the gate brings the flag of the quality model, for a script without AttrOP.
     """
     add_gate_flags(parser, QUALITY_WEIGHTS if own_quality_model else None)
-    add_model_flags(parser)
+    add_model_flags(parser, default_weights)
     add_device_flags(parser, precision="auto")
     parser.add_argument(
         "--batch_size", type=positive, default=64, help="images at a time on a GPU; without effect on a CPU"
@@ -191,14 +153,6 @@ def add_run_flags(parser: ArgumentParser, output_dir: str, own_quality_model: bo
     add_flags_without_effect(parser.add_argument_group("without effect"))
 
 
-def dataset_name(text: str) -> str:
-    """argparse type: a plain folder name, and not one of a folder that lies beside a dataset."""
-    name = folder_name(text)
-    if name.endswith(ABOUT_SUFFIX):
-        raise ArgumentTypeError(f"must not end in {ABOUT_SUFFIX}, as the folder beside a dataset does")
-    return name
-
-
 def networks_of(
     args: Namespace, machine: Machine, gating: Gating, *, id: bool, quality: bool, pose: bool
 ) -> Networks:  # fmt: skip
@@ -217,24 +171,9 @@ def networks_of(
     if args.rep_dim != VECTOR_SIZE:
         raise UserError(f"--rep_dim {args.rep_dim}: the generator reads identity vectors of length {VECTOR_SIZE}.")
     files = {role: getattr(args, f"{role}_weights") for role, is_needed in needed.items() if is_needed}
-    files = WeightFiles(args.model_weights, preset=args.model, **files)
+    adapter = getattr(args, "landmark_adapter", None)
+    files = WeightFiles(args.model_weights, preset=args.model, adapter=adapter, **files)
     return load_networks(files, machine.device, machine.precision.dtype, args.compile)
-
-
-def recipe_of(args: Namespace) -> Recipe:
-    """The Recipe that the flags ask for. Raises UserError for flags that do not fit together."""
-    try:
-        rates = MaskRates(args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std)
-    except ValueError as error:
-        raise UserError(f"--mask_ratio_*: {error}.") from error
-    if args.noise == "gaussian":
-        if args.lower_bound is not None:
-            raise UserError("--lower_bound: belongs to --noise cone.")
-        return Recipe(args.example, tuple(args.sigma), args.seed, rates)
-    if tuple(args.sigma) != args.default_sigmas:
-        raise UserError("--sigma: belongs to --noise gaussian; the cone is as wide as --lower_bound says.")
-    lower_bound = LOWER_BOUND if args.lower_bound is None else args.lower_bound
-    return Recipe(args.example, (), args.seed, rates, lower_bound)
 
 
 def attrop_options_of(args: Namespace, machine: Machine) -> dict[str, Any]:

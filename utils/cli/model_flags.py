@@ -10,6 +10,8 @@ from utils.data.photo_loader import FEW, MOST_WORKERS
 from utils.runtime.inference import set_up_process
 from utils.runtime.precision import PRECISIONS, Precision
 
+GENERATOR = "weights/vec2face_generator.pth"  # where download_vec2face_weights.py puts the released one
+
 
 def add_device_flags(parser: Parser, precision: str = "fp32") -> None:
     """Add ``--device`` and ``--precision``: fp32 for results that are stored, auto for generation."""
@@ -30,8 +32,11 @@ def set_up_inference(
     return set_up_process(args.device, args.precision, local_rank, deterministic)
 
 
-def add_model_flags(parser: Parser) -> None:
-    """Add the flags of the generator and the face encoder."""
+def add_model_flags(parser: Parser, default_weights: str | None = None) -> None:
+    """Add the flags of the generator and the face encoder.
+
+    ``default_weights``: what the help says of the generator's default where it depends on other flags and is None.
+    """
     group = parser.add_argument_group("models")
     group.add_argument(
         "--model",
@@ -40,8 +45,9 @@ def add_model_flags(parser: Parser) -> None:
     )
     group.add_argument(
         "--model_weights",
-        default="weights/vec2face_generator.pth",
-        help="weights of the generator, in the released form or ours",
+        default=None if default_weights else GENERATOR,
+        help="weights of the generator, in the released form or ours"
+        + (f" (default: {default_weights})" if default_weights else ""),
     )
     group.add_argument("--id_weights", default="weights/arcface-r100-glint360k.pth", help="weights of the face encoder")
 

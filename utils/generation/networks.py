@@ -22,7 +22,8 @@ ROLES = ("id", "quality", "pose", "gate", "attribute")
 class WeightFiles:
     """The weight files of a run's networks; None for a network that the run does not need.
 
-    ``preset``: the expected preset of the generator, None to read it from the file.
+    ``preset``: the expected preset of the generator, None to read it from the file. ``adapter``: a file of landmark
+    control for the generator.
     """
 
     generator: Path | str
@@ -32,6 +33,7 @@ class WeightFiles:
     gate: Path | str | None = None
     attribute: Path | str | None = None  # of an estimator that reads the maps of the encoder ``id``
     preset: str | None = None
+    adapter: str | None = None
 
     @property
     def roles(self) -> list[str]:
@@ -40,7 +42,8 @@ class WeightFiles:
 
     def hashes(self) -> dict[str, str]:
         """{"id_model": SHA-256, ...} of all files but the generator's."""
-        return {f"{role}_model": sha256(getattr(self, role)) for role in self.roles}
+        adapter = {"landmark_adapter": sha256(self.adapter)} if self.adapter else {}
+        return adapter | {f"{role}_model": sha256(getattr(self, role)) for role in self.roles}
 
 
 @dataclass
@@ -79,7 +82,15 @@ class Networks:
 
     def warnings(self, wanted_quality: float) -> list[str]:
         """Lines for the user on networks that do not fit together, or a quality target that is out of reach."""
-        return self._other_encoder() + self._quality_out_of_reach(wanted_quality)
+        return self._other_encoder() + self._other_generator() + self._quality_out_of_reach(wanted_quality)
+
+    def _other_generator(self) -> list[str]:
+        adapts = self.generator.adapts if self.files.adapter else None
+        if adapts is None or adapts == sha256(self.files.generator):
+            return []
+        return [
+            f"{self.files.adapter} was trained for another generator than {self.files.generator} (--model_weights)."
+        ]
 
     def _other_encoder(self) -> list[str]:
         trained_on = self.generator.trained_on
@@ -102,7 +113,7 @@ class Networks:
 
 def load_networks(files: WeightFiles, device: torch.device, dtype: torch.dtype, compile: bool = False) -> Networks:
     """Load the networks of a run. Raises UserError for unsuitable files, or if ``compile`` has no compiler."""
-    generator = load_vec2face(files.generator, device, dtype, files.preset)
+    generator = load_vec2face(files.generator, device, dtype, files.preset, files.adapter)
     networks = Networks(files, generator, load_estimators(files, device, dtype))
     if compile:
         done = {id(model): compiled(model, device, fixed_shapes=True) for model in networks.by_role.values()}

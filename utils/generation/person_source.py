@@ -74,7 +74,7 @@ def mean_vector(features: np.ndarray) -> np.ndarray:
     return (direction / np.linalg.norm(direction) * norms.mean()).astype(np.float32)
 
 
-def people_warnings(source: PersonSource | PhotoSource) -> list[str]:
+def people_warnings(source: object) -> list[str]:
     """A line for the user if each photo becomes an identity although the photos are in a folder per identity."""
     if not isinstance(source, PhotoSource):
         return []

@@ -7,6 +7,7 @@ identity vector --noise--> noisy vectors --AttrOP, which decodes them--> images 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +19,13 @@ from models.masking import MaskRates
 from models.pixels import to_images, to_pixels
 from models.transfer import Download, upload
 from utils.dataset.image_record import AttrOPVerdict, ImageRecord, rounded
-from utils.generation.anchors import Start, decode_rows, with_anchors
+from utils.generation.anchors import Start, with_anchors
 from utils.generation.batch_rows import measured_rows
 from utils.generation.cone_noise import cosine, perturb_in_cone
+from utils.generation.decoding import decode_rows
 from utils.generation.gate import Gate, RetryQueue
 from utils.generation.image_measures import ImageMeasures
+from utils.generation.landmark_choice import Landmarks
 from utils.generation.recipe import Identity, Recipe
 from utils.generation.selection import Selection
 from utils.generation.streams import identity_stream, image_sigmas, image_stream, perturb
@@ -42,8 +45,8 @@ class ImageJob:
 
     ``vector``: the identity's vector before the noise, (512,); ``sigma``: the noise level, None for noise in a cone;
     ``verdict``: AttrOP's verdict on that vector; ``tries``: the measurements of earlier attempts, none of which passed
-    the gate. Once an attempt has been started, ``stream`` is its random stream and ``noisy`` (512,) the vector to
-    decode.
+    the gate; ``landmarks``: those that the image is made to, None without such control. Once an attempt has been
+    started, ``stream`` is its random stream and ``noisy`` (512,) the vector to decode.
     """
 
     identity: Identity
@@ -52,6 +55,7 @@ class ImageJob:
     sigma: float | None
     verdict: AttrOPVerdict | None = None
     tries: tuple[dict[str, Any], ...] = ()
+    landmarks: Landmarks | None = None
     stream: np.random.Generator = field(init=False)
     noisy: np.ndarray = field(init=False)
 
@@ -75,6 +79,7 @@ class ImageJob:
         return ImageRecord(
             self.identity.number, self.identity.name, self.index, self.sigma, self.identity.source, rounded(measured),
             verdict or self.verdict, cosine=cosine(decoded, self.identity.vector) if self.sigma is None else None,
+            landmarks=self.landmarks and self.landmarks.record,
         )  # fmt: skip
 
 
@@ -139,12 +144,15 @@ def image_jobs(starts: Iterable[Start], recipe: Recipe) -> Iterator[ImageJob]:
     Only the first image gets the verdict on the identity vector.
     """
     for identity, vector, verdict in starts:
-        sigmas = [None] * recipe.example
+        sigmas, landmarks = repeat(None), repeat(None)
         if recipe.lower_bound is None:
             sigmas = image_sigmas(recipe.seed, identity.number, recipe.example, recipe.sigmas)
-        for index in range(identity.first_image, recipe.example):
-            job = ImageJob(identity, index, vector, sigmas[index], None if index else verdict)
-            yield job.start_attempt(recipe)
+        if recipe.landmarks is not None:
+            landmarks = recipe.landmarks.sequence(recipe.seed, identity.number)
+        for index, sigma, own in zip(range(recipe.example), sigmas, landmarks, strict=False):
+            if index >= identity.first_image:
+                job = ImageJob(identity, index, vector, sigma, None if index else verdict, landmarks=own)
+                yield job.start_attempt(recipe)
 
 
 def optimise_images(
@@ -257,7 +265,8 @@ def launch(
     identities = np.ones_like(vectors)
     for slot, job in enumerate(batch):
         vectors[slot], identities[slot] = job.noisy, job.identity.vector
-    images = decode_rows(generator, vectors, mask_rates, [job.stream for job in batch])
+    pictures = [job.landmarks.picture for job in batch if job.landmarks is not None]
+    images = decode_rows(generator, vectors, mask_rates, [job.stream for job in batch], pictures)
     finite, pixels = images.flatten(1).isfinite().all(1), to_pixels(images)  # (B,), (B, 112, 112, 3)
     values = {}
     if measures is not None:

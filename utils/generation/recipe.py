@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from models.masking import MaskRates
+from utils.generation.landmark_choice import LandmarkChoice
 
 
 class Identity(NamedTuple):
@@ -34,7 +35,8 @@ class Recipe:
     ``example``: images per identity; ``sigmas``: one block of noise levels, see ``streams.image_sigmas``; ``seed``: the
     seed of all random draws; ``mask_rates``: the distribution that mask rates are drawn from; ``lower_bound``: None for
     Gaussian noise, or for noise in a cone, which has no levels, the smallest cosine of an image's vector to its
-    identity vector.
+    identity vector. ``landmarks``: chooses the landmark pictures of the images, for a generator with a landmark
+    encoder; None without such control.
     """
 
     example: int
@@ -42,6 +44,7 @@ class Recipe:
     seed: int = 0
     mask_rates: MaskRates = field(default_factory=MaskRates)
     lower_bound: float | None = None
+    landmarks: LandmarkChoice | None = None
 
     def __post_init__(self):
         if bool(self.sigmas) == (self.lower_bound is not None):

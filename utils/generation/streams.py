@@ -33,6 +33,11 @@ def anchor_stream(seed: int, identity: int) -> np.random.Generator:
     return _stream(seed, identity, 3)
 
 
+def landmark_stream(seed: int, identity: int) -> np.random.Generator:
+    """The stream that draws the poses of one identity's images, one after the other."""
+    return _stream(seed, identity, 4)
+
+
 def _stream(seed: int, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from utils.data.alignment import TEMPLATE
 from utils.data.images import SIDE
+from utils.data.landmarks import size_of
 from world.renderer.figure import FLATS, Figure, make_texture
 from world.renderer.head import SIDE as TEXELS
 from world.renderer.head import HeadModel
@@ -101,15 +102,20 @@ class Photographer:
         """Photo number ``image`` of the person, (112, 112, 3) uint8 RGB, and its labels."""
         rng = stream(self.seed, self.identity, 2, image)
         setting = draw_setting(rng, self.person.look["wears_glasses"])
-        return self.shoot(setting, rng), setting | {"quality": quality_of(setting)} | self.person.label
+        landmarks = self.landmarks(setting).astype(float).round(2).tolist()
+        label = setting | {"quality": quality_of(setting), "landmarks": landmarks}
+        return self.shoot(setting, rng), label | self.person.label
+
+    def landmarks(self, setting: Setting) -> np.ndarray:
+        """Pixels (5, 2) of eyes, tip of the nose and corners of the mouth under given conditions, seen or hidden."""
+        camera, _, (focal, centre, tilt) = self._place(setting)
+        points = self._landmarks(camera)  # (5, 3)
+        seen = points[:, :2] / points[:, 2:]  # (5, 2)
+        return centre + focal * seen @ tilt.T
 
     def shoot(self, setting: Setting, rng: np.random.Generator) -> np.ndarray:
         """A photo (112, 112, 3) uint8 RGB under given conditions; clothes, background and noise are random."""
-        vertices = self.figure.posed(setting["expression"], setting["gaze"], setting["glasses"])
-        turn = rotation(*np.deg2rad([setting["yaw"], setting["pitch"], 0.0]))
-        pivot = self.figure.eyes.mean(0) + np.float32([0, 0.08, -0.03])
-        camera = in_camera((vertices - pivot) @ turn.T, setting["distance"])
-        focal, centre, tilt = self._frame(camera, setting)
+        camera, turn, (focal, centre, tilt) = self._place(setting)
         camera[:, :2] = camera[:, :2] @ tilt.T
         to_camera = np.eye(3, dtype=np.float32)
         to_camera[:2, :2] = tilt
@@ -130,21 +136,27 @@ class Photographer:
         linear = face * key + make_background(rng) * (1 - cover)
         return degrade(to_display(linear), setting, rng)
 
-    def _frame(self, camera: np.ndarray, setting: Setting) -> View:
-        """The view that aligns the face to the ArcFace template. ``camera`` (S + H, 3): vertices in camera space."""
+    def _place(self, setting: Setting) -> tuple[np.ndarray, np.ndarray, View]:
+        """The vertices (S + H, 3) in camera space, the rotation (3, 3) of the head, and the view."""
+        vertices = self.figure.posed(setting["expression"], setting["gaze"], setting["glasses"])
+        turn = rotation(*np.deg2rad([setting["yaw"], setting["pitch"], 0.0]))
+        pivot = self.figure.eyes.mean(0) + np.float32([0, 0.08, -0.03])
+        camera = in_camera((vertices - pivot) @ turn.T, setting["distance"])
+        return camera, turn, self._frame(camera, setting)
+
+    def _landmarks(self, camera: np.ndarray) -> np.ndarray:
+        """The five landmarks (5, 3) among vertices (S + H, 3), in the template's order."""
         marks = self.figure.landmarks
         eyes = [camera[own].mean(0) for own in self.figure.eye_vertices]
         nose, left, right = (camera[marks[name]] for name in ("nose", "mouth_left", "mouth_right"))
-        points = np.stack([eyes[1], eyes[0], nose, right, left])  # (5, 3), in the template's order
+        return np.stack([eyes[1], eyes[0], nose, right, left])  # (5, 3)
+
+    def _frame(self, camera: np.ndarray, setting: Setting) -> View:
+        """The view that aligns the face to the ArcFace template. ``camera`` (S + H, 3): vertices in camera space."""
+        points = self._landmarks(camera)  # (5, 3)
         seen = points[:, :2] / points[:, 2:]  # (5, 2)
         # The scale is set by distances in space and not by projected ones, which would enlarge profiles.
-        apart = np.linalg.norm(eyes[0] - eyes[1])
-        high = np.linalg.norm((eyes[0] + eyes[1]) / 2 - (left + right) / 2)
-        template = (
-            np.linalg.norm(TEMPLATE[1] - TEMPLATE[0]),
-            np.linalg.norm(TEMPLATE[:2].mean(0) - TEMPLATE[3:].mean(0)),
-        )
-        focal = points[:, 2].mean() * (template[0] + template[1]) / (apart + high)
+        focal = points[:, 2].mean() * size_of(TEMPLATE) / size_of(points)
         roll = np.deg2rad(setting["roll"])
         tilt = np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]], np.float32)
         centre = TEMPLATE.mean(0) - focal * (seen @ tilt.T).mean(0)

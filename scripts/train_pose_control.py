@@ -1,0 +1,285 @@
+"""Train an adapter for landmark control (Vec2Face+): LoRA and a landmark encoder on a frozen generator.
+
+    torchrun --nproc_per_node=4 scripts/train_pose_control.py --data WebFace4M/WebFace4M_with_landmarks.lmdb \\
+        --model_weights vec2face_plus/main_model.pth --output_dir pose_control
+    python scripts/train_pose_control.py --data faces.lmdb --landmarks rendered/labels.jsonl --vectors identity \\
+        --condition added --landmark_width 8 --lpips_weights none --output_dir pose_control
+
+The photos are reconstructed from vectors and from pictures of their landmarks. --data is a training LMDB of
+scripts/prepare_training_set.py, or a published one with landmark pictures. The result is OUTPUT_DIR/model.pth, for the
+--landmark_adapter of pose_image_generation.py. To resume a run that was killed, or stopped with Ctrl-C, which saves a
+checkpoint first, add --resume OUTPUT_DIR to the same command.
+"""
+
+import contextlib
+import math
+from argparse import BooleanOptionalAction as Boolean
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from utils.cli.command import command
+
+import torch
+import torch.nn as nn
+
+from models.errors import UserError
+from models.iresnet import load_face_encoder
+from models.losses import GeneratorLoss
+from models.masking import MaskRates
+from models.perceptual import load_perceptual
+from models.pixels import to_images
+from models.pose_control import ALPHA, CONDITIONS, RANK, STEM_WIDTH, add_adapter
+from models.transfer import upload
+from models.vec2face import PRESETS, load_vec2face
+from models.weight_files import save_file, sha256
+from utils.cli.demo_weights import use_demo_weights
+from utils.cli.flags import (
+    Parser,
+    add_amp_flags,
+    add_compile_flag,
+    add_training_run_flags,
+    make_parser,
+    positive,
+)
+from utils.data.landmark_data import VECTORS, LandmarkData, LandmarkItem, picture_source
+from utils.data.loader import EpochBatches, drop_broken, make_loader
+from utils.data.training_data import TrainingData
+from utils.training.adapter_state import AdapterState
+from utils.training.broken_items import BrokenItems
+from utils.training.finite_check import FiniteCheck, values_to_check
+from utils.training.folder import LAST, check_output_folder
+from utils.training.masks import draw_mask, mask_rates_of, records_of
+from utils.training.optimizers import clip_and_step, set_learning_rates
+from utils.training.parallel import no_sync_if, parallel
+from utils.training.resuming import check_agreement, load_checkpoint, run_description
+from utils.training.schedules import warmup_then_cosine
+from utils.training.setup import Run, begin_run, join_training, prepare_device, seed_step
+from utils.training.stop import resume_command
+
+MODEL = "model.pth"
+WEIGHTS = {"pixel": 1.0, "ssim": 1.0, "lpips": 0.2, "identity": 1.0, "token": 0.0}  # of the loss terms, as released
+SHOWN = ("total", "pixel", "ssim", "lpips", "identity")
+MASK_RATES = {"replaced": (0.6, 0.8, 0.7, 0.1), "added": (0.5, 1.0, 0.75, 0.25)}  # min, max, mu, std
+
+
+def adapter_parser() -> Parser:
+    parser = make_parser(__doc__)
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", "--train_source", required=True, help="training LMDB")
+    data.add_argument("--mask", help=".npy file of the positions of the records to train on (default: all)")
+    data.add_argument(
+        "--landmarks", default="lmdb",
+        help="source of the landmarks: `lmdb`, the pictures in its records; `mtcnn`, a face detector, in every epoch "
+        "anew; or the labels.jsonl of the rendered photos that the LMDB was made of",
+    )  # fmt: skip
+    data.add_argument(
+        "--vectors", choices=VECTORS, default="photo",
+        help="what a photo is reconstructed from: its own feature, as published, or the mean feature of its identity, "
+        "which leaves the pose to the landmarks",
+    )  # fmt: skip
+    data.add_argument("--workers", type=int, default=4, help="number of processes that read and decode records")
+    data.add_argument("--pin_memory", action=Boolean, default=True, help="pinned memory for copies to the GPU")
+    data.add_argument("--max_bad_records", type=int, default=100, help="largest number of broken records to skip")
+
+    model = parser.add_argument_group("models")
+    model.add_argument("--model", choices=list(PRESETS), help="expected preset of the generator (default: any)")
+    model.add_argument("--model_weights", default="vec2face_plus/main_model.pth", help="weights of the generator")
+    model.add_argument(
+        "--id_weights", default="weights/arcface-r100-glint360k.pth", help="face encoder that computed the FR features"
+    )
+    model.add_argument(
+        "--lpips_weights", default="weights/vgg16.pth",
+        help="network of the perceptual loss: the file of torchvision's VGG16, `efficientnet_lite0`, `encoder` or "
+        "`none`",
+    )  # fmt: skip
+    model.add_argument("--lora_r", type=positive, default=RANK, help="rank of LoRA")
+    model.add_argument("--lora_alpha", type=float, default=ALPHA, help="alpha of LoRA, whose factor is alpha / rank")
+    model.add_argument(
+        "--landmark_width", type=positive, default=STEM_WIDTH,
+        help="channels of the landmark encoder's first convolution; each further one has twice as many",
+    )  # fmt: skip
+    model.add_argument(
+        "--condition", choices=CONDITIONS, default=CONDITIONS[0],
+        help="what the landmarks' token does: it is put in the place of the masked rows, as published, or added to all "
+        "rows, so that the training begins with the generator as it is",
+    )  # fmt: skip
+    for number, (name, meaning) in enumerate(
+        (
+            ("min", "smallest mask rate, and fraction of dropped rows"),
+            ("max", "largest mask rate"),
+            ("mu", "mean of the mask rate's normal distribution before truncation"),
+            ("std", "standard deviation of the mask rate's normal distribution before truncation"),
+        )
+    ):
+        default = ", ".join(f"{MASK_RATES[kind][number]:g} for {kind}" for kind in CONDITIONS)
+        model.add_argument(f"--mask_ratio_{name}", type=float, help=f"{meaning} (default: {default})")
+    add_compile_flag(model, "generator")
+
+    optimiser = parser.add_argument_group("batches, epochs and optimiser")
+    optimiser.add_argument("--batch_size", type=positive, default=64, help="number of images per batch and process")
+    optimiser.add_argument("--accum_iter", type=positive, default=1, help="number of batches per update of the weights")
+    optimiser.add_argument("--epochs", type=positive, default=10, help="number of passes over the data")
+    optimiser.add_argument("--max_steps", type=positive, help="largest number of batches (default: that of --epochs)")
+    optimiser.add_argument(
+        "--lr", type=float, default=1e-4, help="highest learning rate of AdamW, before a half-cosine"
+    )
+    optimiser.add_argument("--min_lr", type=float, default=1e-6, help="learning rate at the end of the half-cosine")
+    optimiser.add_argument("--warmup_epochs", type=float, default=1.0, help="number of epochs of linear warm-up from 0")
+    optimiser.add_argument("--weight_decay", type=float, default=0.05, help="AdamW weight decay")
+    optimiser.add_argument("--clip_grad", type=float, default=math.inf, help="largest gradient norm")
+    optimiser.add_argument("--seed", type=int, default=0, help="random seed of weights, order and masks")
+    add_amp_flags(optimiser, "float16")
+    add_training_run_flags(parser, "./pose_control")
+    return parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    args = adapter_parser().parse_args(argv)
+    world = join_training(args.device)
+    if world.is_main:
+        check_output_folder(args.output_dir, args.resume, args.overwrite, [MODEL])
+    use_demo_weights(args)
+    for name, default in zip(("min", "max", "mu", "std"), MASK_RATES[args.condition], strict=True):
+        if getattr(args, f"mask_ratio_{name}") is None:
+            setattr(args, f"mask_ratio_{name}", default)
+    check_agreement(world, vars(args))
+    device, precision = prepare_device(args.device, world, args.use_amp, args.amp_dtype)
+
+    with contextlib.closing(TrainingData(args.data, args.mask, seed=args.seed)) as records:
+        batches = EpochBatches(len(records), args.batch_size, args.seed, world.rank, world.size)
+        steps_per_epoch = batches.steps // args.accum_iter * args.accum_iter
+        if steps_per_epoch == 0:
+            raise UserError(
+                f"{args.data}: {len(records)} records are fewer than --batch_size {args.batch_size} x {world.size} "
+                f"processes x --accum_iter {args.accum_iter}."
+            )
+        data = LandmarkData(records, picture_source(args.landmarks, args.data), args.vectors)
+        first = data[0, 0]
+        if first.error:  # most likely all are broken
+            raise UserError(f"{args.data}: {first.error} (--landmarks {args.landmarks}).")
+        records.close()  # each process that reads opens it itself
+
+        # The frozen generator with a new adapter, and the training objective.
+        generator = load_vec2face(args.model_weights, device, model=args.model)
+        preset = next(name for name, a in PRESETS.items() if a.width == generator.architecture.width)
+        torch.manual_seed(args.seed)
+        parameters = add_adapter(generator, args.lora_r, args.lora_alpha, args.landmark_width, args.condition)
+        generator.to(device).eval()
+        encoder = load_face_encoder(args.id_weights, device, precision.dtype)
+        criterion = GeneratorLoss(encoder, load_perceptual(args.lpips_weights, encoder), WEIGHTS).to(device)
+
+        about = {"model": preset, "lora": {"rank": args.lora_r, "alpha": args.lora_alpha}, "condition": args.condition}
+        state = AdapterState(
+            generator, parameters, precision.scaler(device), weight_decay=args.weight_decay,
+            about=about | {"generator_sha256": sha256(args.model_weights)}, settings=vars(args),
+            run=run_description(world, [records.positions]),
+        )  # fmt: skip
+        notes = records.encoder_warnings(args.id_weights)
+        if args.resume:
+            path, content = world.from_main(partial(load_checkpoint, args.resume))
+            if content is not None:
+                notes = [*notes, *state.resume(content, path)]
+        steps = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
+        state.last_step = steps // args.accum_iter * args.accum_iter
+        hyper = Hyperparameters(
+            steps_per_epoch=steps_per_epoch, accum_iter=args.accum_iter, clip_grad=args.clip_grad, seed=args.seed,
+            learning_rate=partial(
+                warmup_then_cosine, highest=args.lr, lowest=args.min_lr, warmup_epochs=args.warmup_epochs,
+                epochs=args.epochs,
+            ),
+            mask_rates=mask_rates_of(args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std),
+        )  # fmt: skip
+        run = begin_run(
+            world, device, precision, state.step, state.last_step, SHOWN, notes,
+            resume_command=resume_command(__file__, argv, args.output_dir), output_dir=args.output_dir,
+            log_dir=args.log_dir, resume=args.resume, overwrite=args.overwrite, log_every=args.log_every,
+            save_every=args.save_every, results=[MODEL],
+        )  # fmt: skip
+        run.log.check_warmup(args.warmup_epochs * steps_per_epoch, f"--warmup_epochs {args.warmup_epochs:g}")
+        train(
+            state, parallel(generator, world, device, args.compile), criterion, batches,
+            make_loader(data, batches, args.workers, args.pin_memory and device.type == "cuda"),
+            BrokenItems(args.data, "records", args.max_bad_records), hyper, run,
+        )  # fmt: skip
+        if world.is_main and state.step == state.last_step:
+            save_file(state.adapter(), run.folder / MODEL)
+            print(f"adapter: {run.folder / MODEL}")
+        run.close()
+
+
+class Hyperparameters(NamedTuple):
+    """Hyper-parameters of the training loop."""
+
+    steps_per_epoch: int  # batches
+    accum_iter: int  # batches per update of the weights
+    learning_rate: Callable[[float], float]  # by fractional epoch
+    clip_grad: float  # largest gradient norm
+    mask_rates: MaskRates  # distribution of the fraction of masked rows
+    seed: int
+
+
+def train(
+    state: AdapterState,
+    generator: nn.Module,
+    criterion: GeneratorLoss,
+    batches: EpochBatches,
+    loader: Iterable[LandmarkItem],
+    broken: BrokenItems,
+    hyper: Hyperparameters,
+    run: Run,
+) -> None:
+    """The training loop, from ``state.step`` to ``state.last_step`` or until the user stops it.
+
+    ``generator``: that of ``state``, perhaps wrapped to average the gradients of LoRA and the landmark encoder over the
+    processes. ``loader``: iterates over the batches chosen by ``batches``. Raises UserError when a value is not finite
+    or too many records are broken.
+    """
+    world, device, log, finite = run.world, run.device, run.log, FiniteCheck()
+    while state.step < state.last_step:
+        epoch = state.step // hyper.steps_per_epoch
+        batches.begin(epoch, state.step % hyper.steps_per_epoch, hyper.steps_per_epoch)
+        for batch in loader:
+            broken.report(batch.error)
+            batch = drop_broken(batch)
+            update = (state.step + 1) % hyper.accum_iter == 0
+            lr = hyper.learning_rate((state.step - state.step % hyper.accum_iter) / hyper.steps_per_epoch)
+            real, pictures = (to_images(upload(pixels, device)) for pixels in (batch.pixels, batch.picture))
+            vectors = upload(batch.vector, device)
+            # real, pictures: (B, 3, 112, 112) in [-1, 1], vectors: (B, 512)
+            seed_step(hyper.seed, state.step, world)
+            mask = draw_mask(hyper.mask_rates, len(real), device)
+            with no_sync_if(not update, generator):
+                with run.precision.autocast(device):
+                    output = generator(vectors, mask, landmarks=pictures)
+                    losses = criterion(output, real, vectors)
+                state.scaler.scale(losses["total"] / hyper.accum_iter).backward()
+            norms = {}
+            if update:
+                set_learning_rates(state.optimizer, lr)
+                norms["gradient_norm"] = clip_and_step(state.optimizer, state.scaler, state.parameters, hyper.clip_grad)
+                state.scaler.update()
+            named = {f"{name} loss": value for name, value in losses.items()}
+            finite.add(values_to_check(named, norms, state.scaler), state.step, records_of(batch.position))
+            state.step += 1
+            log.add(losses | norms, len(real))
+            if state.step % run.log_every == 0 or state.step == state.last_step:
+                finite.settle()
+                log.write(state.step, epoch, lr)
+            ended = state.step == state.last_step or run.stop.asked()
+            if update and ended:
+                break
+            if update and world.is_main and run.save_every and state.step % run.save_every == 0:
+                finite.settle()
+                state.save(run.folder / LAST)
+        finite.settle()
+        if world.is_main:
+            state.save(run.folder / LAST)
+            log.picture(real, output.images, state.step)
+        if run.stop.seen:
+            break
+
+
+if __name__ == "__main__":
+    main()
