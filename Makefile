@@ -1,4 +1,5 @@
 # make demo    ten people who do not exist, a pose sheet, a quality sheet and a report, in generated_images
+# make page    a page in the browser: make people, turn them, mix them, take a dataset away; PAGE="--port 8000"
 # make test    the test suite, without its two slowest tests
 # make test-all   the whole test suite
 # make test-oldest   the same tests with the lowest versions that the requirements allow; Python 3.10 to 3.12, 6 GB
@@ -22,7 +23,7 @@ PHOTOS ?= rendered/people
 UNSEEN ?= rendered/unseen
 PIPELINE ?= pipeline
 
-.PHONY: demo train-demo pipeline test test-all test-oldest lint bench gpu-check clean
+.PHONY: demo page train-demo pipeline test test-all test-oldest lint bench gpu-check clean
 include world/world.mk
 
 .venv/.installed: pyproject.toml
@@ -47,6 +48,9 @@ demo: .venv/.installed
 		--output $(DEMO_OUTPUT)-quality --overwrite
 	$(PY) scripts/measure_dataset.py $(DEMO_OUTPUT) --id_weights $(DEMO)/face_encoder.pth \
 		--quality_weights $(DEMO)/face_encoder.pth --pose_weights $(DEMO)/head_pose.pth
+
+page: .venv/.installed-web
+	$(PY) scripts/web_page.py --open $(PAGE)
 
 # Rendered people, for who has no photos: 20,000 photos and 2,000 of others, 4 to 15 minutes on two cores.
 rendered/people: | .venv/.installed-render
@@ -89,7 +93,7 @@ pipeline: .venv/.installed $(PIPELINE)/people.npy
 table-%: .venv/.installed $(PHOTOS) $(UNSEEN)
 	$(PY) world/run_ablation.py $* --photos $(PHOTOS) --unseen $(UNSEEN) $(TABLE)
 
-test: .venv/.installed-test
+test: .venv/.installed-test .venv/.installed-test-web
 	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: test

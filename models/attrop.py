@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from models.attrop_batch import Batch, Row, Step
+from models.attrop_batch import Batch, Iterate, Row, Step
 from models.masking import TokenMask
 from models.transfer import Download
 
@@ -102,8 +102,11 @@ class AttrOP:
     ``generator``: a frozen Vec2Face. ``encoder``: a frozen face encoder. ``drop_ratio``: fraction of the rows of the
     feature map that are dropped. ``lr``: learning rate of Adam. ``id_tolerance``: largest cosine distance to the
     identity vector that passes. ``on_iteration(results)``: called after each iteration of the batch with the Results of
-    the rows that ended. Free slots of the batch are filled with a constant vector, so that results do not depend on
-    the number of waiting rows. Raises ValueError for a batch size or number of iterations below 1.
+    the rows that ended. ``on_iterates(iterates)``: called with the Iterates of the rows that are in their iterations 1,
+    1 + ``iterates_every`` and so on; watching them changes no result. Free slots of the batch are filled with a
+    constant vector, so that results do not depend on the number of waiting rows.
+
+    Raises ValueError for a batch size or number of iterations below 1.
     """
 
     def __init__(
@@ -119,13 +122,15 @@ class AttrOP:
         id_weight: float = 100.0,
         id_tolerance: float = 0.3,
         on_iteration: Callable[[list[Result]], None] = lambda results: None,
+        on_iterates: Callable[[list[Iterate]], None] | None = None,
+        iterates_every: int = 10,
     ):
-        if batch_size < 1 or max_iters < 1:
-            raise ValueError("batch_size and max_iters must be at least 1")
+        if batch_size < 1 or max_iters < 1 or iterates_every < 1:
+            raise ValueError("batch_size, max_iters and iterates_every must be at least 1")
         self.generator, self.encoder, self.targets = generator, encoder, list(targets)
         self.batch_size, self.drop_ratio, self.max_iters = batch_size, drop_ratio, max_iters
         self.lr, self.id_weight, self.id_tolerance = lr, id_weight, id_tolerance
-        self.on_iteration = on_iteration
+        self.on_iteration, self.on_iterates, self.iterates_every = on_iteration, on_iterates, iterates_every
 
     @property
     def target_names(self) -> list[str]:
@@ -148,6 +153,8 @@ class AttrOP:
         while batch.fill(next_row):
             step = self.evaluate(batch.vectors, batch.identities, batch.draw_masks(self.drop_ratio))
             batch.remember_best(step)
+            if self.on_iterates is not None:
+                self.on_iterates(batch.iterates(step, self.iterates_every, self.target_names))
             flags = Download(torch.stack([step.finite(), step.accepted()]))  # (2, B): the only transfer of an iteration
             if on_gpu:  # the backward pass runs while the host reads the flags
                 batch.descend(step, self.lr)

@@ -79,6 +79,19 @@ class Best(NamedTuple):
     passed: list[float]
 
 
+class Iterate(NamedTuple):
+    """A row in the middle of its optimisation.
+
+    ``key``: that of the Row; ``iteration``: 1 is the vector that the row began with; ``image`` (3, 112, 112) in
+    [-1, 1], on the CPU; ``values``: "id_similarity" and the attributes of the image by name of target.
+    """
+
+    key: Any
+    iteration: int
+    image: torch.Tensor
+    values: dict[str, float]
+
+
 class Batch:
     """The rows in the slots of a batch, with their vectors, Adam states and best iterations so far.
 
@@ -127,6 +140,17 @@ class Batch:
             noise[slot], rates[slot] = row.draw_mask()
             self.iterations[slot] += 1
         return TokenMask.from_noise(torch.from_numpy(noise), drop_ratio, torch.from_numpy(rates)).to(self.device)
+
+    def iterates(self, step: Step, every: int, names: Sequence[str]) -> list[Iterate]:
+        """The Iterates of the rows in iteration 1, 1 + every, 1 + 2 every, ... ``names``: of the attributes."""
+        slots = [slot for slot in sorted(self.rows) if (self.iterations[slot] - 1) % every == 0]
+        if not slots:
+            return []
+        images, values = step.images[slots].float().cpu(), step.values.T[slots].tolist()  # (S, 3, 112, 112), (S, 1 + T)
+        return [
+            Iterate(self.rows[slot].key, self.iterations[slot], image, dict(zip(names, row, strict=True)))
+            for slot, image, row in zip(slots, images, values, strict=True)
+        ]
 
     def remember_best(self, step: Step) -> None:
         """Update the best iteration of each row: the accepted one, or else the one with the lowest loss."""

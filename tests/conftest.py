@@ -135,3 +135,11 @@ def rendered(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rendered") / "people"
     render_faces.main(["--identities", "5", "--images", "12", "--output", str(folder)])
     return folder
+
+
+@pytest.fixture(scope="session")
+def page_session():
+    """The session behind the page with the demo models, without a server."""
+    from web_session import demo_session
+
+    return demo_session()

@@ -16,7 +16,7 @@ from paths import DEMO, PHOTOS, ROOT
 
 from utils.cli.flags import Parser
 
-TARGETS = ("demo", "train-demo", "pipeline", "table-noise", "world", "bench", "gpu-check")
+TARGETS = ("demo", "page", "train-demo", "pipeline", "table-noise", "world", "bench", "gpu-check")
 
 
 class Parsed(BaseException):

@@ -12,7 +12,7 @@ LAYERS = (  # from the lowest to the highest; a file belongs to the longest name
     ("utils.runtime",),
     ("utils.data", "utils.dataset"),
     ("utils.generation", "utils.training", "utils.evaluation"),
-    ("utils.cli",),
+    ("utils.cli", "utils.web"),
     ("",),  # the root scripts
     ("scripts", "world"),
 )

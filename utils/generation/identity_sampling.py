@@ -175,8 +175,15 @@ def mix_pairs(vectors: np.ndarray, count: int, low: float, high: float, seed: in
     first = rng.integers(0, len(vectors), count)
     second = (first + rng.integers(1, len(vectors), count)) % len(vectors)  # any other row
     phi = rng.uniform(low, high, count)[:, None]  # (count, 1)
-    a, b = vectors[first], vectors[second]  # (count, D)
-    mixed = phi * a + (1 - phi) * b  # (count, D)
+    return mixtures(vectors[first], vectors[second], phi), np.column_stack([first, second, phi])
+
+
+def mixtures(a: np.ndarray, b: np.ndarray, phi: np.ndarray) -> np.ndarray:
+    """phi a + (1 - phi) b, rescaled to the norm phi |a| + (1 - phi) |b|: (N, D) float32.
+
+    ``a`` and ``b``: vectors (N, D), or one vector (1, D). ``phi``: fractions (N, 1).
+    """
+    mixed = phi * a + (1 - phi) * b  # (N, D)
     norms = phi * np.linalg.norm(a, axis=1, keepdims=True) + (1 - phi) * np.linalg.norm(b, axis=1, keepdims=True)
     mixed *= norms / np.linalg.norm(mixed, axis=1, keepdims=True)
-    return mixed.astype(np.float32), np.column_stack([first, second, phi])
+    return mixed.astype(np.float32)

@@ -89,11 +89,10 @@ class PhotoSource:
 
     def with_crops(self, rows: Iterable[int]) -> Iterator[tuple[Identity, Crop]]:
         """Iterate over (Identity, Crop) of some photos; features are computed in batches padded to a constant size."""
-        on_cpu = next(self.encoder.parameters()).device.type == "cpu"
-        size = min(self.batch_size, CPU_FEATURE_BATCH) if on_cpu else self.batch_size
+        size = feature_rows(self.encoder, self.batch_size)
         readable = self._readable(list(rows), size)
         while batch := list(islice(readable, size)):
-            features = self._features([crop.image for _, crop in batch], size)
+            features = features_of([crop.image for _, crop in batch], self.encoder, size)
             for (row, crop), feature in zip(batch, features, strict=False):
                 yield Identity(row, self.names[row], feature, name_in(self.source, self.photos[row])), crop
 
@@ -105,14 +104,21 @@ class PhotoSource:
             else:
                 yield row, crop
 
-    @torch.inference_mode()
-    def _features(self, images: list[np.ndarray], size: int) -> np.ndarray:
-        """Up to ``size`` images (112, 112, 3) uint8 -> features (size, 512); rows beyond the images are padding."""
-        batch = np.zeros((size, *images[0].shape), np.uint8)
-        batch[: len(images)] = images
-        device = next(self.encoder.parameters()).device
-        images = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2)  # (N, 112, 112, 3) -> (N, 3, 112, 112)
-        return self.encoder(images.float() / 127.5 - 1).cpu().numpy()  # (N, 512)
+
+def feature_rows(encoder: nn.Module, batch_size: int) -> int:
+    """Number of photos per forward pass of the ``encoder``, on a CPU a small one."""
+    on_cpu = next(encoder.parameters()).device.type == "cpu"
+    return min(batch_size, CPU_FEATURE_BATCH) if on_cpu else batch_size
+
+
+@torch.inference_mode()
+def features_of(images: list[np.ndarray], encoder: nn.Module, size: int) -> np.ndarray:
+    """Up to ``size`` images (112, 112, 3) uint8 -> features (size, 512); rows beyond the images are padding."""
+    batch = np.zeros((size, *images[0].shape), np.uint8)
+    batch[: len(images)] = images
+    device = next(encoder.parameters()).device
+    images = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2)  # (N, 112, 112, 3) -> (N, 3, 112, 112)
+    return encoder(images.float() / 127.5 - 1).cpu().numpy()  # (N, 512)
 
 
 def everyone_of(
