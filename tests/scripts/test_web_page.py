@@ -209,7 +209,7 @@ def test_a_turn_shows_its_way_and_can_be_stopped(tab):
     tab.enter("#yaw input[type=number]", 45)
     tab.enter("#max_iters input[type=number]", 200)
     tab.click("#make")
-    tab.wait_for(lambda: "after 0 steps" in tab.text("#path"))
+    tab.wait_for(lambda: "step 0" in tab.text("#path"))
     tab.click("#stop")
     tab.wait_for(lambda: tab.text("#status") == "Stopped.")
     tab.enter("#max_iters input[type=number]", 5)
@@ -297,6 +297,13 @@ def test_two_tabs_at_once_get_their_own_images(tab, chrome, page_server):
     for number, one, first in zip((4, 5), (tab, other), before, strict=True):
         one.wait_for(lambda one=one, first=first: one.command() != first)
         assert f"--start_end {number}:{number + 1} " in one.command()
+    other.click("#targets label", 0)
+    other.enter("#max_iters input[type=number]", 200)
+    other.click("#make")
+    other.wait_for(lambda: "step 0" in other.text("#path"))
+    chrome.close()  # of which the work ends that nobody waits for
+    tab.enter("#row input", 6)
+    assert "--start_end 6:7 " in tab.make()
 
 
 def test_the_end_is_one_line_and_leaves_nothing_behind(page_server):

@@ -46,9 +46,9 @@ def build_page(session: Session, folder: Path, about: str) -> gr.Blocks:
             "show_progress": "hidden", **ONE_AT_A_TIME,
         }  # fmt: skip
         make.click(**event, api_name="make")
-        page.load(**event, api_name=False)
-        page.load(handlers.thumbnails, None, people, api_name=False, show_progress="hidden", **ONE_AT_A_TIME)
-        stop.click(handlers.stop, queue=False, api_name=False, show_progress="hidden")
+        page.load(**event, api_visibility="private")
+        page.load(handlers.thumbnails, None, people, api_visibility="private", show_progress="hidden", **ONE_AT_A_TIME)
+        stop.click(handlers.stop, queue=False, api_visibility="private", show_progress="hidden")
         page.unload(handlers.stop)
     page.queue(max_size=LONGEST_QUEUE, default_concurrency_limit=1)
     return page
@@ -85,14 +85,14 @@ def person_controls(session: Session, handlers: Handlers) -> tuple[list, gr.Gall
 
     source.change(
         lambda name: [gr.update(visible=name == shown) for shown in SOURCES],
-        source, [sampled, drawn, photographed], queue=False, api_name=False, show_progress="hidden",
+        source, [sampled, drawn, photographed], queue=False, api_visibility="private", show_progress="hidden",
     )  # fmt: skip
-    gallery.select(pick, None, row, queue=False, api_name=False, show_progress="hidden")
-    another.click(handlers.draw_another, None, draw, queue=False, api_name=False, show_progress="hidden")
+    gallery.select(pick, None, row, queue=False, api_visibility="private", show_progress="hidden")
+    another.click(handlers.draw_another, None, draw, queue=False, api_visibility="private", show_progress="hidden")
     upload.upload(handlers.upload, upload, [photo, crop], api_name="upload", **ONE_AT_A_TIME)
     for changed in (second.change, mix.expand):
         changed(
-            handlers.preview_second, second, face, api_name=False, show_progress="hidden", **ONE_AT_A_TIME,
+            handlers.preview_second, second, face, api_visibility="private", show_progress="hidden", **ONE_AT_A_TIME,
         )  # fmt: skip
     return [source, row, draw, photo, share, second], gallery
 
@@ -126,7 +126,7 @@ def shape_controls(session: Session) -> list:
             seed = gr.Number(0, label="Seed", precision=0, min_width=90, scale=1, elem_id="seed")
     targets.change(
         lambda chosen: [gr.update(visible=bool(chosen))] + [gr.update(visible=name in chosen) for name in TARGETS],
-        targets, [wanted, yaw, pitch, quality], queue=False, api_name=False, show_progress="hidden",
+        targets, [wanted, yaw, pitch, quality], queue=False, api_visibility="private", show_progress="hidden",
     )  # fmt: skip
     return [targets, yaw, pitch, quality, max_iters, sigma, seed, count]
 

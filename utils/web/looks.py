@@ -24,10 +24,11 @@ CSS = """
 .cards.path::before { content: "The way of the first image"; grid-column: 1 / -1; font-weight: 600; font-size: 14px; }
 .cards figure { margin: 0; }
 .cards img { width: 100%; border-radius: 8px; display: block; }
-.cards figcaption { font-size: 12px; line-height: 1.4; padding-top: 4px; }
-.cards span { display: inline-block; white-space: nowrap; margin-right: 8px; }
+.cards figcaption { font-size: 11.5px; line-height: 1.4; padding-top: 4px; }
+.cards span { display: inline-block; white-space: nowrap; }
 .cards.path span { display: block; margin: 0; font-size: 11px; }
-.cards.images span { min-width: 44%; }
+.cards.images figcaption { display: grid; grid-template-columns: auto auto; justify-content: space-between; }
+.cards.images em { grid-column: 1 / -1; }
 .cards em { display: block; opacity: .7; font-style: normal; }
 .cards em.missed { color: #b45309; opacity: 1; }
 .portrait { display: flex; gap: 12px; align-items: center; padding: 8px; }

@@ -60,7 +60,7 @@ class Watcher(AttrOPProgress):
         """Keep the images of some rows on their way."""
         for iterate in iterates:
             steps = iterate.iteration - 1
-            face = Face(to_pixels(iterate.image[None])[0].numpy(), iterate.values, f"after {steps} steps")
+            face = Face(to_pixels(iterate.image[None])[0].numpy(), iterate.values, f"step {steps}")
             self.keep(image_number(iterate.key), face)
 
     def keep(self, number: int, face: Face) -> None:
@@ -76,7 +76,7 @@ class Watcher(AttrOPProgress):
             if result.image is not None:
                 pixels = to_pixels(result.image[None])[0].numpy()
                 values = {"id_similarity": result.id_similarity, **result.values}
-                note = f"after {result.iterations - 1} steps" if result.accepted else result.reason
+                note = f"step {result.iterations - 1}" if result.accepted else result.reason
                 self.keep(image_number(result.key), Face(pixels, values, note, not result.accepted))
         now = time.monotonic()
         if self.changed or now - self.told >= REDRAW_SECONDS:

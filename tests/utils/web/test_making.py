@@ -49,13 +49,13 @@ def test_a_mix_lies_between_its_two_people(page_session):
 
 def test_a_turn_shows_iterates_on_its_way_and_says_what_was_missed(page_session):
     views = list(make(page_session, Order(Sampled(0), yaw=60, count=2, max_iters=2)))
-    assert [face.note for face in views[0].images] == ["after 0 steps"] * 2
+    assert [face.note for face in views[0].images] == ["step 0"] * 2
     assert views[0].status == "AttrOP: iteration 1, 0 of 2 images done"
     assert not any(view.done for view in views[:-1])
     assert views[-1].done
     assert "0 of 2 reach the targets" in views[-1].status
     assert all(face.missed and "yaw" in face.note for face in views[-1].images)
-    assert views[-1].path[0].note == "after 0 steps"
+    assert views[-1].path[0].note == "step 0"
 
 
 def test_a_quality_alone_moves_the_identity_vector_and_then_adds_noise(page_session):
