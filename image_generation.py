@@ -15,6 +15,7 @@ from argparse import ArgumentParser
 from utils.cli.command import command  # first, as it makes settings that must precede torch
 
 from models.attrop import AttrOP, quality_target
+from utils.cli.attribute_flags import attribute_settings, attribute_targets
 from utils.cli.flags import make_parser
 from utils.cli.gate_flags import gating_of
 from utils.cli.generation_flags import (
@@ -60,12 +61,15 @@ def main(argv=None):
         args.center_feature, args.start_end, args.start_class_id, usual_norm=networks.usual_norm, reserve=args.reserve
     )
 
-    # AttrOP on the identity vector: 100 (1 - cos(FR(image), vector)) + max(0, quality - ||Q(image)||) is minimised.
+    # AttrOP on the identity vector: 100 (1 - cos(FR(image), vector)) + max(0, quality - ||Q(image)||) is minimised, and
+    # with --attribute the distance to each wanted value.
     attrop = attrop_settings = None
     if use_attrop:
         targets = [quality_target(networks.quality, args.image_quality)]
+        targets += attribute_targets(args.attribute, networks.attributes)
         attrop = AttrOP(networks.generator, networks.encoder, targets, **attrop_options_of(args, machine))
         attrop_settings = {"image_quality": args.image_quality, "max_iters": args.max_iters}
+        attrop_settings |= attribute_settings(args.attribute)
 
     # Noise on the result: v' = v + n, n ~ N(0, sigma^2), rescaled to the norm of v; every v' is decoded once.
     make_dataset(

@@ -20,6 +20,7 @@ from utils.cli.command import command  # first, as it makes settings that must p
 from models.attrop import AttrOP, pitch_target, quality_target, yaw_target
 from models.errors import UserError
 from models.masking import MaskRates
+from utils.cli.attribute_flags import attribute_settings, attribute_targets
 from utils.cli.flags import Parser, make_parser
 from utils.cli.gate_flags import gating_of
 from utils.cli.generation_flags import (
@@ -112,9 +113,10 @@ def by_attrop(args: Namespace) -> None:
         targets.append(yaw_target(networks.pose, args.pose, args.signed_pose))
         if args.pitch is not None:
             targets.append(pitch_target(networks.pose, args.pitch))
+        targets += attribute_targets(args.attribute, networks.attributes)
         attrop = AttrOP(networks.generator, networks.encoder, targets, **attrop_options_of(args, machine))
         names = ("image_quality", "max_iters", "pose", "signed_pose", "pitch")
-        attrop_settings = {name: getattr(args, name) for name in names}
+        attrop_settings = {name: getattr(args, name) for name in names} | attribute_settings(args.attribute)
     else:
         warnings.append("--skip_attrop: without AttrOP nothing asks for the pose; the images have any.")
 
@@ -129,14 +131,15 @@ def by_attrop(args: Namespace) -> None:
 
 
 def by_landmarks(args: Namespace) -> None:
-    """Landmark pictures give the pose; AttrOP may lift the identity vectors to a quality before."""
+    """Landmark pictures give the pose; before, AttrOP may give the identity vectors a quality and attributes."""
     choice = landmark_choice_of(args)
     gating = gating_of(args)
     args.model_weights = args.model_weights or POSE_MODEL
     machine = machine_of(args)
-    use_attrop = args.image_quality is not None
+    wants_quality = args.image_quality is not None
+    use_attrop = wants_quality or bool(args.attribute)
     networks = networks_of(
-        args, machine, gating, id=use_attrop or args.image_file is not None, quality=use_attrop,
+        args, machine, gating, id=use_attrop or args.image_file is not None, quality=wants_quality,
         pose=bool(args.measure),
     )  # fmt: skip
     check_control(args, uncompiled(networks.generator))
@@ -146,9 +149,11 @@ def by_landmarks(args: Namespace) -> None:
     # AttrOP on the identity vector, if asked for: its image has a frontal face.
     attrop = attrop_settings = None
     if use_attrop:
-        targets = [quality_target(networks.quality, args.image_quality)]
+        targets = [quality_target(networks.quality, args.image_quality)] if wants_quality else []
+        targets += attribute_targets(args.attribute, networks.attributes)
         attrop = AttrOP(frontal_only(networks.generator), networks.encoder, targets, **attrop_options_of(args, machine))
         attrop_settings = {"image_quality": args.image_quality, "max_iters": args.max_iters}
+        attrop_settings |= attribute_settings(args.attribute)
 
     # Noise on the vector: v' = v + n, n ~ N(0, sigma^2), rescaled to the norm of v; every v' is decoded once, with the
     # landmark picture of its image.

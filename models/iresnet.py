@@ -120,9 +120,13 @@ class IResNet(nn.Module):
             yield x
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        *_, x = self.maps(images)  # (N, C, 7, 7)
-        x = self.dropout(self.bn2(x).flatten(1))  # (N, 49 C)
-        return self.features(self.fc(x).float())  # (N, feature_size), always in float32
+        *_, last = self.maps(images)  # (N, C, 7, 7)
+        return self.feature(last)
+
+    def feature(self, last: torch.Tensor) -> torch.Tensor:
+        """The map after the last stage (N, C, 7, 7) -> the features (N, feature_size), always in float32."""
+        x = self.dropout(self.bn2(last).flatten(1))  # (N, 49 C)
+        return self.features(self.fc(x).float())
 
     def initialise(self) -> IResNet:
         """Initialise the convolutions for training as in ArcFace's code. Returns the model."""

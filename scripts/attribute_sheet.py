@@ -2,9 +2,11 @@
 
     python scripts/attribute_sheet.py --attribute yaw --values -60 -30 0 30 60 --count 6 --output sheet
     python scripts/attribute_sheet.py --attribute quality --values 20 22 24 26 --output sheet
+    python scripts/attribute_sheet.py --attribute smile --values 0 0.4 0.8 --output sheet
 
 A target of yaw or pitch has to be reached within 5 degrees; a target of quality is a lower bound, of which an image may
-fall short by 1.
+fall short by 1. Other attributes are those of an estimator (--attribute_weights), which have to be reached within its
+error on held-out photos.
 
 Writes OUTPUT.jpg, the labelled images, and OUTPUT.json: for every target, the fraction of vectors that reached it
 while the face encoder still saw the same identity, the values reached, and the id similarity.
@@ -17,6 +19,7 @@ from utils.cli.command import command
 import numpy as np
 from tqdm.auto import tqdm
 
+from models.attribute_estimator import AttributeEstimator, attribute_target, load_attribute_estimator
 from models.attrop import AttrOP, Result, Target, pitch_target, quality_target, yaw_target
 from models.errors import UserError
 from models.iresnet import IResNet, load_face_encoder
@@ -24,6 +27,7 @@ from models.masking import MaskRates
 from models.pixels import to_pixels
 from models.sixdrepnet import SixDRepNet, load_pose_estimator
 from models.vec2face import load_vec2face
+from utils.cli.attribute_flags import add_attribute_weights_flag, attribute_file_of
 from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import finite, make_parser, not_negative, positive
 from utils.cli.generation_flags import QUALITY_WEIGHTS
@@ -37,6 +41,7 @@ from utils.generation.pipeline import identity_rows
 from utils.generation.vector_source import VectorSource
 
 SHOWN = 12  # identities of the picture
+POSE = ("yaw", "pitch")
 TARGETS = {"yaw": "yaw", "pitch": "pitch", "quality": "quality at least"}
 TOLERANCES = {"yaw": "within {:g} degrees", "pitch": "within {:g} degrees", "quality": "at most {:g} too low"}
 LABELS = TARGETS | {"quality": "quality >="}  # short enough for 112 pixels
@@ -49,12 +54,18 @@ def main(argv=None):
         "--center_feature", default="center_feature_examples.npy", help=".npy of identity vectors (K, 512)"
     )
     parser.add_argument("--count", type=positive, default=6, help="number of vectors to use, from the first one on")
-    parser.add_argument("--attribute", choices=list(TARGETS), default="yaw", help="attribute to change")
+    parser.add_argument(
+        "--attribute", default="yaw", help="attribute to change: yaw, pitch, quality, or one that the estimator knows"
+    )
+    add_attribute_weights_flag(parser)
     parser.add_argument(
         "--values", type=finite, nargs="+", default=[-60, -30, 0, 30, 60],
-        help="targets: degrees of yaw or pitch, or lowest quality (the norm of the quality model's feature)",
+        help="targets: degrees of yaw or pitch, lowest quality (the norm of the quality model's feature), or values of "
+        "another attribute in its unit",
     )  # fmt: skip
-    parser.add_argument("--min_quality", type=finite, help="lowest quality, as a second target beside yaw or pitch")
+    parser.add_argument(
+        "--min_quality", type=finite, help="lowest quality, as a second target beside another attribute"
+    )
     parser.add_argument("--max_iters", type=positive, default=100, help="highest number of iterations for an image")
     parser.add_argument("--seed", type=not_negative, default=0, help="seed of the masks")
     parser.add_argument(
@@ -77,7 +88,7 @@ def main(argv=None):
     add_device_flags(parser, precision="auto")
     args = parser.parse_args(argv)
     refuse_existing(f"{args.output}.jpg", f"{args.output}.json", overwrite=args.overwrite)
-    use_demo_weights(args, unused=["pose_weights"] if args.attribute == "quality" else [])
+    use_demo_weights(args, unused=[] if args.attribute in POSE else ["pose_weights"])
     device, precision = set_up_inference(args)
     generator = load_vec2face(args.model_weights, device, precision.dtype, args.model)
     encoder = load_face_encoder(args.id_weights, device, precision.dtype)
@@ -86,14 +97,19 @@ def main(argv=None):
     quality = pose = None
     if args.attribute == "quality" or args.min_quality is not None:
         quality = load_face_encoder(args.quality_weights, device, precision.dtype)
-    if args.attribute != "quality":
+    if args.attribute in POSE:
         pose = load_pose_estimator(args.pose_weights, device, precision.dtype)
+    estimator = None
+    if args.attribute not in TARGETS:
+        estimator = load_attribute_estimator(attribute_file_of(args), encoder, args.id_weights)
+    all_targets = [
+        make_targets(args.attribute, value, args.min_quality, quality, pose, estimator) for value in args.values
+    ]
     progress = AttrOPProgress(args.min_quality, "--min_quality")
     rows_at_a_time = attrop_rows(args.batch_size, device)
     sheet, figures = [[] for _ in identities], {}
     with tqdm(total=len(args.values) * len(identities), unit="im", desc=args.attribute) as progress.bar:
-        for value in args.values:
-            targets = make_targets(args.attribute, value, args.min_quality, quality, pose)
+        for value, targets in zip(args.values, all_targets, strict=True):
             attrop = AttrOP(
                 generator, encoder, targets, batch_size=rows_at_a_time, max_iters=args.max_iters, on_iteration=progress
             )
@@ -108,16 +124,18 @@ def main(argv=None):
                     raise UserError(f"{args.center_feature}: vector {result.key.number}: {result.reason}.")
                 images.append(to_pixels(result.image[None])[0].numpy())
     names = [identity.name for identity in identities]
-    labels = [f"{LABELS[args.attribute]} {value:g}" for value in args.values]
+    labels = [f"{LABELS.get(args.attribute, args.attribute)} {value:g}" for value in args.values]
     with output_file(f"{args.output}.jpg") as target:
         target.write_bytes(encode_jpeg(labelled_sheet(sheet[:SHOWN], names[:SHOWN], labels), 92))
     with output_file(f"{args.output}.json") as target:
         content = {"vectors": len(identities)} | precision.in_report() | tolerances(attrop) | figures
         target.write_text(json.dumps(content, indent=2) + "\n")
+    digits = 1 if estimator is None else 2
     for value, figure in figures.items():
         print(
-            f"{TARGETS[args.attribute]} {value}: {figure['accepted']:.0%} of {len(identities)} accepted, reached "
-            f"{figure['mean']:.1f} ± {figure['std']:.1f}, id similarity {figure['id_similarity']:.2f}"
+            f"{TARGETS.get(args.attribute, args.attribute)} {value}: {figure['accepted']:.0%} of {len(identities)} "
+            f"accepted, reached {figure['mean']:.{digits}f} ± {figure['std']:.{digits}f}, id similarity "
+            f"{figure['id_similarity']:.2f}"
         )
     print(meaning_of_accepted(attrop))
     print(f"sheet: {args.output}.jpg")
@@ -132,18 +150,26 @@ def tolerances(attrop: AttrOP) -> dict:
 def meaning_of_accepted(attrop: AttrOP) -> str:
     """A line that says which images count as accepted."""
     allowed = tolerances(attrop)
-    parts = [f"{name} {TOLERANCES[name].format(number)}" for name, number in allowed["tolerance"].items()]
+    parts = [
+        f"{name} {TOLERANCES.get(name, 'within {:.3g}').format(number)}"
+        for name, number in allowed["tolerance"].items()
+    ]
     return f"accepted: {', '.join(parts)}, id similarity of at least {allowed['lowest_id_similarity']:g}"
 
 
 def make_targets(
-    attribute: str, value: float, min_quality: float | None, quality: IResNet | None, pose: SixDRepNet | None
-) -> list[Target]:
+    attribute: str, value: float, min_quality: float | None, quality: IResNet | None, pose: SixDRepNet | None,
+    estimator: AttributeEstimator | None,
+) -> list[Target]:  # fmt: skip
     """AttrOP's targets for one value of an attribute: that value, and the lowest quality where there is one."""
     if attribute == "quality":
         return [quality_target(quality, value)]
     others = [] if min_quality is None else [quality_target(quality, min_quality)]
-    return [yaw_target(pose, value, signed=True) if attribute == "yaw" else pitch_target(pose, value), *others]
+    if attribute == "yaw":
+        return [yaw_target(pose, value, signed=True), *others]
+    if attribute == "pitch":
+        return [pitch_target(pose, value), *others]
+    return [attribute_target(estimator, attribute, value), *others]
 
 
 def summary(results: list[Result], attribute: str) -> dict[str, float]:

@@ -11,20 +11,21 @@ from generation_runs import manifest
 from paths import PHOTOS
 from processes import run_script
 from second_encoder import write_second_encoder
-from written_datasets import assert_same_dataset
+from written_datasets import dataset_files
 
 import pose_image_generation
 from models import MaskRates, load_vec2face
 from models.iresnet import load_face_encoder
 from models.pixels import to_images, to_pixels
 from utils.dataset.layout import about_folder, settings_path
+from utils.dataset.writer import compact_dataset
 from utils.generation.anchors import with_anchors
 from utils.generation.decoding import decode_rows
 from utils.generation.landmark_choice import OnePose, drawn
 from utils.generation.recipe import Identity, Recipe
 from utils.generation.streams import anchor_stream
 
-SIMILARITY = 0.35  # the lowest by the second encoder that passes: not all identities reach it twice
+SIMILARITY = 0.62  # the lowest by the second encoder that passes: not all identities reach it twice
 QUOTAS = ["--yaw_quota", "0-20:1", "20-60:1"]
 
 
@@ -100,7 +101,10 @@ def test_complete_identities_of_the_best_images_keep_their_landmarks(whole):
 def test_slices_and_ranks_make_the_same_dataset(whole, everything, tmp_path):
     run(pose_image_generation.main, *everything, "--output_dir", tmp_path, "--start_end", "4:6")
     run_script("pose_image_generation.py", *everything, "--output_dir", tmp_path, "--start_end", "0:6", ranks=2)
-    assert_same_dataset(tmp_path / "test", whole)
+    compact_dataset(tmp_path / "test")
+    there, expected = dataset_files(tmp_path / "test"), dataset_files(whole)
+    assert there.keys() == expected.keys()
+    assert {name for name in there if there[name] != expected[name]} <= {"about/contact_sheet.jpg"}
 
 
 def test_a_second_encoder_compares_with_a_frontal_image(demo, adapter, second):

@@ -23,6 +23,7 @@ OPTIONAL = {
     "gradio",
     "pillow_heif",
     "pyarrow",
+    "starlette",
     "torch_fidelity",
 }  # the scripts that need them say how to install them
 

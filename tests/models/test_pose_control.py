@@ -12,7 +12,7 @@ from models import PRESETS, TokenMask, Vec2Face, load_vec2face
 from models.errors import UserError
 from models.generator_file import native_checkpoint
 from models.pose_control import LandmarkEncoder, add_adapter
-from models.released_weights import to_released
+from models.released_weights import from_released, to_released
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,9 @@ def masks(count, minimum=0.8, rate=0.85):
 def test_images_token_and_map_are_those_of_the_released_code(released, case):
     """The token to 1e-5; the map and the images to the rounding of the golden numbers, which are in float32.
 
-    The filled LoRA matrices are far larger than trained ones, so that this case amplifies rounding: in float64, inputs
-    that differ by 1e-7 give maps that differ by 4e-4 and images that differ by 1e-3, as much as the golden ones do.
+    The filled LoRA is four times as large as the weights, so that this case amplifies rounding: in float64 the map is
+    4e-4 and the images are 1.3e-3 from the golden ones, folded or not, and inputs that differ by 1e-7 give maps that
+    differ by 4e-4. The next test has a LoRA that is as large as the weights.
     """
     mask = TokenMask.from_noise(case["mask_noise"], float(case["mask_min"]), float(case["mask_rate"]))
     with torch.inference_mode():
@@ -56,6 +57,30 @@ def test_images_token_and_map_are_those_of_the_released_code(released, case):
     assert error(condition, case["condition"]) < 1e-5
     assert error(output.predicted_map[..., :8], case["decoder_tokens"]) < 1e-3
     assert error(output.images, case["images"]) < 3e-3
+
+
+@pytest.mark.slow
+def test_folded_weights_of_the_released_size_compute_what_the_unfolded_ones_do_in_float64(
+    released_file, case, tmp_path
+):
+    content = torch.load(released_file, weights_only=True)
+    state = content["model_vec2face"]
+    lora = {
+        key: value * (0.3 if key.endswith(".B") else 1) for key, value in state.items() if key.endswith((".A", ".B"))
+    }
+    torch.save(content | {"model_vec2face": state | lora}, tmp_path / "pose_model.pth")
+    torch.save({"model_vec2face": {key: state[key] for key in state.keys() - lora.keys()}}, tmp_path / "main_model.pth")
+    unfolded = load_vec2face(tmp_path / "main_model.pth")
+    add_adapter(unfolded, 8, 32.0, 32)
+    unfolded.load_state_dict(from_released(lora), strict=False)
+    unfolded.landmark_encoder.load_state_dict(content["pose_model"])
+    unfolded.double().eval()
+    mask = TokenMask.from_noise(case["mask_noise"], float(case["mask_min"]), float(case["mask_rate"]))
+    with torch.inference_mode():
+        output = load_vec2face(tmp_path / "pose_model.pth")(case["vectors"], mask, landmarks=case["landmark_pictures"])
+        exact = unfolded(case["vectors"].double(), mask, landmarks=case["landmark_pictures"].double())
+    assert error(output.predicted_map, exact.predicted_map) < 1e-5
+    assert error(output.images, exact.images) < 5e-5
 
 
 def test_rank_and_alpha_are_those_of_the_file(released, released_file, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import UserError
+from utils.cli.attribute_flags import add_attribute_flags, attribute_file_of, check_attribute_flags
 from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import (
     add_flags_without_effect,
@@ -84,7 +85,16 @@ def add_attrop_flags(parser: ArgumentParser, own_default: str) -> Any:
         help="largest number of iterations; an image that has not passed by then is written as it was at its best",
     )  # fmt: skip
     group.add_argument("--skip_attrop", action="store_true", help="generation without AttrOP: noise and decoding only")
+    add_attribute_flags(group)
     return group
+
+
+def add_optional_attrop_flags(parser: ArgumentParser) -> None:
+    """AttrOP's targets in a script that applies AttrOP only when one of them is given."""
+    group = parser.add_argument_group("AttrOP: targets that the image of a vector has to reach (default: none)")
+    group.add_argument("--image_quality", type=finite, help="lowest quality, the norm of the quality model's feature")
+    group.add_argument("--max_iters", type=positive, default=100, help="largest number of iterations")
+    add_attribute_flags(group)
 
 
 def add_pose_flags(group: Any) -> None:
@@ -146,12 +156,15 @@ def add_run_flags(
 def networks_of(
     args: Namespace, machine: Machine, gating: Gating, *, id: bool, quality: bool, pose: bool
 ) -> Networks:  # fmt: skip
-    """Load the generator, the networks asked for, and those that the gate and --measure need. Raises UserError."""
+    """Load the generator, the networks asked for, and those that flags need. Raises UserError."""
+    check_attribute_flags(args)
+    args.attribute_weights = attribute_file_of(args)
     needed = {
         "id": id or gating.needs("id_similarity", "avoid_similarity") or bool(args.measure),
         "quality": quality or gating.needs("quality") or bool(args.measure),
         "pose": pose,
         "gate": gating.needs("gate_similarity"),
+        "attribute": bool(args.attribute),
     }
     use_demo_weights(args, unused=[f"{role}_weights" for role, is_needed in needed.items() if not is_needed])
     note_flags_without_effect(args)

@@ -21,7 +21,7 @@ def add_landmark_flags(parser: ArgumentParser, control: str) -> None:
     group.add_argument(
         "--control", choices=CONTROLS, default=control,
         help="what gives the pose: AttrOP on every vector, or pictures of the five landmarks, which need a generator "
-        "with a landmark encoder. AttrOP then works on the identity vector, and only if --image_quality is given",
+        "with a landmark encoder. AttrOP then works on the identity vector, only for --image_quality or --attribute",
     )  # fmt: skip
     group.add_argument(
         "--pose_file",

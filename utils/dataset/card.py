@@ -22,6 +22,8 @@ MODES = {  # "mode" of settings.json -> how the images were made
 ATTROP = {  # "mode" of settings.json -> what AttrOP did, where it was used
     "identity": "Before that, AttrOP changed the identity vector until its image reached the target quality, or for "
     "the given number of iterations.",
+    "reference": "Before the noise, AttrOP changed the identity vector until its image reached the targets, or for the "
+    "given number of iterations.",
     "pose": "AttrOP changed the vector of each image until the image reached the target yaw and quality, or for the "
     "given number of iterations.",
 }
@@ -31,6 +33,7 @@ WEIGHTS = {
     "quality_model": "quality model",
     "pose_model": "head pose model",
     "gate_model": "second face encoder of the gate",
+    "attribute_model": "estimator of attributes",
 }
 FURTHER_GATES = {
     "min_gate_similarity": "gate: smallest similarity by a second face encoder",
@@ -173,7 +176,12 @@ def settings_rows(settings: dict, environment: dict) -> Iterable[tuple[str, str]
     else:
         yield "standard deviations of the noise", ", ".join(map(str, settings.get("sigma") or ())) or "-"
     if attrop := settings.get("attrop"):
-        yield "AttrOP", ", ".join(f"{key} {value}" for key, value in attrop.items())
+        yield (
+            "AttrOP",
+            ", ".join(
+                f"{key} {', '.join(value) if isinstance(value, list) else value}" for key, value in attrop.items()
+            ),
+        )
     if gate := settings.get("gate"):
         names = ("smallest id similarity", "smallest quality", "highest number of tries")
         yield "gate", ", ".join(f"{word} {value}" for word, value in zip(names, gate, strict=True) if value is not None)

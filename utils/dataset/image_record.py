@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 MEASURES = ("id_similarity", "quality", "yaw", "pitch")  # what can be measured on an image
+GATE_MEASURES = ("gate_similarity", "avoid_similarity", "faces", "landmark_error")  # and what only gates measure
 NOT_BEST, INCOMPLETE = "not among the best", "identity incomplete"  # how reasons begin that are not the gate's
 DIGITS = 4  # decimal places of measured values
 # The names in a manifest line and in a verdict that are not measured values. Custom AttrOP targets need other names.

@@ -32,7 +32,7 @@ class ImageMeasures:
     ``pose_model``: ``yaw`` and ``pitch`` in degrees; ``gate_encoder``: another face encoder for ``gate_similarity``,
     the cosine of its features of the image and of the identity's anchor; ``avoid``: unit features of people (M, 512) in
     the space of ``encoder``, for ``avoid_similarity``, the largest cosine to one of them; ``landmark_check``:
-    ``faces`` and ``landmark_error``.
+    ``faces`` and ``landmark_error``; ``attribute_model``: an estimator, for its ``attributes``.
     """
 
     encoder: nn.Module | None = None
@@ -41,6 +41,8 @@ class ImageMeasures:
     gate_encoder: nn.Module | None = None
     avoid: torch.Tensor | None = None
     landmark_check: LandmarkCheck | None = None
+    attribute_model: nn.Module | None = None
+    attributes: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -50,6 +52,7 @@ class ImageMeasures:
         names += ["yaw", "pitch"] if self.pose_model is not None else []
         names += ["gate_similarity"] if self.gate_encoder is not None else []
         names += ["avoid_similarity"] if self.avoid is not None else []
+        names += self.attributes
         return names + (list(landmark_check.NAMES) if self.landmark_check is not None else [])
 
     @torch.inference_mode()
@@ -76,6 +79,9 @@ class ImageMeasures:
             values["gate_similarity"] = F.cosine_similarity(other, anchors)
         if self.avoid is not None:
             values["avoid_similarity"] = highest_similarity(F.normalize(features.float()), self.avoid)
+        if self.attributes:
+            estimated = self.attribute_model(images)  # (B, A)
+            values |= {name: estimated[:, self.attribute_model.index(name)] for name in self.attributes}
         return values
 
     def on_pixels(self, pixels: np.ndarray) -> dict[str, float]:

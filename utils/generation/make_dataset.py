@@ -117,7 +117,7 @@ def make_dataset(
     measuring = choose_measures(
         networks, output.root, device, precision.dtype, requested=output.measure, precision=output.measured_in,
         begins_anew=output.overwrite, gate_names=gating.measures, done_by_attrop=on_images,
-        avoid=gating.avoid,
+        avoid=gating.avoid, attributes=measured_attributes(networks, output, attrop, on_images),
     )  # fmt: skip
     world.barrier()  # every process has looked at the existing dataset
     if world.is_main:
@@ -172,6 +172,16 @@ def make_dataset(
     if skipped and not identities_made and len(todo) == len(source.slice):
         world.barrier()  # rank 0 has printed the skipped photos
         raise UserError(f"{source.origin}: none of the {len(skipped)} images could be used.")
+
+
+def measured_attributes(networks: Networks, output: Output, attrop: AttrOP | None, on_images: bool) -> list[str]:
+    """The attributes among AttrOP's targets that have to be measured on each image.
+
+    None are with --no-measure, or where AttrOP itself measures each image.
+    """
+    if attrop is None or networks.attributes is None or output.measure is False or (on_images and not output.measure):
+        return []
+    return [target.name for target in attrop.targets if target.model is networks.attributes]
 
 
 def state_of(source: Source, output: Output) -> ReserveState:

@@ -1,6 +1,6 @@
 """Choosing what a generation run measures on its images, and with which networks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +36,7 @@ class Measuring(NamedTuple):
 def choose_measures(
     networks: Networks, dataset: Path, device: torch.device, drawn_in: torch.dtype, *, requested: bool | None,
     precision: str, begins_anew: bool, gate_names: list[str], done_by_attrop: bool, avoid: np.ndarray | None = None,
+    attributes: Sequence[str] = (),
 ) -> Measuring:  # fmt: skip
     """Choose what is measured on every image of a ``dataset``.
 
@@ -43,13 +44,13 @@ def choose_measures(
     dataset, or for a new one those that are CHEAP. ``begins_anew``: an existing dataset is overwritten. ``drawn_in``:
     dtype of the networks; ``precision``: name of the number format to measure in. ``gate_names``: the measures that the
     gate needs; ``done_by_attrop``: AttrOP measures every image anyway; ``avoid``: features of people (M, 512) that no
-    image may resemble.
+    image may resemble; ``attributes``: those that are measured in any case.
     """
     asked, gate_names = gate_names, [name for name in gate_names if name in ROLE_OF]
     if "avoid_similarity" in asked and "id_similarity" not in gate_names:
         gate_names.append("id_similarity")  # from the same features
     for_gate = [name for name in asked if name not in ROLE_OF]
-    if requested is False and not asked:
+    if requested is False and not asked and not attributes:
         return Measuring()
     available = [name for name, role in ROLE_OF.items() if role in networks.by_role]
     by_role = networks.by_role
@@ -66,14 +67,18 @@ def choose_measures(
         return operations(names) - operations(gate_names)
 
     names, note = choose_names(requested, available, cost, dataset, gate_names, done_by_attrop, begins_anew)
-    described = {"names": [*names, *for_gate], "precision": precision} if names or for_gate else None
+    described = {"names": [*names, *for_gate, *attributes], "precision": precision}
+    if not described["names"]:
+        described = None
     measures = measures_of(names, by_role)
-    if for_gate:
+    if for_gate or attributes:
         measures = replace(
             measures or ImageMeasures(),
             gate_encoder=by_role["gate"] if "gate_similarity" in for_gate else None,
             avoid=directions(avoid, device) if "avoid_similarity" in for_gate else None,
             landmark_check=LandmarkCheck() if "landmark_error" in for_gate else None,
+            attribute_model=by_role.get("attribute"),
+            attributes=tuple(attributes),
         )
     return Measuring(measures, described, note)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
+from models.attribute_estimator import load_attribute_estimator
 from models.iresnet import load_face_encoder
 from models.sixdrepnet import load_pose_estimator
 from models.vec2face import load_vec2face
@@ -13,7 +14,8 @@ from models.weight_files import sha256
 from utils.runtime.device import compiled
 
 RELEASED_QUALITY = 27.0  # AttrOP's target with the released quality model
-ROLES = ("id", "quality", "pose", "gate")  # names of the networks beside the generator, as in flags and settings.json
+# Names of the networks beside the generator, as in flags and settings.json.
+ROLES = ("id", "quality", "pose", "gate", "attribute")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class WeightFiles:
     quality: Path | str | None = None
     pose: Path | str | None = None
     gate: Path | str | None = None
+    attribute: Path | str | None = None  # of an estimator that reads the maps of the encoder ``id``
     preset: str | None = None
     adapter: str | None = None
 
@@ -66,6 +69,11 @@ class Networks:
     def pose(self) -> nn.Module | None:
         """The head pose estimator."""
         return self.by_role.get("pose")
+
+    @property
+    def attributes(self) -> nn.Module | None:
+        """The estimator of attributes."""
+        return self.by_role.get("attribute")
 
     @property
     def usual_norm(self) -> float | None:
@@ -118,6 +126,9 @@ def load_estimators(files: WeightFiles, device: torch.device, dtype: torch.dtype
     """{role: network} for the roles that have a file; a file is loaded once."""
     by_role, loaded = {}, {}
     for role in files.roles:
+        if role == "attribute":
+            by_role[role] = load_attribute_estimator(files.attribute, by_role["id"], files.id)
+            continue
         load = load_pose_estimator if role == "pose" else load_face_encoder
         path = Path(getattr(files, role))
         kind = load, path.resolve()
