@@ -63,9 +63,8 @@ def generation_command(session: Session, order: Order) -> list[str]:
     for wanted in order.attributes:
         words += ["--attribute", f"{wanted.name}={wanted.value:g}"]
     words += ["--max_iters", str(order.max_iters)] if order.uses_attrop else ["--skip_attrop"]
-    roles = {"model": files.generator, "id": files.id, "quality": files.quality} | (
-        {"pose": files.pose} if pose else {}
-    )
+    roles = {"model": files.generator, "id": files.id, "quality": files.quality}
+    roles |= ({"pose": files.pose} if pose else {}) | ({"attribute": files.attribute} if order.attributes else {})
     for role, path in roles.items():
         words += [f"--{role}_weights", shown_path(path)]
     return [*words, "--measure", *session.run_flags]

@@ -119,12 +119,12 @@ def shape_controls(session: Session) -> list:
             "quality", session.quality, 0.1, "Lowest quality (norm of the quality model's feature)", visible=False,
             minimum=lowest, maximum=highest,
         )  # fmt: skip
-        max_iters = slider("max_iters", 40, 5, "At most this many iterations", minimum=5)
     with gr.Group():
         sigma = slider("sigma", 0.3, 0.05, "Noise (standard deviation on each number of the vector)")
         with gr.Row():
             count = slider("count", 4, 1, "Images", maximum=SHOWN, scale=2)
             seed = gr.Number(0, label="Seed", precision=0, min_width=90, scale=1, elem_id="seed")
+        max_iters = slider("max_iters", 40, 5, "Most iterations of AttrOP", minimum=5)
     targets.change(
         lambda chosen: [gr.update(visible=bool(chosen))] + [gr.update(visible=name in chosen) for name in TARGETS],
         targets, [wanted, yaw, pitch, quality], queue=False, api_visibility="private", show_progress="hidden",

@@ -140,5 +140,5 @@ def summary(images: list[GeneratedImage], order: Order, seconds: float) -> str:
     if order.mode == "pose":
         return f"{line}; {accepted} of {len(images)} reach the targets"
     if accepted:
-        return f"{line}; the identity vector reached the quality after {verdicts[0].iterations - 1} steps"
+        return f"{line}; the identity vector reached the targets after {verdicts[0].iterations - 1} steps"
     return f"{line}; the identity vector: {verdicts[0].reason}"

@@ -61,7 +61,7 @@ def test_a_turn_shows_iterates_on_its_way_and_says_what_was_missed(page_session)
 
 def test_a_quality_alone_moves_the_identity_vector_and_then_adds_noise(page_session):
     views = list(make(page_session, Order(Sampled(0), quality=20, count=3)))
-    assert "the identity vector reached the quality after" in views[-1].status
+    assert "the identity vector reached the targets after" in views[-1].status
     assert len(views[-1].images) == 3
     assert len(views[0].images) == 1
 

@@ -1,5 +1,6 @@
 """Zip files of images, and the commands that make the same images."""
 
+import re
 import zipfile
 from importlib import import_module
 
@@ -76,6 +77,16 @@ def test_the_command_makes_the_dataset_in_the_zip_byte_for_byte(name, page_sessi
     made = files_of(folder)
     assert {path for path in made if path.endswith(".jpg")} >= {path for path in archive if path.endswith(".jpg")}
     assert made == archive
+
+
+def test_the_command_names_every_weight_file_that_it_needs(page_session):
+    smile = (WantedAttribute("smile", 0.5),)
+    for order, used in (
+        (Order(Sampled(0)), ["model", "id", "quality"]),
+        (Order(Sampled(0), yaw=30), ["model", "id", "quality", "pose"]),
+        (Order(Sampled(0), pitch=10, attributes=smile), ["model", "id", "quality", "pose", "attribute"]),
+    ):
+        assert re.findall(r"--(\w+)_weights weights/demo/", command_of(page_session, order)) == used
 
 
 def test_the_images_in_the_zip_are_those_on_the_page(page_session, tmp_path):
