@@ -12,6 +12,7 @@ from pathlib import Path
 from utils.cli.command import command  # first, as it makes settings that must precede torch
 
 from models.errors import UserError
+from utils.cli.attribute_flags import add_attribute_weights_flag
 from utils.cli.demo_weights import DEMO, use_demo_weights
 from utils.cli.flags import make_parser, positive
 from utils.cli.generation_flags import POSE_WEIGHTS, QUALITY_WEIGHTS
@@ -42,6 +43,7 @@ def page_parser():
     parser.add_argument(
         "--center_feature", default="center_feature_examples.npy", help=".npy of identity vectors (K, 512)"
     )
+    add_attribute_weights_flag(parser)
     add_device_flags(parser, precision="auto")
     parser.add_argument(
         "--batch_size", type=positive, default=16, help="images at a time on a GPU; without effect on a CPU"
@@ -81,7 +83,10 @@ def session_of(args) -> Session:
     use_demo_weights(args)
     refuse_missing(args.model_weights, args.id_weights, args.quality_weights, args.pose_weights, args.center_feature)
     machine = Machine(Distributed(), *set_up_inference(args, deterministic=True), args.batch_size)
-    files = WeightFiles(args.model_weights, args.id_weights, args.quality_weights, args.pose_weights, preset=args.model)
+    files = WeightFiles(
+        args.model_weights, args.id_weights, args.quality_weights, args.pose_weights, attribute=attribute_file(args),
+        preset=args.model,
+    )  # fmt: skip
     networks = load_networks(files, machine.device, machine.precision.dtype)
     source = VectorSource(args.center_feature, usual_norm=networks.usual_norm)
     for line in (*source.warnings, *networks.warnings(0)):
@@ -90,6 +95,12 @@ def session_of(args) -> Session:
              for word in (f"--{name}", getattr(args, name))]  # fmt: skip
     measured_in = "fp32" if args.precision == "auto" else machine.precision.name
     return Session(networks, source, machine, measured_in, tuple(flags))
+
+
+def attribute_file(args) -> str | None:
+    """The file of the attribute estimator: the given one, that of the demo encoder, or none."""
+    of_demo = Path(args.id_weights).resolve() == DEMO / "face_encoder.pth"
+    return args.attribute_weights or (str(DEMO / "attributes.pth") if of_demo else None)
 
 
 def refuse_missing(*paths: str) -> None:

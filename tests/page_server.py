@@ -49,7 +49,7 @@ class PageServer:
     def stop(self):
         """End it as Ctrl-C does; its exit status."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=120)
 
     def ask(self, name, *requests, session="one"):
         """Ask a function of the page for each list of values, all at once and as one session.
@@ -75,7 +75,7 @@ class PageServer:
     def open(self, path, body=None, kind="application/json"):
         """The answer to a request. ``kind``: content type of the ``body``."""
         request = urllib.request.Request(self.url + path, body, {"Content-Type": kind})
-        return urllib.request.urlopen(request, timeout=60)
+        return urllib.request.urlopen(request, timeout=120)
 
 
 def find_browser():
@@ -108,7 +108,7 @@ def browser(downloads):
 class Tab:
     """One tab of a browser, with the page in it. Elements are named by CSS selectors."""
 
-    def __init__(self, chrome, url, seconds=60):
+    def __init__(self, chrome, url, seconds=120):
         self.chrome, self.seconds = chrome, seconds
         chrome.switch_to.new_window("tab")
         self.handle = chrome.current_window_handle

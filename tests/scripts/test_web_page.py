@@ -26,6 +26,8 @@ pytest.importorskip("gradio")
 CONTROLS = {
     "source": "From the file", "row": 0, "draw": 1, "photo": None, "share": 0, "second": 1, "targets": [], "yaw": 30,
     "pitch": 0, "quality": 22, "max_iters": 5, "sigma": 0.3, "seed": 0, "count": 1,
+    "changed": [], "light_azimuth": 0, "light_elevation": 30, "light_hardness": 0.5, "smile": 0.5, "brow_up": 0,
+    "brow_down": 0, "jaw_open": 0, "glasses": 0.5, "age": 40, "skin": 0.5, "blur": 0,
 }  # fmt: skip
 
 
@@ -75,6 +77,8 @@ def test_only_this_machine_is_served_and_browsers_load_nothing_from_others(page_
         ({"row": 200}, "Person: a whole number from 0 to 199, not 200."),
         ({"share": 0.5, "second": -1}, "Person: a whole number from 0 to 199, not -1."),
         ({"targets": ["age"]}, "age"),
+        ({"changed": ["hat"]}, "hat"),
+        ({"changed": ["age"], "age": 200}, "75"),
         ({"source": "Your photo"}, "Choose a photo first."),
         ({"source": "nobody"}, "nobody"),
         ({"seed": -1}, "Seed: a whole number from 0 to 4294967295, not -1."),

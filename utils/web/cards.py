@@ -29,17 +29,15 @@ def face_cards(faces: Sequence[Face], kind: str) -> str:
 
 def card(face: Face) -> str:
     """One face, its values, and what AttrOP has to say of it."""
-    values = [
-        f"<span>{name} <b>{shown(face.values[key], text)}</b></span>"
-        for key, (name, text) in UNITS.items()
-        if key in face.values
-    ]
+    known = {key: face.values[key] for key in (*UNITS, *face.values) if key in face.values}
+    shown = ((*UNITS.get(key, (key.replace("_", " "), "{:.2g}")), value) for key, value in known.items())
+    values = [f"<span>{name} <b>{as_text(value, text)}</b></span>" for name, text, value in shown]
     note = f'<em class="{"missed" if face.missed else "note"}">{escape(face.note)}</em>' if face.note else ""
     caption = f"<figcaption>{''.join(values)}{note}</figcaption>"
     return f"<figure>{image_tag(face.pixels, 'generated face')}{caption}</figure>"
 
 
-def shown(value: float, text: str) -> str:
+def as_text(value: float, text: str) -> str:
     """A value in its format, with a minus sign, and never a negative zero."""
     line = text.format(value).replace("-", MINUS)
     return line.removeprefix(MINUS) if not any(digit in line for digit in "123456789") else line

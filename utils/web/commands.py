@@ -60,6 +60,8 @@ def generation_command(session: Session, order: Order) -> list[str]:
         words += ["--pitch", f"{order.pitch:g}"] if order.pitch is not None else []
     if order.quality is not None:
         words += ["--image_quality", f"{order.quality:g}"]
+    for wanted in order.attributes:
+        words += ["--attribute", f"{wanted.name}={wanted.value:g}"]
     words += ["--max_iters", str(order.max_iters)] if order.uses_attrop else ["--skip_attrop"]
     roles = {"model": files.generator, "id": files.id, "quality": files.quality} | (
         {"pose": files.pose} if pose else {}

@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from utils.cli.attribute_flags import attribute_settings
 from utils.dataset.layout import manifest_path
 from utils.generation.make_dataset import Output, make_dataset
 from utils.generation.vector_source import VectorSource
@@ -78,6 +79,6 @@ def attrop_settings(session: Session, order: Order) -> dict[str, Any] | None:
     if not order.uses_attrop:
         return None
     settings = {"image_quality": session.wanted_quality(order), "max_iters": order.max_iters}
-    if order.mode == "identity":
-        return settings
-    return settings | {"pose": order.wanted_yaw, "signed_pose": True, "pitch": order.pitch}
+    if order.mode == "pose":
+        settings |= {"pose": order.wanted_yaw, "signed_pose": True, "pitch": order.pitch}
+    return settings | attribute_settings(order.attributes)

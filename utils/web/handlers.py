@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from models.errors import UserError
+from utils.cli.attribute_flags import WantedAttribute
 from utils.web.cards import face_cards, portrait
 from utils.web.commands import command_of
 from utils.web.download import KINDS, make_zip
@@ -58,9 +59,12 @@ class Handlers:
     def order_of(
         self, source: str, row: float, draw: float, photo: Photo | None, share: float, second: float,
         targets: list[str], yaw: float, pitch: float, quality: float, max_iters: float,
-        sigma: float, seed: float, count: float,
+        sigma: float, seed: float, count: float, changed: list[str], *values: float,
     ) -> Order:  # fmt: skip
-        """The Order that the controls show, in their order on the page. Raises UserError for values that do not fit."""
+        """The Order that the controls show, in their order on the page; ``values``: one for each attribute there is.
+
+        Raises UserError for values that do not fit.
+        """
         if source == PHOTO and photo is None:
             raise UserError("Choose a photo first.")
         person = {SAMPLED: lambda: Sampled(row), DRAWN: lambda: Drawn(draw), PHOTO: lambda: photo}.get(source)
@@ -76,7 +80,11 @@ class Handlers:
         if not isinstance(targets, list) or not set(targets) <= set(TARGETS):
             raise UserError(f"Targets: some of {', '.join(TARGETS)}, not {targets!r:.40}.")
         wanted = {name: value for name, value in zip(TARGETS, (yaw, pitch, quality), strict=True) if name in targets}
-        return Order(person, **wanted, sigma=sigma, seed=seed, count=count, max_iters=max_iters)
+        there = dict(zip((attribute.name for attribute in self.session.attributes), values, strict=True))
+        if not isinstance(changed, list) or not set(changed) <= set(there):
+            raise UserError(f"Attributes: some of {', '.join(there) or 'none'}, not {changed!r:.40}.")
+        attributes = tuple(WantedAttribute(name, value) for name, value in there.items() if name in changed)
+        return Order(person, **wanted, sigma=sigma, seed=seed, count=count, max_iters=max_iters, attributes=attributes)
 
     @contextmanager
     def running_for(self, request: gr.Request, stream: Stream) -> Iterator[Stream]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from models.attribute_estimator import Attribute
 from utils.data.images import EXTENSIONS
 from utils.web.download import KINDS
 from utils.web.handlers import SAMPLED, SOURCES, TARGETS, Handlers
@@ -32,7 +33,7 @@ def build_page(session: Session, folder: Path, about: str) -> gr.Blocks:
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=330, elem_id="controls"):
                 person, people = person_controls(session, handlers)
-                controls = person + shape_controls(session)
+                controls = person + shape_controls(session) + attribute_controls(session)
                 with gr.Row(elem_id="run"):
                     make = gr.Button("Make images", variant="primary", elem_id="make", scale=3)
                     stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=60)
@@ -129,6 +130,34 @@ def shape_controls(session: Session) -> list:
         targets, [wanted, yaw, pitch, quality], queue=False, api_visibility="private", show_progress="hidden",
     )  # fmt: skip
     return [targets, yaw, pitch, quality, max_iters, sigma, seed, count]
+
+
+def attribute_controls(session: Session) -> list:
+    """Attributes to change, where there is an estimator. The controls, in the order of Handlers.order_of."""
+    there = session.attributes
+    with gr.Accordion("Light, expression and other attributes", open=False, visible=bool(there), elem_id="attributes"):
+        changed = gr.Dropdown(
+            [(attribute.name.replace("_", " "), attribute.name) for attribute in there], multiselect=True, value=[],
+            label="AttrOP moves the vector to reach these, too",
+        )  # fmt: skip
+        sliders = [attribute_slider(attribute) for attribute in there]
+    if there:
+        changed.change(
+            lambda names: [gr.update(visible=attribute.name in names) for attribute in there], changed, sliders,
+            queue=False, api_visibility="private", show_progress="hidden",
+        )  # fmt: skip
+    return [changed, *sliders]
+
+
+def attribute_slider(attribute: Attribute) -> gr.Slider:
+    """A slider over the values that the estimator has seen."""
+    low, high = attribute.lowest, attribute.highest
+    step = 1 if high - low > 10 else 0.01
+    unit = f" in {attribute.unit}" if attribute.unit else ""
+    return gr.Slider(
+        low, high, round((low + high) / 2 / step) * step, step=step, label=attribute.name.replace("_", " ") + unit,
+        visible=False, elem_id=attribute.name,
+    )  # fmt: skip
 
 
 def take_away_controls(handlers: Handlers, order: gr.State) -> gr.Code:

@@ -116,7 +116,7 @@ def make_and_show(session: Session, order: Order, emit: Callable[[View], None]) 
     size = decoded_rows(session.machine.batch_size, session.machine.device)
     made = generate(
         session.networks.generator, [identity], session.recipe(order), size, attrop,
-        "image" if order.mode == "pose" else "identity", session.measures,
+        "image" if order.mode == "pose" else "identity", session.measures(order),
     )  # fmt: skip
     ((_, images),) = made
     faces = [face_of(image, order) for image in images]

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from models.errors import UserError
+from utils.cli.attribute_flags import WantedAttribute
 
 
 class Limit(NamedTuple):
@@ -32,14 +33,18 @@ LIMITS = {
 }
 
 
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def checked(name: str, value: float, whole: bool = False) -> float:
     """A value as a float of four decimal places, with ``whole`` as an int.
 
     Raises UserError when it is no number, or outside of its Limit.
     """
     limit = LIMITS[name]
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not limit.low <= value <= limit.high or (whole and value != int(value)):
+    if not is_number(value) or not limit.low <= value <= limit.high or (whole and value != int(value)):
         kind = "a whole number" if whole else "a number"
         raise UserError(
             f"{limit.label}: {kind} from {limit.low:g} to {limit.high:.12g}{limit.unit}, not {value!r:.40}."
@@ -121,7 +126,8 @@ class Order:
 
     ``yaw``, ``pitch`` (degrees) and ``quality`` (norm of the quality model's feature, a lower bound): AttrOP's targets,
     None for any. ``sigma``: standard deviation of the noise on each dimension of the identity vector; ``seed``: seed of
-    the noise and the masks; ``count``: number of images; ``max_iters``: largest number of iterations of AttrOP.
+    the noise and the masks; ``count``: number of images; ``max_iters``: largest number of iterations of AttrOP;
+    ``attributes``: further targets of AttrOP, whose ranges the estimator knows.
     """
 
     person: Person
@@ -132,8 +138,14 @@ class Order:
     seed: int = 0
     count: int = 4
     max_iters: int = 40
+    attributes: tuple[WantedAttribute, ...] = ()
 
     def __post_init__(self):
+        for wanted in self.attributes:
+            if not is_number(wanted.value):
+                raise UserError(f"{wanted.name}: a number, not {wanted.value!r:.40}.")
+        rounded = tuple(wanted._replace(value=round(float(wanted.value), 4)) for wanted in self.attributes)
+        object.__setattr__(self, "attributes", rounded)
         for name in ("yaw", "pitch", "quality"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, checked(name, getattr(self, name)))
@@ -149,7 +161,7 @@ class Order:
     @property
     def uses_attrop(self) -> bool:
         """Whether there is a target to reach."""
-        return self.mode == "pose" or self.quality is not None
+        return self.mode == "pose" or self.quality is not None or bool(self.attributes)
 
     @property
     def wanted_yaw(self) -> float:
@@ -162,7 +174,8 @@ class Order:
 
         It does not depend on the number of images, so that a dataset can get more of them later.
         """
-        content = f"{self.yaw, self.pitch, self.quality, self.sigma, self.seed, self.max_iters}".encode()
+        settings = (self.yaw, self.pitch, self.quality, self.sigma, self.seed, self.max_iters)
+        content = f"{settings} {' '.join(map(str, self.attributes))}".encode()
         photo = getattr(self.person, "first", self.person)
         content += photo.vector.tobytes() if isinstance(photo, Photo) else b""
         return f"{self.person.name}-{hashlib.sha256(content).hexdigest()[:6]}"

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from models.attribute_estimator import Attribute
 from models.attrop import AttrOP, pitch_target, quality_target, yaw_target
 from models.errors import UserError
 from models.masking import MaskRates
+from utils.cli.attribute_flags import attribute_targets
 from utils.data.alignment import FaceAligner
 from utils.generation.attrop_progress import AttrOPProgress
 from utils.generation.batch_rows import attrop_rows, decoded_rows
@@ -33,7 +35,7 @@ ROUNDED = 1  # decimal place of the quality that the page suggests
 class Session:
     """What all visitors share.
 
-    ``networks``: the generator and all three estimators; ``source``: the file of identity vectors; ``measured_in``: the
+    ``networks``: the generator and all estimators; ``source``: the file of identity vectors; ``measured_in``: the
     name of the number format in which images are measured; ``run_flags``: flags of the computation that the user gave,
     such as --device cpu, for the command line of the images.
     """
@@ -58,10 +60,18 @@ class Session:
             return self.networks.by_role
         return load_estimators(self.networks.files, self.machine.device, dtype)
 
-    @cached_property
-    def measures(self) -> ImageMeasures:
-        """Measures id similarity, quality, yaw and pitch."""
-        return ImageMeasures(self.exact["id"], self.exact["quality"], self.exact["pose"])
+    def measures(self, order: Order) -> ImageMeasures:
+        """Measures id similarity, quality, yaw and pitch, and the attributes that an order asks for."""
+        names = tuple(wanted.name for wanted in order.attributes)
+        return ImageMeasures(
+            self.exact["id"], self.exact["quality"], self.exact["pose"], attribute_model=self.exact.get("attribute"),
+            attributes=names,
+        )  # fmt: skip
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """The attributes that AttrOP can change: none without an estimator."""
+        return self.networks.attributes.attributes if self.networks.attributes is not None else ()
 
     @cached_property
     def aligner(self) -> FaceAligner:
@@ -130,14 +140,18 @@ class Session:
         return default_quality(self.networks.quality, order.wanted_yaw if order.mode == "pose" else None)
 
     def networks_for(self, order: Order) -> Networks:
-        """The networks that the generation script would load for an order: without a pose only two estimators."""
-        if order.mode == "pose":
-            return self.networks
-        by_role = {role: network for role, network in self.networks.by_role.items() if role != "pose"}
-        return replace(self.networks, files=replace(self.networks.files, pose=None), by_role=by_role)
+        """The networks that the generation script would load for an order: those that it needs."""
+        unused = ["pose"] if order.mode == "identity" else []
+        unused += [] if order.attributes else ["attribute"]
+        by_role = {role: network for role, network in self.networks.by_role.items() if role not in unused}
+        files = replace(self.networks.files, **dict.fromkeys(unused))
+        return replace(self.networks, files=files, by_role=by_role)
 
     def attrop(self, order: Order, progress: AttrOPProgress, **options: Any) -> AttrOP | None:
-        """The AttrOP of an order, None if it has no target. ``progress`` and ``options``: of AttrOP."""
+        """The AttrOP of an order, None if it has no target. ``progress`` and ``options``: of AttrOP.
+
+        Raises UserError for an attribute that the estimator does not know, or a value that it has not seen.
+        """
         if not order.uses_attrop:
             return None
         networks = self.networks
@@ -146,6 +160,9 @@ class Session:
             targets.append(yaw_target(networks.pose, order.wanted_yaw, signed=True))
         if order.pitch is not None:
             targets.append(pitch_target(networks.pose, order.pitch))
+        if order.attributes and networks.attributes is None:
+            raise UserError("Attributes: these models have no estimator of attributes.")
+        targets += attribute_targets(order.attributes, networks.attributes)
         rows = attrop_rows(self.machine.batch_size, self.machine.device)
         return AttrOP(
             networks.generator, networks.encoder, targets, batch_size=rows, drop_ratio=MaskRates().minimum,

@@ -7,6 +7,7 @@ import pytest
 from web_session import last
 
 from models.errors import UserError
+from utils.cli.attribute_flags import WantedAttribute
 from utils.web.making import make
 from utils.web.order import Drawn, Mix, Order, Sampled
 
@@ -63,6 +64,29 @@ def test_a_quality_alone_moves_the_identity_vector_and_then_adds_noise(page_sess
     assert "the identity vector reached the quality after" in views[-1].status
     assert len(views[-1].images) == 3
     assert len(views[0].images) == 1
+
+
+def test_an_attribute_is_a_target_and_measured(page_session):
+    view = last(
+        make(page_session, Order(Sampled(0), count=1, max_iters=1, attributes=(WantedAttribute("smile", 0.8),)))
+    )
+    assert "smile" in view.images[0].values
+    assert "smile" in view.path[0].values
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("smile", 9, "smile 9: the estimator has seen values from 0 to 0.899."),
+        ("hat", 1, "hat: the attribute estimator does not know it"),
+        ("age", float("nan"), "age: a number, not nan."),
+        ("age", None, "age: a number, not None."),
+    ],
+)
+def test_attributes_that_the_estimator_does_not_know_are_refused(name, value, message, page_session):
+    with pytest.raises(UserError) as error:
+        list(make(page_session, Order(Sampled(0), attributes=(WantedAttribute(name, value),))))
+    assert str(error.value).startswith(message)
 
 
 def test_two_requests_at_once_get_their_own_images(page_session):

@@ -11,6 +11,7 @@ from paths import PHOTOS, ROOT, files_of
 from web_session import last
 
 from models.errors import UserError
+from utils.cli.attribute_flags import WantedAttribute
 from utils.data.images import read_image
 from utils.web.commands import command_of
 from utils.web.download import make_zip
@@ -48,8 +49,16 @@ ORDERS = {
     "a person of the file": lambda *_: Order(Sampled(3), sigma=0.35, seed=5, count=3),
     "a draw": lambda *_: Order(Drawn(17), count=2),
     "a quality": lambda *_: Order(Sampled(1), quality=20.5, count=2, max_iters=1),
+    "a smile": lambda *_: Order(Sampled(5), count=1, max_iters=1, attributes=(WantedAttribute("smile", 0.5),)),
     "a turned mix of a draw": lambda *_: Order(Mix(Drawn(4), 7, 0.15), yaw=-30, pitch=10, count=2, max_iters=2),
-    "a turned photo": lambda *place: Order(photo_of(*place, "an na.jpg"), yaw=20, quality=18, count=1, max_iters=1),
+    "a turned photo": lambda *place: Order(
+        photo_of(*place, "an na.jpg"),
+        yaw=20,
+        quality=18,
+        count=1,
+        max_iters=1,
+        attributes=(WantedAttribute("age", 40), WantedAttribute("glasses", 1.0)),
+    ),
     "a mix of a photo": lambda *place: Order(Mix(photo_of(*place), 2, 0.5), count=1),
 }
 
