@@ -1,6 +1,6 @@
 # make demo    ten people who do not exist, a pose sheet, a quality sheet and a report, in generated_images
 # make page    a page in the browser: make people, turn them, mix them, take a dataset away; PAGE="--port 8000"
-# make test    the test suite, without its two slowest tests
+# make test    the test suite, without its slowest tests
 # make test-all   the whole test suite
 # make test-oldest   the same tests with the lowest versions that the requirements allow; Python 3.10 to 3.12, 6 GB
 # make lint    ruff

@@ -73,6 +73,7 @@ def test_two_ranks_make_the_same_dataset(demo, finished_datasets, format, tmp_pa
     assert_same_dataset(tmp_path / "test", finished_datasets[format])
 
 
+@pytest.mark.slow
 def test_more_ranks_than_identities_work(demo, tmp_path):
     """By torchrun itself."""
     flags = [*command(demo, start_end="0:1"), "--output_dir", tmp_path]
@@ -85,6 +86,7 @@ def test_more_ranks_than_identities_work(demo, tmp_path):
     assert len(manifest(tmp_path / "test")) == 2
 
 
+@pytest.mark.slow
 def test_a_dead_rank_ends_the_run_and_the_next_one_finishes_the_dataset(demo, finished_datasets, tmp_path):
     flags = [*command(demo), "--output_dir", tmp_path]
     process = Script("image_generation.py", *flags, ranks=2)

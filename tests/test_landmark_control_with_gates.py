@@ -98,6 +98,7 @@ def test_complete_identities_of_the_best_images_keep_their_landmarks(whole):
     assert len({line["landmarks"]["yaw"] for line in lines}) == len(lines)
 
 
+@pytest.mark.slow
 def test_slices_and_ranks_make_the_same_dataset(whole, everything, tmp_path):
     run(pose_image_generation.main, *everything, "--output_dir", tmp_path, "--start_end", "4:6")
     run_script("pose_image_generation.py", *everything, "--output_dir", tmp_path, "--start_end", "0:6", ranks=2)

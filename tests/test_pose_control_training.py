@@ -105,6 +105,7 @@ def test_sigterm_saves_a_checkpoint_and_the_training_resumes_to_the_same_weights
     assert_same_adapter(checkpoint(tmp_path, "model.pth"), checkpoint(finished, "model.pth"))
 
 
+@pytest.mark.slow
 def test_a_training_killed_on_two_ranks_resumes_to_the_same_weights(demo, pictured_lmdb, tmp_path):
     words = [*flags(demo, pictured_lmdb, tmp_path / "killed", "--batch_size", 1), "--save_every", 1]
     job = Script("scripts/train_pose_control.py", *words, ranks=2)

@@ -145,6 +145,7 @@ def test_the_published_command_runs(demo, training_lmdb, tmp_path):
     assert checkpoint(folder)["args"]["epochs"] == 100
 
 
+@pytest.mark.slow
 def test_one_step_of_the_base_model_moves_every_parameter(training_lmdb, filled_files, tmp_path):
     """Full size: the published preset, IResNet-100, LPIPS and the discriminator. Every parameter moves."""
     torch.save(filled(manifest("vgg16_features")), tmp_path / "vgg16.pth")

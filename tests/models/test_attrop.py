@@ -220,6 +220,7 @@ def test_the_yaw_target_ignores_the_side_unless_it_is_signed():
     assert pitch.penalty(pitch.read(angles)).tolist() == [10, 20, 10]
 
 
+@pytest.mark.slow
 def test_pose_gradients_pass_through_the_full_size_networks(base_models):
     """Descent towards a yaw with 6DRepNet and filled weights ends nearer to it, and the record is what was measured."""
     vector = np.random.default_rng(0).standard_normal(512).astype(np.float32)

@@ -10,6 +10,7 @@ from models import TokenMask
 from scripts import benchmark
 
 
+@pytest.mark.slow
 def test_benchmark_measures_and_writes(tmp_path, capsys):
     flags = [
         "--model",

@@ -60,6 +60,7 @@ def test_a_stopped_training_stops_the_table(tmp_path):
     assert "the training was stopped" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_table_is_made_once(tmp_path, capfd):
     words = ["--photos", PHOTOS, "--unseen", PHOTOS, "--people", 2, "--images", 2, "--pairs", 12]
     words += ["--max_similarity", 0.99, "--recogniser", SMALL, "--image_quality", 5, "--batch_size", 2]

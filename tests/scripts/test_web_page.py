@@ -208,6 +208,7 @@ def test_a_click_on_a_face_chooses_the_person(tab):
     assert len(tab.all("#images figure")) == 1
 
 
+@pytest.mark.slow
 def test_a_turn_shows_its_way_and_can_be_stopped(tab):
     tab.click("#targets label", 0)
     tab.enter("#yaw input[type=number]", 45)
@@ -291,6 +292,7 @@ def test_a_zip_is_saved_and_the_command_copied(tab, downloads):
     assert copied.strip() == command.strip()
 
 
+@pytest.mark.slow
 def test_two_tabs_at_once_get_their_own_images(tab, chrome, page_server):
     other = Tab(chrome, page_server.url)
     for number, one in ((4, tab), (5, other)):

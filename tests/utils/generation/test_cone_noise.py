@@ -89,6 +89,7 @@ def lines_of(folder):
     return [json.loads(line) for line in manifest_path(folder).read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_manifest_has_the_cosine_of_each_image_and_slices_and_ranks_make_the_same_dataset(demo, tmp_path, capsys):
     run(image_generation.main, *words(demo, tmp_path / "whole", "0:6"))
     assert "the cones of 6 of 6 identities are narrower" in capsys.readouterr().out

@@ -101,6 +101,7 @@ def test_a_face_detector_finds_one_face_near_the_template(demo, tmp_path):
     assert all(one["faces"] != 1 or one["landmark_error"] > 3 for one in tries)
 
 
+@pytest.mark.slow
 def test_all_gates_together_make_the_same_dataset_in_slices_and_with_attrop_on_images(demo, second, vectors, tmp_path):
     np.save(tmp_path / "real.npy", vectors[100:110])
     gates = ["--gate_weights", second, "--min_gate_similarity", 0.2, "--best", 1, "--of", 2, "--noise", "cone"]

@@ -62,6 +62,7 @@ def test_each_identity_has_all_of_its_images_and_a_list_says_who_replaces_whom_a
     assert all(line["file"] is None for line in lines if line["name"] not in counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["folder", pytest.param("lmdb", marks=pytest.mark.slow)])
 def test_ranks_that_are_killed_make_the_same_dataset(demo, reserve, whole, format, tmp_path):
     flags = [*words(demo, reserve, tmp_path), "--format", format]
