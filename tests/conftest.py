@@ -20,7 +20,7 @@ from paths import PHOTOS, Demo
 from models import load_face_encoder, load_pose_estimator, load_vec2face
 
 SLOWEST = [
-    "interrupted_generation", "reserve", "training", "other_gates", "cone_noise",
+    "interrupted_generation", "web_page", "reserve", "training", "other_gates", "cone_noise",
     "command_line", "first_steps", "more_images", "gate", "attrop",
     "dataset_parts", "generation", "interrupted_training", "migration", "pipeline", "image_generation", "train_fr",
     "gpu_check", "batch_rows", "photo_loader", "cuda_inference", "cuda_training", "manifest", "released_training",
