@@ -45,8 +45,8 @@ def check_header(data: bytes, name: str) -> None:
     """Raise UserError unless the header of a file is that of a photo of bounded size, in a format that can be read."""
     if heic.is_heic(data) and not heic.readable_extensions():
         raise UserError(f"{name}: a HEIC photo. {heic.ADVICE}")
-    if heic.is_heic(data):
-        heic.register()
+    if "HEIF" in FORMATS:
+        heic.register()  # Pillow knows no format of this name before
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # only the header is read; our own limit follows
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
