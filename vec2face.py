@@ -12,7 +12,6 @@ the same command. --resume also accepts a training checkpoint of the released co
 
 import contextlib
 import math
-from argparse import BooleanOptionalAction as Boolean
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -24,7 +23,6 @@ import torch
 import torch.nn as nn
 
 from models.discriminator import Discriminator
-from models.errors import UserError
 from models.generator_file import training_vectors
 from models.iresnet import load_face_encoder
 from models.losses import ADVERSARIAL, WEIGHTS, GeneratorLoss, discriminator_loss
@@ -47,6 +45,12 @@ from utils.cli.flags import (
     note_flags_without_effect,
     positive,
 )
+from utils.cli.training_flags import (
+    add_length_flags,
+    add_loss_network_flags,
+    add_mask_ratio_flags,
+    add_reading_flags,
+)
 from utils.data.loader import EpochBatches, drop_broken, make_loader
 from utils.data.training_data import AUGMENTATIONS, TrainingData, TrainingItem, held_out_data
 from utils.evaluation.reconstruction import reconstruct
@@ -58,7 +62,7 @@ from utils.training.optimizers import clip_and_step, set_learning_rates
 from utils.training.parallel import no_sync_if, parallel
 from utils.training.resuming import check_agreement, load_checkpoint, run_description
 from utils.training.schedules import warmup_then_cosine
-from utils.training.setup import Run, begin_run, join_training, prepare_device, seed_step
+from utils.training.setup import Run, begin_run, join_training, prepare_device, seed_step, steps_of_whole_updates
 from utils.training.state import TrainingState
 from utils.training.stop import resume_command
 
@@ -90,40 +94,20 @@ def training_parser() -> Parser:
     data.add_argument("--score_every", type=positive, help="steps between scores of --held_out (default: an epoch)")
     data.add_argument("--augmentation", choices=AUGMENTATIONS, default="noaug", help="random crop, with a random flip")
     data.add_argument("--rep_dim", type=positive, default=512, help="length of the FR features")
-    data.add_argument("--workers", type=int, default=4, help="number of processes that read and decode records")
-    data.add_argument("--pin_memory", action=Boolean, default=True, help="pinned memory for copies to the GPU")
-    data.add_argument("--max_bad_records", type=int, default=100, help="largest number of broken records to skip")
+    add_reading_flags(data)
 
     model = parser.add_argument_group("models")
     model.add_argument("--model", choices=list(PRESETS), default="vec2face_vit_base_patch16", help="generator preset")
-    model.add_argument(
-        "--id_weights", default="weights/arcface-r100-glint360k.pth", help="face encoder that computed the FR features"
-    )
-    model.add_argument(
-        "--lpips_weights",
-        default="weights/vgg16.pth",
-        help="network of the perceptual loss: the file of torchvision's VGG16 for LPIPS, `efficientnet_lite0` (with "
-        "ImageNet weights, from the extra train-demo), `encoder` (the first maps of --id_weights) or `none`",
-    )
+    add_loss_network_flags(model)
     model.add_argument("--start_from", help="weight file of a generator to start from (default: random weights)")
-    for name, default, meaning in (
-        ("min", 0.5, "smallest mask rate, and fraction of dropped rows"),
-        ("max", 1.0, "largest mask rate"),
-        ("mu", 0.75, "mean of the mask rate's normal distribution before truncation"),
-        ("std", 0.25, "standard deviation of the mask rate's normal distribution before truncation"),
-    ):
-        model.add_argument(f"--mask_ratio_{name}", type=float, default=default, help=meaning)
+    add_mask_ratio_flags(model, (0.5, 1.0, 0.75, 0.25))
     model.add_argument("--dropout", type=float, default=DROPOUT, help="dropout probability of the transformer blocks")
     model.add_argument(
         "--ema", type=float, default=0.0, metavar="DECAY", help="decay of averaged generator weights; 0: no average"
     )
     add_compile_flag(model, "generator")
 
-    length = parser.add_argument_group("batches and epochs")
-    length.add_argument("--batch_size", type=positive, default=64, help="number of images per batch and process")
-    length.add_argument("--accum_iter", type=positive, default=1, help="number of batches per update of the weights")
-    length.add_argument("--epochs", type=positive, default=400, help="number of passes over the data")
-    length.add_argument("--max_steps", type=positive, help="largest number of batches (default: that of --epochs)")
+    add_length_flags(parser, epochs=400)
 
     objective = parser.add_argument_group("GAN and loss")
     objective.add_argument("--disc_start", type=float, default=100, help="number of epochs before the GAN phase")
@@ -184,12 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         TrainingData(args.train_source, args.mask, args.augmentation, args.seed, args.rep_dim)
     ) as data:
         batches = EpochBatches(len(data), args.batch_size, args.seed, world.rank, world.size)
-        steps_per_epoch = batches.steps // args.accum_iter * args.accum_iter
-        if steps_per_epoch == 0:
-            raise UserError(
-                f"{args.train_source}: {len(data)} records are fewer than --batch_size {args.batch_size} x "
-                f"{world.size} processes x --accum_iter {args.accum_iter}."
-            )
+        steps_per_epoch = steps_of_whole_updates(batches, args.accum_iter, args.train_source)
         held_out = held_out_data(data, args.held_out) if args.held_out else None
 
         # The training objective and its frozen networks.

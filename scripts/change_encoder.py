@@ -26,7 +26,7 @@ from models.vec2face import VECTOR_SIZE, architecture_of
 from models.weight_files import load_file, save_file
 from utils.cli.flags import make_parser, positive
 from utils.cli.outputs import output_file
-from utils.data.face_set import FaceSet
+from utils.data.face_set import ChosenPhotos, FaceSet
 from utils.evaluation.verification import features_of
 from utils.runtime.device import CPU, keep_freed_memory
 
@@ -58,7 +58,7 @@ def main(argv=None):
     if len(faces) < 2 * HELD_OUT:
         raise UserError(f"{args.data}: {len(faces)} photos; a fit of {VECTOR_SIZE} numbers needs thousands.")
     indices = np.linspace(0, len(faces) - 1, min(args.count, len(faces))).astype(int)
-    photos = Photos(faces, indices)
+    photos = ChosenPhotos(faces, indices)
     paths = (args.old_id_weights, args.id_weights)
     old, new = (features(load_face_encoder(path), photos, Path(path).stem) for path in paths)
     fit, cosine = fit_linear(new, old, args.ridge)
@@ -71,24 +71,7 @@ def main(argv=None):
     print(f"{args.target}: cosine of the fitted features to the old ones, on held-out photos: {cosine:.3f}")
 
 
-class Photos:
-    """Some photos of a FaceSet, as a sequence that reads one at a time."""
-
-    def __init__(self, faces: FaceSet, indices: np.ndarray):
-        self.faces, self.indices = faces, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: int) -> np.ndarray:
-        index = int(self.indices[position])
-        try:
-            return self.faces.image(index)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.faces.name(index)}: {error}") from error
-
-
-def features(encoder: IResNet, photos: Photos, name: str) -> np.ndarray:
+def features(encoder: IResNet, photos: ChosenPhotos, name: str) -> np.ndarray:
     """Features (N, D) of photos, under a progress bar with a name."""
     return features_of(encoder, photos, flip=False, show=lambda starts: tqdm(starts, desc=name))
 

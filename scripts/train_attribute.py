@@ -36,7 +36,7 @@ from utils.cli.flags import Parser, make_parser, not_negative, positive
 from utils.cli.model_flags import add_device_flags, set_up_inference
 from utils.cli.outputs import output_file, refuse_existing
 from utils.data.attribute_table import labelled_photos
-from utils.data.face_set import FaceSet
+from utils.data.face_set import ChosenPhotos, FaceSet
 from utils.dataset.image_record import GATE_MEASURES, MEASURES, RECORD_FIELDS, VERDICT_FIELDS
 from utils.evaluation.verification import features_of
 
@@ -155,27 +155,10 @@ def split(args: argparse.Namespace, columns: list[str]) -> list[tuple[FaceSet, t
     return [(faces, (indices[chosen], values[chosen])), held_out]
 
 
-class Photos:
-    """Some photos of a FaceSet, as a sequence that reads one at a time."""
-
-    def __init__(self, faces: FaceSet, indices: np.ndarray):
-        self.faces, self.indices = faces, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: int) -> np.ndarray:
-        index = int(self.indices[position])
-        try:
-            return self.faces.image(index)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.faces.name(index)}: {error}") from error
-
-
 def examples_of(maps: EncoderMaps, faces: FaceSet, chosen: tuple[np.ndarray, np.ndarray], name: str) -> Examples:
     """The Examples of some photos, under a progress bar with a name."""
     indices, labels = chosen
-    inputs = features_of(maps, Photos(faces, indices), flip=False, show=lambda starts: tqdm(starts, desc=name))
+    inputs = features_of(maps, ChosenPhotos(faces, indices), flip=False, show=lambda starts: tqdm(starts, desc=name))
     return Examples(inputs, labels)
 
 

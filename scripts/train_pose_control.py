@@ -13,7 +13,6 @@ checkpoint first, add --resume OUTPUT_DIR to the same command.
 
 import contextlib
 import math
-from argparse import BooleanOptionalAction as Boolean
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -42,6 +41,12 @@ from utils.cli.flags import (
     make_parser,
     positive,
 )
+from utils.cli.training_flags import (
+    add_length_flags,
+    add_loss_network_flags,
+    add_mask_ratio_flags,
+    add_reading_flags,
+)
 from utils.data.landmark_data import VECTORS, LandmarkData, LandmarkItem, picture_source
 from utils.data.loader import EpochBatches, drop_broken, make_loader
 from utils.data.training_data import TrainingData
@@ -54,7 +59,7 @@ from utils.training.optimizers import clip_and_step, set_learning_rates
 from utils.training.parallel import no_sync_if, parallel
 from utils.training.resuming import check_agreement, load_checkpoint, run_description
 from utils.training.schedules import warmup_then_cosine
-from utils.training.setup import Run, begin_run, join_training, prepare_device, seed_step
+from utils.training.setup import Run, begin_run, join_training, prepare_device, seed_step, steps_of_whole_updates
 from utils.training.stop import resume_command
 
 MODEL = "model.pth"
@@ -78,21 +83,12 @@ def adapter_parser() -> Parser:
         help="what a photo is reconstructed from: its own feature, as published, or the mean feature of its identity, "
         "which leaves the pose to the landmarks",
     )  # fmt: skip
-    data.add_argument("--workers", type=int, default=4, help="number of processes that read and decode records")
-    data.add_argument("--pin_memory", action=Boolean, default=True, help="pinned memory for copies to the GPU")
-    data.add_argument("--max_bad_records", type=int, default=100, help="largest number of broken records to skip")
+    add_reading_flags(data)
 
     model = parser.add_argument_group("models")
     model.add_argument("--model", choices=list(PRESETS), help="expected preset of the generator (default: any)")
     model.add_argument("--model_weights", default="vec2face_plus/main_model.pth", help="weights of the generator")
-    model.add_argument(
-        "--id_weights", default="weights/arcface-r100-glint360k.pth", help="face encoder that computed the FR features"
-    )
-    model.add_argument(
-        "--lpips_weights", default="weights/vgg16.pth",
-        help="network of the perceptual loss: the file of torchvision's VGG16, `efficientnet_lite0`, `encoder` or "
-        "`none`",
-    )  # fmt: skip
+    add_loss_network_flags(model)
     model.add_argument("--lora_r", type=positive, default=RANK, help="rank of LoRA")
     model.add_argument("--lora_alpha", type=float, default=ALPHA, help="alpha of LoRA, whose factor is alpha / rank")
     model.add_argument(
@@ -104,23 +100,12 @@ def adapter_parser() -> Parser:
         help="what the landmarks' token does: it is put in the place of the masked rows, as published, or added to all "
         "rows, so that the training begins with the generator as it is",
     )  # fmt: skip
-    for number, (name, meaning) in enumerate(
-        (
-            ("min", "smallest mask rate, and fraction of dropped rows"),
-            ("max", "largest mask rate"),
-            ("mu", "mean of the mask rate's normal distribution before truncation"),
-            ("std", "standard deviation of the mask rate's normal distribution before truncation"),
-        )
-    ):
-        default = ", ".join(f"{MASK_RATES[kind][number]:g} for {kind}" for kind in CONDITIONS)
-        model.add_argument(f"--mask_ratio_{name}", type=float, help=f"{meaning} (default: {default})")
+    add_mask_ratio_flags(model, MASK_RATES)
     add_compile_flag(model, "generator")
 
-    optimiser = parser.add_argument_group("batches, epochs and optimiser")
-    optimiser.add_argument("--batch_size", type=positive, default=64, help="number of images per batch and process")
-    optimiser.add_argument("--accum_iter", type=positive, default=1, help="number of batches per update of the weights")
-    optimiser.add_argument("--epochs", type=positive, default=10, help="number of passes over the data")
-    optimiser.add_argument("--max_steps", type=positive, help="largest number of batches (default: that of --epochs)")
+    add_length_flags(parser, epochs=10)
+
+    optimiser = parser.add_argument_group("optimiser")
     optimiser.add_argument(
         "--lr", type=float, default=1e-4, help="highest learning rate of AdamW, before a half-cosine"
     )
@@ -149,12 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with contextlib.closing(TrainingData(args.data, args.mask, seed=args.seed)) as records:
         batches = EpochBatches(len(records), args.batch_size, args.seed, world.rank, world.size)
-        steps_per_epoch = batches.steps // args.accum_iter * args.accum_iter
-        if steps_per_epoch == 0:
-            raise UserError(
-                f"{args.data}: {len(records)} records are fewer than --batch_size {args.batch_size} x {world.size} "
-                f"processes x --accum_iter {args.accum_iter}."
-            )
+        steps_per_epoch = steps_of_whole_updates(batches, args.accum_iter, args.data)
         data = LandmarkData(records, picture_source(args.landmarks, args.data), args.vectors)
         first = data[0, 0]
         if first.error:  # most likely all are broken

@@ -9,6 +9,7 @@ from adapters import write_adapter
 from commands import refused, run
 from generation_runs import manifest
 from paths import PHOTOS
+from people_files import write_people
 from processes import run_script
 from second_encoder import write_second_encoder
 from written_datasets import dataset_files
@@ -42,10 +43,7 @@ def second(tmp_path_factory):
 @pytest.fixture(scope="module")
 def people(demo, tmp_path_factory):
     """The vectors of six identities, and three others in reserve."""
-    folder, vectors = tmp_path_factory.mktemp("people"), np.load(demo.vectors)
-    np.save(folder / "people.npy", vectors[:6])
-    np.save(folder / "reserve.npy", vectors[100:103])
-    return folder
+    return write_people(tmp_path_factory.mktemp("people"), np.load(demo.vectors), 6, 3)
 
 
 @pytest.fixture(scope="module")

@@ -97,6 +97,26 @@ class FaceSet:
         self.store.close()
 
 
+class ChosenPhotos:
+    """Some photos of a FaceSet, as a sequence that reads one at a time.
+
+    ``indices`` (n,): their positions in ``faces``. Reading a photo that is damaged raises UserError with its name.
+    """
+
+    def __init__(self, faces: FaceSet, indices: np.ndarray):
+        self.faces, self.indices = faces, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        index = int(self.indices[position])
+        try:
+            return self.faces.image(index)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.faces.name(index)}: {error}") from error
+
+
 def open_store(path: Path) -> "FolderFaces | LmdbFaces":
     """The store of a path. Raises UserError when there is nothing, or more than one dataset."""
     if not path.exists():

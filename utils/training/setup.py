@@ -6,12 +6,28 @@ from typing import NamedTuple
 
 import torch
 
+from models.errors import UserError
+from utils.data.loader import EpochBatches
 from utils.runtime.device import keep_freed_memory, resolve_device
 from utils.runtime.distributed import Distributed, init_distributed
 from utils.runtime.precision import Precision
 from utils.training.folder import delete_run
 from utils.training.log import Log
 from utils.training.stop import StopSignal
+
+
+def steps_of_whole_updates(batches: EpochBatches, accum_iter: int, path: Path | str) -> int:
+    """Batches per epoch that make whole updates of ``accum_iter`` batches each.
+
+    ``path``: the dataset, for the message. Raises UserError when it has too few records for a single update.
+    """
+    steps = batches.steps // accum_iter * accum_iter
+    if steps == 0:
+        raise UserError(
+            f"{path}: {batches.count} records are fewer than --batch_size {batches.batch_size} x "
+            f"{batches.world_size} processes x --accum_iter {accum_iter}."
+        )
+    return steps
 
 
 class Run(NamedTuple):

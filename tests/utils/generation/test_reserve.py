@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from commands import refused, run
 from generation_runs import lines_written
+from people_files import write_people
 from processes import Script, run_script
 from written_datasets import assert_same_dataset, dataset_files
 
@@ -21,10 +22,7 @@ SIMILARITY = 0.62  # the lowest that passes: reached by all four images of some 
 @pytest.fixture(scope="module")
 def reserve(demo, tmp_path_factory):
     """The vectors of twelve identities, and six others in reserve."""
-    folder, vectors = tmp_path_factory.mktemp("reserve"), np.load(demo.vectors)
-    np.save(folder / "people.npy", vectors[:12])
-    np.save(folder / "reserve.npy", vectors[100:106])
-    return folder
+    return write_people(tmp_path_factory.mktemp("reserve"), np.load(demo.vectors), 12, 6)
 
 
 def words(demo, people, folder, start_end="0:12", **others):
