@@ -90,9 +90,11 @@ class Handlers:
     def running_for(self, request: gr.Request, stream: Stream) -> Iterator[Stream]:
         """A context in which the visitor can stop a stream. Only one is running at a time."""
         self.running = request.session_hash, stream
-        with closing(stream):
-            yield stream
-        self.running = None
+        try:
+            with closing(stream):
+                yield stream
+        finally:
+            self.running = None
 
     def stop(self, request: gr.Request) -> None:
         """Stop what is done for this visitor: the button was pressed, or the page was left."""
