@@ -83,11 +83,10 @@ def test_slices_in_any_order_with_any_batch_size_make_the_same_files(finished, f
 
 
 def test_more_images_are_added_without_changing_those_that_are_there(flags, finished, tmp_path):
-    words = [*flags, "--start_end", "0:6", "--output_dir", tmp_path, "--example"]
+    words = [*flags, "--start_end", "0:1", "--output_dir", tmp_path, "--example"]
     run(uiface_image_generation.main, *words, 1)
     run(uiface_image_generation.main, *words, 3)
-    compact_dataset(tmp_path / "t")
-    assert_same_dataset(tmp_path / "t", finished)
+    assert np.array_equal(pixels(tmp_path / "t"), pixels(finished)[:3])
 
 
 @pytest.mark.parametrize(
@@ -105,14 +104,9 @@ def test_the_partition_says_from_which_timestep_a_face_has_its_identity(flags, m
     assert set(t0s(tmp_path / "t")) == expected
 
 
-def test_injection_the_seed_and_noise_on_the_vector_change_the_images(flags, tmp_path):
-    """With a guidance that makes the identity of these small networks visible."""
-    words = [*flags, "--guidance", 50, "--start_end", "0:1", "--example", 1, "--output_dir", tmp_path, "--overwrite"]
-    seen = []
-    for more in ([], ["--no-injection"], ["--noise_seed", 1], ["--sigma", 0.5]):
-        run(uiface_image_generation.main, *words, *more)
-        seen += [pixels(tmp_path / "t")[0].tobytes()]
-    assert len(set(seen)) == len(seen)
+def test_another_seed_draws_other_images_of_the_same_identities(flags, finished, tmp_path):
+    run(uiface_image_generation.main, *flags, "--noise_seed", 1, "--start_end", "0:1", "--output_dir", tmp_path)
+    assert not any(np.array_equal(*both) for both in zip(pixels(tmp_path / "t"), pixels(finished), strict=False))
 
 
 def test_gates_and_an_lmdb_work_as_with_the_other_generators(demo, flags, tmp_path):
@@ -124,11 +118,13 @@ def test_gates_and_an_lmdb_work_as_with_the_other_generators(demo, flags, tmp_pa
     assert any(line["passed"] for line in lines)
 
 
-def test_a_run_with_another_partition_is_refused_and_changes_nothing(flags, finished, capsys):
+def test_a_run_with_another_sampler_is_refused_by_name_and_changes_nothing(flags, finished, capsys):
     before = dataset_files(finished)
-    words = [*without_threshold(flags), "--start_end", "0:6", "--output_dir", finished.parent, "--partition", 500]
+    words = [*without_threshold(flags), "--start_end", "0:6", "--output_dir", finished.parent]
+    words += ["--partition", 500, "--no-injection", "--guidance", 3]
     message = refused(uiface_image_generation.main, words, capsys)
-    assert "partition is adaptive there and 500 now" in message
+    for text in ("partition is adaptive there and 500 now", "injection is True there and False now", "guidance is 1 "):
+        assert text in message
     assert dataset_files(finished) == before
 
 
@@ -179,7 +175,7 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_written(flags, more, me
 
 def test_the_file_of_another_generator_is_refused(flags, demo, tmp_path, capsys):
     words = [*flags, "--model_weights", demo.generator, "--output_dir", tmp_path / "out"]
-    assert "not a UNet of UIFace: missing" in refused(uiface_image_generation.main, words, capsys)
+    assert "vec2face_generator.pth: not a state dict" in refused(uiface_image_generation.main, words, capsys)
 
 
 def test_vectors_of_another_encoder_and_latents_of_another_autoencoder_give_warnings(demo, flags, tmp_path, capsys):

@@ -35,8 +35,8 @@ class Recipe:
     ``example``: images per identity; ``sigmas``: one block of noise levels, see ``streams.image_sigmas``; ``seed``: the
     seed of all random draws; ``mask_rates``: the distribution that mask rates are drawn from, None for UIFace, which
     has none; ``lower_bound``: None for Gaussian noise, or for noise in a cone, which has no levels, the smallest cosine
-    of an image's vector to its identity vector. ``landmarks``: chooses the landmark pictures of the images, for a generator with a landmark
-    encoder; None without such control.
+    of an image's vector to its identity vector. ``landmarks``: chooses the landmark pictures of the images, for a
+    generator with a landmark encoder; None without such control.
     """
 
     example: int
