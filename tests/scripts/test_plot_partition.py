@@ -25,21 +25,9 @@ def test_faces_switch_at_the_timesteps_of_the_dataset(demo, models, tmp_path):
     threshold = float(np.median(distances[0]))
     _, t0 = plot_partition.trace(net, vectors, 0, Sampling(10, threshold), seed=3)
     assert len(set(t0)) > 1
-    words = [
-        *models,
-        "--center_feature",
-        demo.vectors,
-        "--start_end",
-        "0:4",
-        "--example",
-        1,
-        "--name",
-        "t",
-        "--seed",
-        3,
-    ]
-    words += ["--threshold", threshold, "--steps", 10, "--device", "cpu", "--precision", "fp32", "--no-measure"]
-    run(uiface_image_generation.main, *words, "--output_dir", tmp_path)
+    words = [*models, "--center_feature", demo.vectors, "--start_end", "0:4", "--example", 1, "--name", "t"]
+    words += ["--seed", 3, "--threshold", threshold, "--steps", 10, "--device", "cpu", "--precision", "fp32"]
+    run(uiface_image_generation.main, *words, "--no-measure", "--output_dir", tmp_path)
     assert [line["t0"] for line in manifest(tmp_path / "t")] == t0.tolist()
 
 
@@ -50,3 +38,5 @@ def test_the_picture_is_written_once(demo, models, tmp_path, capsys):
     assert "partition.png: 3 faces, " in capsys.readouterr().out
     assert read_image(tmp_path / "partition.png").shape[2] == 3
     assert "exists already" in refused(plot_partition.main, words, capsys)
+    message = refused(plot_partition.main, [*words, "--overwrite", "--steps", 2], capsys)
+    assert "--steps 2: fewer than two of them lie in the first stage" in message
