@@ -1,12 +1,14 @@
 """uiface_image_generation.py on small networks: what it writes, that nothing but the settings matters, bad input."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
 import torch
 from commands import refused, run
-from generation_runs import manifest
+from generation_runs import lines_written, manifest
+from processes import Script, run_script
 from uiface_models import SMALLEST, batch, replace, small_unet, write_small_models
 from written_datasets import assert_same_dataset, dataset_files
 
@@ -102,6 +104,24 @@ def test_the_partition_says_from_which_timestep_a_face_has_its_identity(flags, m
     words = flags if "--threshold" in more else without_threshold(flags)
     run(uiface_image_generation.main, *words, "--start_end", "0:1", "--output_dir", tmp_path, *more)
     assert set(t0s(tmp_path / "t")) == expected
+
+
+@pytest.mark.slow
+def test_a_dataset_whose_run_was_killed_equals_an_uninterrupted_one(finished, flags, tmp_path):
+    words = [*flags, "--start_end", "0:6", "--output_dir", tmp_path]
+    process = Script("uiface_image_generation.py", *words)
+    process.wait_until(lambda: lines_written(tmp_path / "t") >= 3)  # of one of the identities
+    process.signal(signal.SIGKILL)
+    assert process.wait().returncode == -signal.SIGKILL
+    run(uiface_image_generation.main, *words)
+    assert_same_dataset(tmp_path / "t", finished)
+
+
+@pytest.mark.slow
+def test_two_ranks_make_the_same_dataset(finished, flags, tmp_path):
+    run_script("uiface_image_generation.py", *flags, "--start_end", "0:6", "--output_dir", tmp_path, ranks=2)
+    compact_dataset(tmp_path / "t")
+    assert_same_dataset(tmp_path / "t", finished)
 
 
 def test_another_seed_draws_other_images_of_the_same_identities(flags, finished, tmp_path):
