@@ -47,7 +47,7 @@ class UIFaceGenerator(nn.Module):
         t0 = torch.full((len(vectors),), -1.0, device=vectors.device)  # (N,)
 
         def note_partition(step: Step) -> None:
-            t0[step.identity & (t0 < 0)] = step.t
+            t0.masked_fill_(step.identity & (t0 < 0), step.t)
 
         context = F.normalize(vectors.float())  # (N, 512)
         latents = sample(self.net, noise, context, self.sampling, note_partition)  # (N, C, h, w)
