@@ -1,7 +1,8 @@
 """Train the VQ autoencoder of UIFace's latents (diffusers' VQModel) on the photos of a training LMDB.
 
     torchrun --nproc_per_node=4 scripts/train_autoencoder.py --data lmdb_dataset/faces.lmdb --output_dir vq
-    python scripts/train_autoencoder.py --data faces.lmdb --model uiface_tiny --lpips_weights encoder --output_dir vq
+    python scripts/train_autoencoder.py --data faces.lmdb --model uiface_tiny --lpips_weights encoder \\
+        --lpips_weight 0.1 --output_dir vq
 
 The loss is the mean absolute error + LPIPS + the codebook loss, without a GAN. The result is OUTPUT_DIR/model.pth, with
 latents of unit variance, for --autoencoder of uiface.py and uiface_image_generation.py. To resume a run that was

@@ -64,10 +64,10 @@ def test_a_killed_training_resumes_to_the_same_weights(finished, training_lmdb, 
 
 @pytest.mark.slow
 def test_the_reconstruction_improves_with_a_perceptual_loss(demo, training_lmdb, tmp_path):
-    more = ["--lpips_weights", "encoder", "--id_weights", demo.encoder, "--epochs", 20, "--batch_size", 4]
+    more = ["--lpips_weights", "encoder", "--id_weights", demo.encoder, "--epochs", 6, "--batch_size", 4]
     run(train_autoencoder.main, *flags(training_lmdb, tmp_path, *more))
     losses = [json.loads(line)["total"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_a_folder_that_holds_a_run_is_refused(finished, training_lmdb, capsys):
