@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgpack
 import numpy as np
@@ -42,33 +42,37 @@ class FaceSet:
     UserError when there are no photos, the folder holds several datasets, the labels are not consecutive, or the mask
     does not fit.
 
-    ``soft_labels``: whether the caller understands images that are mixtures of two identities; UserError for them if
-    not. Then ``soft`` has their SoftLabels, None where each photo is of one identity; ``labels`` are those of the first
-    identities, and an identity may occur as a second one only.
+    ``mixtures``: what to do with images that are mixtures of two identities. "refuse": raise UserError; "first": take
+    each for a photo of its first identity; "read": ``soft`` has their SoftLabels, ``labels`` are those of the first
+    identities, and an identity may occur as a second one only. ``soft`` is None in all other cases.
     """
 
-    def __init__(self, path: Path | str, mask: Path | str | None = None, soft_labels: bool = False):
+    def __init__(
+        self,
+        path: Path | str,
+        mask: Path | str | None = None,
+        mixtures: Literal["refuse", "first", "read"] = "refuse",
+    ):
         self.path = Path(path)
         store = open_store(self.path)
-        if store.soft is not None and not soft_labels:
-            raise UserError(
-                f"{path}: each image is a mixture of two identities (--identity_mixup), and this command needs images "
-                "of one identity each; train_fr.py --data and measure_dataset.py read mixtures."
-            )
+        if mixtures == "refuse":
+            refuse_mixtures(store, path)
         positions = load_mask(mask, len(store.labels), path) if mask else np.arange(len(store.labels))
         if not len(positions):
             raise UserError(f"{path}: no photos in it (looked for identity/photo{EXTENSIONS[0]} and for LMDB records).")
         self.store, self.positions, self.soft = store, positions, None
         labels = np.asarray(store.labels)[positions]
-        if store.soft is not None:
+        if store.soft is not None and mixtures == "read":
             second, phi = (column[positions] for column in store.soft)  # (N,) each
             present, both = np.unique([labels, second], return_inverse=True)
             self.labels, second = both.reshape(2, -1)  # (2 N,) or (2, N), by NumPy's version -> (N,) each
             self.soft = SoftLabels(second, phi)
-            self.identities = [store.identity_name(label) for label in present]
-            return
-        present, self.labels = np.unique(labels, return_inverse=True)
-        if mask is None and (present[0] != 0 or len(present) != present[-1] + 1 or len(present) != store.class_count):
+        else:
+            present, self.labels = np.unique(labels, return_inverse=True)
+        may_have_gaps = mask is not None or store.soft is not None
+        if not may_have_gaps and (
+            present[0] != 0 or len(present) != present[-1] + 1 or len(present) != store.class_count
+        ):
             gap = next((i for i, label in enumerate(present) if i != label), len(present))
             raise UserError(
                 f"{path}: labels must be 0 to C-1 with an image each: it has labels {present[0]} to {present[-1]} for "
@@ -136,6 +140,15 @@ class ChosenPhotos:
             return self.faces.image(index)
         except (OSError, ValueError) as error:
             raise UserError(f"{self.faces.name(index)}: {error}") from error
+
+
+def refuse_mixtures(store: "FolderFaces | LmdbFaces", path: Path | str) -> None:
+    """Raise UserError when the images of a dataset have soft labels."""
+    if store.soft is not None:
+        raise UserError(
+            f"{path}: each image is a mixture of two identities (--identity_mixup), and images of one identity are "
+            "needed here; train_fr.py --data and measure_dataset.py read mixtures."
+        )
 
 
 def open_store(path: Path) -> "FolderFaces | LmdbFaces":
