@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import fr_training
 import msgpack
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from written_datasets import assert_same_dataset
 import image_generation
 import vec2face
 from models.errors import UserError
-from scripts import convert_dataset, inspect_dataset, small_portion_training_mask
+from scripts import convert_dataset, inspect_dataset, measure_dataset, small_portion_training_mask, train_fr
 from utils.data.face_set import FaceSet
 from utils.data.mixup import Shares
 from utils.dataset.layout import about_folder, settings_path
@@ -52,9 +53,9 @@ def mixed(demo, people, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mixed_lmdb(demo, people, tmp_path_factory):
-    """The same as an LMDB, made in two slices, the second one first, and of which one gets its third image later."""
+    """The same as an LMDB, made in two slices, the second one first, with further images later."""
     folder = tmp_path_factory.mktemp("lmdb")
-    for slice_, example in (("2:4", 3), ("0:2", 2), ("0:2", 3)):
+    for slice_, example in (("2:4", 2), ("0:2", 2), ("0:4", 3)):
         words = ["--start_end", slice_, "--format", "lmdb", *MIXUP]
         run(image_generation.main, *command(demo, people, folder, *words, example=example))
     return folder / "test"
@@ -81,6 +82,7 @@ def test_soft_labels_are_the_same_in_folder_and_lmdb_whatever_the_slices(mixed, 
     assert images[0] == images[1]
     assert len(images[0]) == 3 * PEOPLE
     assert folder.identities == lmdb.identities == [f"{number:06d}" for number in range(PEOPLE)]
+    lmdb.close()
     lines = [line["mixture"] for line in manifest(mixed)]
     assert [label[1:] for label in labels_of(folder)] == [(line["identity"], line["phi"]) for line in lines]
     with reading(LmdbStore.path(mixed_lmdb)) as transaction:
@@ -88,6 +90,7 @@ def test_soft_labels_are_the_same_in_folder_and_lmdb_whatever_the_slices(mixed, 
         assert len(msgpack.unpackb(transaction.get(b"0"))) == 4
 
 
+@pytest.mark.slow
 def test_slices_make_the_dataset_of_a_single_run(demo, people, mixed, tmp_path):
     for slice_ in ("2:4", "0:2"):
         run(image_generation.main, *command(demo, people, tmp_path, *MIXUP, "--start_end", slice_))
@@ -190,6 +193,40 @@ def test_who_needs_images_of_one_identity_refuses_mixtures(mixed, mixed_lmdb, tm
     with pytest.raises(SystemExit):
         run(inspect_dataset.main, lmdb, "--output", tmp_path / "sheet.jpg")
     assert "it has labels where the feature should be" in capsys.readouterr().out
+
+
+def training(folder, data, *words):
+    """Two epochs of two steps with both mixups as SynFace's code has them."""
+    flags = fr_training.flags(folder, "--data", data, "--batch_size", 6, "--real_data", PHOTOS, "--real_people", 2)
+    flags += ["--real_images", 2, "--domain_mixup", "linspace:0:1:21", "--domain_mixup_per", "batch"]
+    fr_training.train(*flags, "--mixup_loss", "logits", *words)
+
+
+def test_both_mixups_train_together_and_resume_to_the_same_weights(mixed, tmp_path):
+    training(tmp_path / "whole", mixed)
+    training(tmp_path / "parts", mixed, "--max_steps", 2)
+    training(tmp_path / "parts", mixed, "--resume", tmp_path / "parts")
+    whole = fr_training.weights(tmp_path / "whole")
+    assert whole["step"] == 4
+    assert len(whole["head"]["directions"]) == PEOPLE + 2
+    fr_training.assert_same(whole, fr_training.weights(tmp_path / "parts"))
+
+
+def test_a_training_takes_the_lmdb_and_real_photos_must_be_of_one_person_each(mixed, mixed_lmdb, tmp_path, capsys):
+    words = ["--epochs", 1, "--batch_size", 12]
+    fr_training.train(*fr_training.flags(tmp_path / "fr", "--data", mixed_lmdb, *words))
+    assert len(fr_training.weights(tmp_path / "fr")["head"]["directions"]) == PEOPLE
+    for flags in (["--real_data", mixed], ["--mixed_data", mixed, "--mixed_labels", "x.npy"]):
+        line = refused(train_fr.main, fr_training.flags(tmp_path / "other", *flags), capsys)
+        assert "each image is a mixture of two identities" in line
+
+
+def test_a_report_on_mixtures_counts_each_for_its_first_identity(demo, mixed, tmp_path, capsys):
+    words = ["--id_weights", demo.encoder, "--device", "cpu", "--output", tmp_path / "report"]
+    run(measure_dataset.main, mixed, *words)
+    assert "here each counts for the first of them" in capsys.readouterr().out
+    overview = json.loads((tmp_path / "report" / "report.json").read_text())["overview"]
+    assert (overview["people"], overview["images"]) == (PEOPLE, 3 * PEOPLE)
 
 
 def test_a_folder_without_the_names_of_its_mixtures_is_refused(mixed, tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -116,6 +117,13 @@ class FaceSet:
         for line in self.store.files():
             digest.update(f"{line}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
+
+    def part(self, indices: np.ndarray) -> "FaceSet":
+        """The photos ``indices`` (n,) as a set of their own, with the identities that have one, relabelled from 0."""
+        part = copy(self)
+        present, part.labels = np.unique(self.labels[indices], return_inverse=True)
+        part.positions, part.identities = self.positions[indices], [self.identities[label] for label in present]
+        return part
 
     def close(self) -> None:
         """Close the LMDB; reading a photo opens it again."""
