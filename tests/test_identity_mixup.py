@@ -202,25 +202,28 @@ def training(folder, data, *words):
     fr_training.train(*flags, "--mixup_loss", "logits", *words)
 
 
-def test_both_mixups_train_together_and_resume_to_the_same_weights(mixed, tmp_path):
+def test_both_mixups_train_together(mixed_lmdb, tmp_path):
+    training(tmp_path, mixed_lmdb, "--max_steps", 1)
+    assert len(fr_training.weights(tmp_path)["head"]["directions"]) == PEOPLE + 2
+
+
+@pytest.mark.slow
+def test_a_training_with_both_mixups_resumes_to_the_same_weights(mixed, tmp_path):
     training(tmp_path / "whole", mixed)
     training(tmp_path / "parts", mixed, "--max_steps", 2)
     training(tmp_path / "parts", mixed, "--resume", tmp_path / "parts")
     whole = fr_training.weights(tmp_path / "whole")
     assert whole["step"] == 4
-    assert len(whole["head"]["directions"]) == PEOPLE + 2
     fr_training.assert_same(whole, fr_training.weights(tmp_path / "parts"))
 
 
-def test_a_training_takes_the_lmdb_and_real_photos_must_be_of_one_person_each(mixed, mixed_lmdb, tmp_path, capsys):
-    words = ["--epochs", 1, "--batch_size", 12]
-    fr_training.train(*fr_training.flags(tmp_path / "fr", "--data", mixed_lmdb, *words))
-    assert len(fr_training.weights(tmp_path / "fr")["head"]["directions"]) == PEOPLE
+def test_photos_that_are_mixed_in_must_be_of_one_person_each(mixed, tmp_path, capsys):
     for flags in (["--real_data", mixed], ["--mixed_data", mixed, "--mixed_labels", "x.npy"]):
         line = refused(train_fr.main, fr_training.flags(tmp_path / "other", *flags), capsys)
         assert "each image is a mixture of two identities" in line
 
 
+@pytest.mark.slow
 def test_a_report_on_mixtures_counts_each_for_its_first_identity(demo, mixed, tmp_path, capsys):
     words = ["--id_weights", demo.encoder, "--device", "cpu", "--output", tmp_path / "report"]
     run(measure_dataset.main, mixed, *words)
