@@ -255,8 +255,10 @@ class FolderFaces:
 
 
 class LmdbFaces:
-    """An LMDB of records (image bytes, label) or (image bytes, feature, label), or, if all images are mixtures, (image
-    bytes, label a, label b, phi). Raises UserError if it is none of them."""
+    """An LMDB of records (image bytes, label) or (image bytes, feature, label). Raises UserError if it is not one.
+
+    With identity mixup the records are (image bytes, label a, label b, phi).
+    """
 
     def __init__(self, path: Path):
         self.path, self.lmdb, self.soft = path, LazyLmdb(path), None
