@@ -67,6 +67,21 @@ class CosineClassifier(nn.Module):
         lowered = SCALE * self.with_margin(logits[own] / SCALE, features)  # (N,)
         return F.cross_entropy(logits.index_put_(own, lowered), labels, reduction="none")  # (N,)
 
+    def of_mixtures(self, features: torch.Tensor, labels: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+        """The losses (N,) of mixtures of P classes each, as SynFace's code has them: the logits are mixed.
+
+        ``labels`` and ``shares`` (N, P), with sums of 1. M_k are the logits with the margin at class k. The mixed
+        logits o = sum of share_k M_k differ from the plain ones at the P classes only, and the loss is the sum of
+        share_k times the cross entropy of o with class k.
+        """
+        logits = SCALE * F.normalize(features) @ F.normalize(self.directions).T  # (N, classes)
+        rows = torch.arange(len(labels), device=labels.device)  # (N,)
+        lowered = [SCALE * self.with_margin(logits[rows, own] / SCALE, features) for own in labels.T]  # (N,) each
+        rows = rows[:, None].expand_as(labels)  # (N, P)
+        change = shares * (torch.stack(lowered, 1) - logits[rows, labels])  # (N, P)
+        logits = logits.index_put((rows, labels), change, accumulate=True)
+        return logits.logsumexp(1) - (shares * logits[rows, labels]).sum(1)  # (N,)
+
     def with_margin(self, cosines: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """The cosines (N,) of features (N, D) to their own classes, lowered by the margin."""
         raise NotImplementedError
@@ -144,9 +159,15 @@ class MagFace(CosineClassifier):
         self.bounds, self.margins, self.weight, self.easy_margin = bounds, margins, weight, easy_margin
 
     def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return super().forward(features, labels) + self.regulariser(features)
+
+    def of_mixtures(self, features: torch.Tensor, labels: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+        return super().of_mixtures(features, labels, shares) + self.regulariser(features)
+
+    def regulariser(self, features: torch.Tensor) -> torch.Tensor:
+        """What the losses (N,) of features (N, D) rise by: it decreases with the norm."""
         norms = self.norms_of(features)  # (N,)
-        regulariser = norms / self.bounds[1] ** 2 + 1 / norms  # (N,), decreases with the norm
-        return super().forward(features, labels) + self.weight * regulariser
+        return self.weight * (norms / self.bounds[1] ** 2 + 1 / norms)
 
     def norms_of(self, features: torch.Tensor) -> torch.Tensor:
         """Norms (N,) of features (N, D), clamped to the bounds."""

@@ -27,7 +27,7 @@ import torch.nn as nn
 from models.errors import UserError
 from models.heads import HEADS
 from models.iresnet import DEPTHS
-from models.recogniser import Recogniser, make_recogniser
+from models.recogniser import MIXUP_LOSSES, Recogniser, make_recogniser
 from models.weight_files import save_file
 from utils.cli.flags import (
     Parser,
@@ -65,13 +65,26 @@ NORMS_FROM = 1024  # number of photos whose feature norms model.pth describes
 def fr_parser() -> Parser:
     parser = make_parser(__doc__)
     data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, help="training photos: folder of identity/photo, or LMDB")
+    data.add_argument(
+        "--data", required=True,
+        help="training photos: folder of identity/photo, or LMDB; with two labels each if made with --identity_mixup",
+    )  # fmt: skip
     data.add_argument("--mask", help=".npy file of the positions of the photos to train on (default: all)")
-    data.add_argument("--mixed_data", help="images of mixtures of identities, for identity mixup (see --mixed_labels)")
+    data.add_argument("--mixed_data", help="further images, of mixtures with a folder each (see --mixed_labels)")
     data.add_argument("--mixed_labels", help="OUTPUT_mixup_labels.npy of the mixtures, by sample_identities.py --mixup")
     data.add_argument("--real_data", help="real photos to blend into the images, for domain mixup")
     data.add_argument(
-        "--domain_mixup", default="0.6:1.0", metavar="A:B", help="range of the weight of the image in a blend, 0 to 1"
+        "--real_people", type=positive, metavar="N", help="number of people of --real_data (default: all)"
+    )
+    data.add_argument(
+        "--real_images", type=positive, metavar="S", help="number of photos of each of these people (default: all)"
+    )
+    data.add_argument(
+        "--domain_mixup", default="0.6:1.0", metavar="PSI",
+        help="share of the image in a blend: LOW:HIGH for any between two, linspace:LOW:HIGH:COUNT or a number",
+    )  # fmt: skip
+    data.add_argument(
+        "--domain_mixup_per", choices=["image", "batch"], default="image", help="what shares one draw of --domain_mixup"
     )
     data.add_argument("--workers", type=int, default=4, help="number of processes that read, decode and augment photos")
     data.add_argument("--max_bad_records", type=int, default=100, help="largest number of broken photos to skip")
@@ -92,6 +105,10 @@ def fr_parser() -> Parser:
         action="store_true",
         help="ArcFace with a margin that is left out of the gradient, as in InsightFace's training code",
     )
+    model.add_argument(
+        "--mixup_loss", choices=MIXUP_LOSSES, default="losses",
+        help="what is mixed in the loss of a mixture: the losses of its labels, or their logits, as in SynFace's code",
+    )  # fmt: skip
     model.add_argument("--backbone", help="face encoder of the same size to start from (default: random weights)")
     model.add_argument(
         "--readout_weights", "--traces", dest="traces", type=float, nargs=2, metavar=("IMAGE", "POSE"),
@@ -141,7 +158,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     load_data = partial(
         load_recognition_data, args.data, args.mask, mixed=args.mixed_data, mixed_labels=args.mixed_labels,
-        real=args.real_data, domain_mixup=args.domain_mixup, with_poses=bool(args.traces), seed=args.seed,
+        real=args.real_data, real_people=args.real_people, real_images=args.real_images,
+        domain_mixup=args.domain_mixup, with_poses=bool(args.traces), seed=args.seed,
         augmentation=args.augmentation, erase=args.random_erasing,
     )  # fmt: skip
     data = world.from_main(load_data)  # one process reads the labels of millions of photos for all
@@ -153,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     model = make_recogniser(
         data.class_count, args.network, args.width, args.se, args.head, args.margin, args.easy_margin,
-        args.straight_through, readout_weights=args.traces,
+        args.straight_through, readout_weights=args.traces, mixup_loss=args.mixup_loss,
     )  # fmt: skip
     if args.backbone:
         load_backbone(model.backbone, args.backbone)
@@ -177,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             warmup_then_milestones, highest=args.lr, warmup_epochs=args.warmup_epochs, milestones=args.milestones
         ),
         seed=args.seed,
+        psi_of_step=partial(data.psi_of_batch, world.rank) if args.domain_mixup_per == "batch" else None,
     )  # fmt: skip
     network = parallel(model, world, device, args.compile)
     run = begin_run(
@@ -205,6 +224,7 @@ class Hyperparameters(NamedTuple):
     learning_rate: Callable[[float], float]  # by fractional epoch
     clip_grad: float  # largest gradient norm of the backbone
     seed: int
+    psi_of_step: Callable[[int], float] | None = None  # share of all images of a step, where they have one in common
 
 
 def train(
@@ -229,7 +249,10 @@ def train(
         batches.begin(epoch, state.step % hyper.steps_per_epoch)
         for batch in loader:
             broken.report(batch.error)
-            inputs = to_device(drop_broken(batch), run.device)
+            batch = drop_broken(batch)
+            if hyper.psi_of_step is not None:
+                batch.psi.fill_(hyper.psi_of_step(state.step))  # in place, as pinned memory
+            inputs = to_device(batch, run.device)
             lr = hyper.learning_rate(state.step / hyper.steps_per_epoch)
             set_learning_rates(optimizer, lr)
 
