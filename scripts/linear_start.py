@@ -42,7 +42,7 @@ def main(argv=None):
         help="weights of the face encoder that computed the features in the LMDB",
     )
     parser.add_argument(
-        "--sigma", type=float, default=0.3, help="standard deviation of the noise that the map should tolerate"
+        "--sigma", type=float, default=0.2, help="standard deviation of the noise that the map should tolerate"
     )
     parser.add_argument("--count", type=positive, default=4096, help="number of photos to fit, spread over all")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise and of the weights that are not fitted")

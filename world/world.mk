@@ -63,10 +63,10 @@ $(WORLD)/people.lmdb $(WORLD)/unseen.lmdb: $(WORLD)/%.lmdb: $(WORLD)/% $(WORLD_W
 		-d $(WORLD)/unfinished -n $*
 	mv $(WORLD)/unfinished/$*.lmdb $@
 
-$(WORLD)/soft_generator.pth: $(WORLD)/people.lmdb
+$(WORLD)/soft_generator.pth: $(WORLD)/people.lmdb | .venv/.installed-train-demo
 	$(PY) scripts/small_portion_training_mask.py --data $< --identities $(PEOPLE) --min_quality 0.6 \
 		--labels $(WORLD)/people/labels.jsonl -d $(WORLD)/good
-	$(PY) scripts/linear_start.py --data $< --mask $(WORLD)/good/*.npy \
+	$(PY) scripts/linear_start.py --data $< --mask $(WORLD)/good/*.npy --count 12000 \
 		--id_weights $(WORLD_WEIGHTS)/face_encoder.pth --output $(WORLD)/linear_start.pth
 	$(PY) vec2face.py --train_source $< --mask $(WORLD)/good/*.npy --id_weights $(WORLD_WEIGHTS)/face_encoder.pth \
 		--start_from $(WORLD)/linear_start.pth $(DECODER_ALONE) --lr 1e-3 --ema 0.995 $(WORLD_GENERATOR) \
