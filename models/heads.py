@@ -61,15 +61,30 @@ class CosineClassifier(nn.Module):
         """Set the directions to the class centroids (classes, D)."""
         self.directions.copy_(centroids)
 
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.directions)
+
+    @property
+    def share(self) -> range:
+        """The classes whose directions this process holds: all of them."""
+        return range(self.classes)
+
     def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         logits = SCALE * F.normalize(features) @ F.normalize(self.directions).T  # (N, classes)
         own = torch.arange(len(labels), device=labels.device), labels  # gather() would keep a copy of all logits
         lowered = SCALE * self.with_margin(logits[own] / SCALE, features)  # (N,)
-        return F.cross_entropy(logits.index_put_(own, lowered), labels, reduction="none")  # (N,)
+        losses = F.cross_entropy(logits.index_put_(own, lowered), labels, reduction="none")  # (N,)
+        return losses + self.regulariser(features)
 
     def with_margin(self, cosines: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """The cosines (N,) of features (N, D) to their own classes, lowered by the margin."""
         raise NotImplementedError
+
+    def regulariser(self, features: torch.Tensor) -> torch.Tensor | float:
+        """A term (N,) of the loss that depends on the features (N, D) alone, or 0."""
+        return 0.0
 
 
 class CosFace(CosineClassifier):
@@ -143,10 +158,10 @@ class MagFace(CosineClassifier):
         super().__init__(classes, width)
         self.bounds, self.margins, self.weight, self.easy_margin = bounds, margins, weight, easy_margin
 
-    def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def regulariser(self, features: torch.Tensor) -> torch.Tensor:
+        """A term (N,) that decreases with the norm."""
         norms = self.norms_of(features)  # (N,)
-        regulariser = norms / self.bounds[1] ** 2 + 1 / norms  # (N,), decreases with the norm
-        return super().forward(features, labels) + self.weight * regulariser
+        return self.weight * (norms / self.bounds[1] ** 2 + 1 / norms)
 
     def norms_of(self, features: torch.Tensor) -> torch.Tensor:
         """Norms (N,) of features (N, D), clamped to the bounds."""
