@@ -10,6 +10,7 @@ LMDB. The result is OUTPUT_DIR/model.pth, which every --id_weights and test_fr.p
 killed, or stopped with Ctrl-C, which saves a checkpoint first, add --resume OUTPUT_DIR to the same command.
 """
 
+import argparse
 import contextlib
 import math
 from argparse import BooleanOptionalAction as Boolean
@@ -28,6 +29,7 @@ from models.errors import UserError
 from models.heads import HEADS
 from models.iresnet import DEPTHS
 from models.recogniser import Recogniser, make_recogniser
+from models.sharded_head import ShardedHead
 from models.weight_files import save_file
 from utils.cli.flags import (
     Parser,
@@ -92,6 +94,17 @@ def fr_parser() -> Parser:
         action="store_true",
         help="ArcFace with a margin that is left out of the gradient, as in InsightFace's training code",
     )
+    model.add_argument(
+        "--sharded_head",
+        action="store_true",
+        help="class directions split over the processes (PartialFC), for hundreds of thousands of identities",
+    )
+    model.add_argument(
+        "--sample_rate",
+        type=sample_rate,
+        default=1.0,
+        help="share of the other identities that a step of a --sharded_head compares with, above 0 and at most 1",
+    )
     model.add_argument("--backbone", help="face encoder of the same size to start from (default: random weights)")
     model.add_argument(
         "--readout_weights", "--traces", dest="traces", type=float, nargs=2, metavar=("IMAGE", "POSE"),
@@ -132,6 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_head_flags(
         args.head, margin=args.margin, easy_margin=args.easy_margin, straight_through=args.straight_through
     )
+    if args.sample_rate < 1 and not args.sharded_head:
+        raise UserError(f"--sample_rate {args.sample_rate:g} has an effect with --sharded_head only.")
     world = join_training(args.device)
     if world.is_main:
         check_output_folder(args.output_dir, args.resume, args.overwrite, RESULTS)
@@ -157,15 +172,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     if args.backbone:
         load_backbone(model.backbone, args.backbone)
+    if args.sharded_head:
+        model.head = ShardedHead(model.head, args.batch_size, world.rank, world.size, args.sample_rate)
     model.to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, args.lr, args.momentum, args.weight_decay)
     description = run_description(world, data.records())
-    state = RecogniserState(model, optimizer, precision.scaler(device), vars(args), description)
+    scaler = precision.scaler(device, differing=args.sharded_head and world.size > 1)
+    state = RecogniserState(model, optimizer, scaler, vars(args), description)
     notes = []
     if args.resume:
         path, content = world.from_main(partial(load_checkpoint, args.resume))
         if content is not None:
-            notes = state.resume(content, path)
+            notes = state.resume(content, path, len(data))
         del content  # it may be large
     if args.backbone and state.step == 0:
         adapt_batch_norm(model, data, device)
@@ -176,9 +194,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         learning_rate=partial(
             warmup_then_milestones, highest=args.lr, warmup_epochs=args.warmup_epochs, milestones=args.milestones
         ),
-        seed=args.seed,
+        seed=args.seed, mixed=data.has_mixtures if args.sharded_head else None,
     )  # fmt: skip
-    network = parallel(model, world, device, args.compile)
+    network = parallel(model, world, device, args.compile, [model.head.directions] if args.sharded_head else ())
     run = begin_run(
         world, device, precision, state.step, hyper.last_step, ("loss", "norm"), notes,
         resume_command=resume_command(__file__, argv, args.output_dir), output_dir=args.output_dir,
@@ -205,6 +223,7 @@ class Hyperparameters(NamedTuple):
     learning_rate: Callable[[float], float]  # by fractional epoch
     clip_grad: float  # largest gradient norm of the backbone
     seed: int
+    mixed: bool | None = None  # whether every batch has second labels (None: those with mixtures)
 
 
 def train(
@@ -229,7 +248,7 @@ def train(
         batches.begin(epoch, state.step % hyper.steps_per_epoch)
         for batch in loader:
             broken.report(batch.error)
-            inputs = to_device(drop_broken(batch), run.device)
+            inputs = to_device(drop_broken(batch), run.device, hyper.mixed)
             lr = hyper.learning_rate(state.step / hyper.steps_per_epoch)
             set_learning_rates(optimizer, lr)
 
@@ -250,15 +269,15 @@ def train(
                 log.write(state.step, epoch, lr)
             if run.stop.asked() or state.step == hyper.last_step:
                 break
-            if run.world.is_main and run.save_every and state.step % run.save_every == 0:
+            if run.save_every and state.step % run.save_every == 0:
                 finite.settle()
-                state.save(run.folder / LAST)
+                state.save(run.folder / LAST, run.world.is_main)
         finite.settle()
-        if run.world.is_main:
-            state.save(run.folder / LAST)
-            if test and (state.step % hyper.steps_per_epoch == 0 or state.step == hyper.last_step):
-                with Precision().applied():
-                    log.scores("accuracy", test(), state.step, epoch)
+        state.save(run.folder / LAST, run.world.is_main)
+        epoch_ends = state.step % hyper.steps_per_epoch == 0 or state.step == hyper.last_step
+        if run.world.is_main and test and epoch_ends:
+            with Precision().applied():
+                log.scores("accuracy", test(), state.step, epoch)
         if run.stop.seen:
             break
 
@@ -270,6 +289,14 @@ def check_head_flags(head: str, **flags: float | bool | None) -> None:
     for flag, value in flags.items():
         if value not in (None, False) and head not in heads_of[flag]:
             raise UserError(f"--{flag} has no effect on --head {head}, only on {', '.join(heads_of[flag])}.")
+
+
+def sample_rate(text: str) -> float:
+    """argparse type: a number above 0 and at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text}")
+    return value
 
 
 def accuracies(model: Recogniser, pair_sets: Sequence) -> dict[str, float]:

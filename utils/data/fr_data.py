@@ -58,12 +58,13 @@ class RecogniserInput(NamedTuple):
     poses: torch.Tensor  # (B, 2) yaw and pitch in degrees, NaN where unknown
 
 
-def to_device(batch: RecognitionItem, device: torch.device) -> RecogniserInput:
+def to_device(batch: RecognitionItem, device: torch.device, mixed: bool | None = None) -> RecogniserInput:
     """Upload a batch from the loader and assemble its images on the device.
 
-    Whether the batch has mixtures is decided here, on the host, so that the host need not wait for the device.
+    ``mixed``: whether to return the second parts; by default, if the batch has mixtures. That is decided here, on the
+    host, so that the host need not wait for the device.
     """
-    mixed = bool((batch.weight < 1).any())
+    mixed = bool((batch.weight < 1).any()) if mixed is None else mixed
     pixels, holes, first, poses, weight = (
         upload(column, device) for column in (batch.pixels, batch.holes, batch.first, batch.pose, batch.weight)
     )
@@ -121,6 +122,11 @@ class RecognitionData(Dataset):
     def class_count(self) -> int:
         """Number of identities, including those of ``real``."""
         return len(self.faces.identities) + (0 if self.real is None else len(self.real.identities))
+
+    @property
+    def has_mixtures(self) -> bool:
+        """Whether some of the items are mixtures."""
+        return self.mixed is not None or self.real is not None
 
     def records(self) -> list[np.ndarray]:
         """Arrays that identify the photos in use and their labels."""
@@ -185,11 +191,17 @@ class LabelledPhoto(NamedTuple):
 
 
 class FirstPhotos(Dataset):
-    """The first ``per_identity`` photos of every identity of a FaceSet; items are LabelledPhotos."""
+    """The first ``per_identity`` photos of every identity of a FaceSet; items are LabelledPhotos.
 
-    def __init__(self, faces: FaceSet, per_identity: int):
+    ``identities``: the labels to take, by default all.
+    """
+
+    def __init__(self, faces: FaceSet, per_identity: int, identities: range | None = None):
         self.faces = faces
         order = np.argsort(faces.labels, kind="stable")
+        if identities is not None:
+            sorted_labels = faces.labels[order]
+            order = order[(sorted_labels >= identities.start) & (sorted_labels < identities.stop)]
         labels = faces.labels[order]
         rank = np.arange(len(labels)) - np.searchsorted(labels, labels)  # (N,) of each photo within its identity
         self.photos, self.labels = order[rank < per_identity], labels[rank < per_identity]
