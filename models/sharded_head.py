@@ -79,7 +79,7 @@ class ShardedHead(nn.Module):
         if self.size == 1:
             return features, labels
         labels_of_all = labels.new_empty(self.size * self.rows)
-        dist.all_gather_into_tensor(labels_of_all, labels)
+        dist.all_gather(list(labels_of_all.chunk(self.size)), labels)
         return GatheredRows.apply(features, self.rank, self.size), labels_of_all
 
     def _sampled(self, places, here):
@@ -123,7 +123,7 @@ class GatheredRows(torch.autograd.Function):
     def forward(ctx, rows, rank, size):
         ctx.rank, ctx.size = rank, size
         gathered = rows.new_empty(size * len(rows), rows.shape[1])
-        dist.all_gather_into_tensor(gathered, rows.contiguous())
+        dist.all_gather(list(gathered.chunk(size)), rows.contiguous())
         return gathered
 
     @staticmethod

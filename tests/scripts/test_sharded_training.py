@@ -41,7 +41,9 @@ def test_a_sharded_training_is_the_training_with_the_whole_head(on_two, tmp_path
 @pytest.mark.parametrize("more", [[], ["--sharded_head", "--sample_rate", 0.5]])
 def test_a_sharded_training_goes_on_with_another_number_of_processes_or_a_whole_head(on_two, tmp_path, more, capsys):
     train(*flags(tmp_path, "--resume", on_two, "--max_steps", 5, "--lr", 0, *more))
-    assert "number of processes is 1 (was 2), and the step at which the run goes on 4 (was 2)" in capsys.readouterr().out
+    assert (
+        "number of processes is 1 (was 2), and the step at which the run goes on 4 (was 2)" in capsys.readouterr().out
+    )
     assert weights(tmp_path)["step"] == 5
     before, after = (directions_and_momentum(weights(folder)) for folder in (on_two, tmp_path))
     assert torch.equal(before[0], after[0])
