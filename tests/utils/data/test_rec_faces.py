@@ -1,6 +1,7 @@
 """MXNet's .rec files: what is written is what its documentation says, and what is damaged is refused."""
 
 import shutil
+import signal
 import struct
 from itertools import pairwise
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from commands import refused, run
 from paths import PHOTOS
+from processes import Script
+from training_lmdbs import content, prepare
 
 from models.errors import UserError
 from scripts import convert_dataset, train_fr
@@ -93,6 +96,24 @@ def test_a_recogniser_trains_on_a_rec(rec, tmp_path):
 
     run(train_fr.main, *flags(tmp_path, "--data", rec, "--max_steps", 1, "--workers", 2))
     assert weights(tmp_path)["head"]["directions"].shape[0] == 3
+
+
+def test_a_training_lmdb_is_made_of_a_rec_as_of_the_photos(rec, training_lmdb, demo, tmp_path):
+    prepare(demo, rec, tmp_path)
+    names = lambda path: {k: v for k, v in content(path).items() if k.isdigit()}  # noqa: E731
+    assert names(tmp_path / "faces.lmdb") == names(training_lmdb)
+
+
+def test_a_killed_conversion_leaves_no_target_and_can_be_repeated(rec, tmp_path):
+    words = [rec] * 200 + [tmp_path / "x", "--to", "rec"]
+    process = Script("scripts/convert_dataset.py", *words)
+    process.wait_until((tmp_path / "x.unfinished" / "train.rec").exists)
+    process.signal(signal.SIGKILL)
+    assert process.wait().returncode == -signal.SIGKILL
+    assert not (tmp_path / "x").exists()
+    run(convert_dataset.main, rec, tmp_path / "x", "--to", "rec")
+    assert not (tmp_path / "x.unfinished").exists()
+    assert (tmp_path / "x" / "train.rec").read_bytes() == (rec / "train.rec").read_bytes()
 
 
 def cut(folder):
