@@ -5,9 +5,9 @@
     python scripts/train_fr.py --data rendered --head magface --readout_weights 6 3 --output_dir encoder
     python scripts/train_fr.py --data tests/photos --network 18 --width 16 --batch_size 4 --epochs 2 --output_dir fr
 
-The defaults are the published HSFace10K recipe (SE-IResNet-50, ArcFace). --data is a folder of identity/photo or an
-LMDB. The result is OUTPUT_DIR/model.pth, which every --id_weights and test_fr.py can read. To resume a run that was
-killed, or stopped with Ctrl-C, which saves a checkpoint first, add --resume OUTPUT_DIR to the same command.
+The defaults are the published HSFace10K recipe (SE-IResNet-50, ArcFace). --data is a folder of identity/photo, an LMDB
+or an MXNet .rec. The result is OUTPUT_DIR/model.pth, which every --id_weights and test_fr.py can read. To resume a run
+that was killed, or stopped with Ctrl-C, which saves a checkpoint first, add --resume OUTPUT_DIR to the same command.
 """
 
 import argparse
@@ -67,7 +67,7 @@ NORMS_FROM = 1024  # number of photos whose feature norms model.pth describes
 def fr_parser() -> Parser:
     parser = make_parser(__doc__)
     data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, help="training photos: folder of identity/photo, or LMDB")
+    data.add_argument("--data", required=True, help="training photos: folder of identity/photo, LMDB or .rec")
     data.add_argument("--mask", help=".npy file of the positions of the photos to train on (default: all)")
     data.add_argument("--mixed_data", help="images of mixtures of identities, for identity mixup (see --mixed_labels)")
     data.add_argument("--mixed_labels", help="OUTPUT_mixup_labels.npy of the mixtures, by sample_identities.py --mixup")
