@@ -21,6 +21,7 @@ from models.iresnet import IResNet
 from models.weight_files import load_file, load_weights_strict, save_file, sha256, state_dict_of
 
 CELLS = 4  # side of the grid of cells over which the maps are averaged
+ROUNDING = 0.01  # of an attribute's range
 FULL_RANGE = 100.0  # penalty in AttrOP's loss of a miss by an attribute's whole range, as much as a cosine of 0 costs
 
 
@@ -38,6 +39,11 @@ class Attribute:
     highest: float
     error: float
     correlation: float
+
+    def includes(self, value: float) -> bool:
+        """Whether a value lies in the range, to within the rounding of its ends in a text."""
+        slack = ROUNDING * (self.highest - self.lowest)
+        return self.lowest - slack <= value <= self.highest + slack
 
     def in_unit(self, value: float) -> str:
         """A value as text, with its unit."""
@@ -96,7 +102,7 @@ def attribute_target(estimator: AttributeEstimator, name: str, value: float, tol
     """
     index = estimator.index(name)
     attribute = estimator.attributes[index]
-    if not attribute.lowest <= value <= attribute.highest:
+    if not attribute.includes(value):
         raise UserError(
             f"{name} {value:g}: the estimator has seen values from {attribute.lowest:g} to "
             f"{attribute.in_unit(attribute.highest)}."

@@ -140,8 +140,7 @@ class IResNet(nn.Module):
 
         The last BatchNorm stays in float32.
         """
-        freeze_for_inference(self.eval().fuse(), device, dtype).features.float()
-        return self
+        return freeze_for_inference(self.eval().fuse(), device, dtype, in_float32=self.features)
 
     def fuse(self) -> IResNet:
         """Fold BatchNorms into the preceding convolutions, which makes inference faster. Returns the model.

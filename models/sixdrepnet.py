@@ -59,8 +59,7 @@ class SixDRepNet(nn.Module):
 
         The last layer stays in float32.
         """
-        freeze_for_inference(self, device, dtype).linear_reg.float()
-        return self
+        return freeze_for_inference(self, device, dtype, in_float32=self.linear_reg)
 
     def rotation(self, images: torch.Tensor) -> torch.Tensor:
         """RGB images (N, 3, H, W) in [-1, 1] -> rotation matrices (N, 3, 3), in float32."""

@@ -123,10 +123,19 @@ def first_few(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def freeze_for_inference(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
-    """The module in eval mode, in channels_last, and without gradients of its parameters; the input still gets one."""
+def freeze_for_inference(
+    module: nn.Module, device: torch.device | str, dtype: torch.dtype, in_float32: nn.Module | None = None
+) -> nn.Module:
+    """The module in eval mode, in channels_last, and without gradients of its parameters; the input still gets one.
+
+    ``in_float32``: a part of the module that keeps its float32 weights, unrounded.
+    """
     module.eval().requires_grad_(False)
-    return module.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    exact = {name: value.clone() for name, value in in_float32.state_dict().items()} if in_float32 is not None else {}
+    module.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    if in_float32 is not None:
+        in_float32.float().load_state_dict(exact)
+    return module
 
 
 def sha256(path: Path | str) -> str:

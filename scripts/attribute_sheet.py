@@ -3,6 +3,7 @@
     python scripts/attribute_sheet.py --attribute yaw --values -60 -30 0 30 60 --count 6 --output sheet
     python scripts/attribute_sheet.py --attribute quality --values 20 22 24 26 --output sheet
     python scripts/attribute_sheet.py --attribute smile --values 0 0.4 0.8 --output sheet
+    python scripts/attribute_sheet.py --attribute yaw --values -45 45 --attribute light_azimuth --values -80 80
 
 A target of yaw or pitch has to be reached within 5 degrees; a target of quality is a lower bound, of which an image may
 fall short by 1. Other attributes are those of an estimator (--attribute_weights), which have to be reached within its
@@ -13,6 +14,8 @@ while the face encoder still saw the same identity, the values reached, and the 
 """
 
 import json
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from utils.cli.command import command
 
@@ -44,7 +47,15 @@ SHOWN = 12  # identities of the picture
 POSE = ("yaw", "pitch")
 TARGETS = {"yaw": "yaw", "pitch": "pitch", "quality": "quality at least"}
 TOLERANCES = {"yaw": "within {:g} degrees", "pitch": "within {:g} degrees", "quality": "at most {:g} too low"}
-LABELS = TARGETS | {"quality": "quality >="}  # short enough for 112 pixels
+LABELS = TARGETS | {"quality": "quality >=", "light_azimuth": "light"}  # short enough for 112 pixels
+DEGREES = [-60, -30, 0, 30, 60]
+
+
+class Column(NamedTuple):
+    """A column of the sheet: a value that an attribute should have."""
+
+    name: str
+    value: float
 
 
 @command
@@ -55,13 +66,15 @@ def main(argv=None):
     )
     parser.add_argument("--count", type=positive, default=6, help="number of vectors to use, from the first one on")
     parser.add_argument(
-        "--attribute", default="yaw", help="attribute to change: yaw, pitch, quality, or one that the estimator knows"
-    )
+        "--attribute", action="append",
+        help="attribute to change: yaw, pitch, quality, or one that the estimator knows; repeatable, each with its "
+        "--values (default: yaw)",
+    )  # fmt: skip
     add_attribute_weights_flag(parser)
     parser.add_argument(
-        "--values", type=finite, nargs="+", default=[-60, -30, 0, 30, 60],
+        "--values", type=finite, nargs="+", action="append",
         help="targets: degrees of yaw or pitch, lowest quality (the norm of the quality model's feature), or values of "
-        "another attribute in its unit",
+        "another attribute in its unit (default: -60 -30 0 30 60)",
     )  # fmt: skip
     parser.add_argument(
         "--min_quality", type=finite, help="lowest quality, as a second target beside another attribute"
@@ -88,29 +101,28 @@ def main(argv=None):
     add_device_flags(parser, precision="auto")
     args = parser.parse_args(argv)
     refuse_existing(f"{args.output}.jpg", f"{args.output}.json", overwrite=args.overwrite)
-    use_demo_weights(args, unused=[] if args.attribute in POSE else ["pose_weights"])
+    columns = columns_of(args.attribute or ["yaw"], args.values or [DEGREES])
+    names = {name for name, _ in columns}
+    use_demo_weights(args, unused=[] if names & {*POSE} else ["pose_weights"])
     device, precision = set_up_inference(args)
     generator = load_vec2face(args.model_weights, device, precision.dtype, args.model)
     encoder = load_face_encoder(args.id_weights, device, precision.dtype)
     source = VectorSource(args.center_feature, f"0:{args.count}", 0)
     identities = list(source.identities(source.slice))
-    quality = pose = None
-    if args.attribute == "quality" or args.min_quality is not None:
+    quality = pose = estimator = None
+    if "quality" in names or args.min_quality is not None:
         quality = load_face_encoder(args.quality_weights, device, precision.dtype)
-    if args.attribute in POSE:
+    if names & {*POSE}:
         pose = load_pose_estimator(args.pose_weights, device, precision.dtype)
-    estimator = None
-    if args.attribute not in TARGETS:
+    if names - {*TARGETS}:
         estimator = load_attribute_estimator(attribute_file_of(args), encoder, args.id_weights)
-    all_targets = [
-        make_targets(args.attribute, value, args.min_quality, quality, pose, estimator) for value in args.values
-    ]
+    all_targets = [make_targets(*column, args.min_quality, quality, pose, estimator) for column in columns]
     progress = AttrOPProgress(args.min_quality, "--min_quality")
     rows_at_a_time = attrop_rows(args.batch_size, device)
-    sheet, figures = [[] for _ in identities], {}
-    with tqdm(total=len(args.values) * len(identities), unit="im", desc=args.attribute) as progress.bar:
-        for value, targets in zip(args.values, all_targets, strict=True):
-            attrop = AttrOP(
+    sheet, figures, runs = [[] for _ in identities], [], {}
+    with tqdm(total=len(columns) * len(identities), unit="im", desc=", ".join(names)) as progress.bar:
+        for column, targets in zip(columns, all_targets, strict=True):
+            attrop = runs[column.name] = AttrOP(
                 generator, encoder, targets, batch_size=rows_at_a_time, max_iters=args.max_iters, on_iteration=progress
             )
             results = []
@@ -118,38 +130,51 @@ def main(argv=None):
                 results.append(result)
                 progress.bar.update()
             results.sort(key=lambda result: result.key.number)
-            figures[f"{value:g}"] = summary(results, args.attribute)
+            figures.append(summary(results, column.name))
             for images, result in zip(sheet, results, strict=True):
                 if result.image is None:
                     raise UserError(f"{args.center_feature}: vector {result.key.number}: {result.reason}.")
                 images.append(to_pixels(result.image[None])[0].numpy())
-    names = [identity.name for identity in identities]
-    labels = [f"{LABELS.get(args.attribute, args.attribute)} {value:g}" for value in args.values]
+    labels = [f"{LABELS.get(column.name, column.name)} {column.value:g}" for column in columns]
     with output_file(f"{args.output}.jpg") as target:
-        target.write_bytes(encode_jpeg(labelled_sheet(sheet[:SHOWN], names[:SHOWN], labels), 92))
+        picture = labelled_sheet(sheet[:SHOWN], [identity.name for identity in identities[:SHOWN]], labels)
+        target.write_bytes(encode_jpeg(picture, 92))
     with output_file(f"{args.output}.json") as target:
-        content = {"vectors": len(identities)} | precision.in_report() | tolerances(attrop) | figures
-        target.write_text(json.dumps(content, indent=2) + "\n")
-    digits = 1 if estimator is None else 2
-    for value, figure in figures.items():
+        keys = [f"{value:g}" if len(names) == 1 else f"{name} {value:g}" for name, value in columns]
+        content = {"vectors": len(identities)} | precision.in_report() | tolerances(runs.values())
+        target.write_text(json.dumps(content | dict(zip(keys, figures, strict=True)), indent=2) + "\n")
+    for (name, value), figure in zip(columns, figures, strict=True):
+        digits = 1 if name in TARGETS else 2
         print(
-            f"{TARGETS.get(args.attribute, args.attribute)} {value}: {figure['accepted']:.0%} of {len(identities)} "
-            f"accepted, reached {figure['mean']:.{digits}f} ± {figure['std']:.{digits}f}, id similarity "
-            f"{figure['id_similarity']:.2f}"
+            f"{TARGETS.get(name, name)} {value:g}: {figure['accepted']:.0%} of {len(identities)} accepted, reached "
+            f"{figure['mean']:.{digits}f} ± {figure['std']:.{digits}f}, id similarity {figure['id_similarity']:.2f}"
         )
-    print(meaning_of_accepted(attrop))
+    print(meaning_of_accepted(runs.values()))
     print(f"sheet: {args.output}.jpg")
 
 
-def tolerances(attrop: AttrOP) -> dict:
+def columns_of(names: Sequence[str], values: Sequence[Sequence[float]]) -> list[Column]:
+    """The columns of the sheet. Raises UserError unless each attribute has its values, and has them once."""
+    if len(names) != len(values):
+        raise UserError(
+            f"--attribute is given {len(names)} times and --values {len(values)} times; each needs the other."
+        )
+    columns = [Column(name, value) for name, targets in zip(names, values, strict=True) for value in targets]
+    if twice := next((column for column in columns if columns.count(column) > 1), None):
+        raise UserError(f"--attribute {twice.name} --values {twice.value:g}: given twice.")
+    return columns
+
+
+def tolerances(runs: Iterable[AttrOP]) -> dict:
     """{"tolerance": {name of a target: how far it may be missed}, "lowest_id_similarity": number}."""
-    missed_by = {target.name: target.tolerance for target in attrop.targets}
-    return {"tolerance": missed_by, "lowest_id_similarity": round(1 - attrop.id_tolerance, 4)}
+    runs = list(runs)
+    missed_by = {target.name: target.tolerance for attrop in runs for target in attrop.targets}
+    return {"tolerance": missed_by, "lowest_id_similarity": round(1 - runs[0].id_tolerance, 4)}
 
 
-def meaning_of_accepted(attrop: AttrOP) -> str:
+def meaning_of_accepted(runs: Iterable[AttrOP]) -> str:
     """A line that says which images count as accepted."""
-    allowed = tolerances(attrop)
+    allowed = tolerances(runs)
     parts = [
         f"{name} {TOLERANCES.get(name, 'within {:.3g}').format(number)}"
         for name, number in allowed["tolerance"].items()

@@ -11,6 +11,7 @@ Features are kept there, so an interrupted run continues where it stopped. scrip
 
 import json
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from utils.cli.flags import make_parser, not_negative, positive
 from utils.cli.model_flags import add_device_flags, add_workers_flag, set_up_inference
 from utils.cli.outputs import output_file, report_folder
 from utils.data.face_set import FaceSet
+from utils.evaluation.groups import grouping_values, measure_groups
 from utils.evaluation.identity_statistics import measure_consistency, measure_leakage, measure_separability
 from utils.evaluation.image_features import EXTRACTORS, Extractor, load_extractor
 from utils.evaluation.image_statistics import measure_fidelity, measure_variety
 from utils.evaluation.measured_set import MeasuredSet
+from utils.evaluation.measured_values import Reader, load_readers
 from utils.evaluation.measurement import Measurement
 from utils.evaluation.metrics import NEIGHBOURS
 from utils.runtime.precision import Precision
@@ -49,6 +52,18 @@ def measure_parser() -> ArgumentParser:
     )  # fmt: skip
     models.add_argument("--quality_weights", help="weights of a quality model, for a histogram of quality")
     models.add_argument("--pose_weights", help="weights of a head pose model, for histograms of yaw and pitch")
+    models.add_argument(
+        "--attribute_weights",
+        help="weights of an estimator of attributes, for histograms of them, their entropies, and figures of groups",
+    )
+    models.add_argument(
+        "--attribute_encoder", help="face encoder that the estimator was trained with (default: --id_weights)"
+    )
+    models.add_argument(
+        "--group_by", nargs="+", metavar="NAME",
+        help="attributes whose low, middle and high third are measured apart (default: age and skin, as far as "
+        "--attribute_weights knows them)",
+    )  # fmt: skip
     models.add_argument("--lpips_weights", help="torchvision's VGG16, for LPIPS between images of an identity")
     models.add_argument(
         "--extractor",
@@ -99,14 +114,18 @@ def main(argv=None):
     name = dataset_name(args.data, args.mask)
     check_output(output, name, by_default=not args.output)
     device, precision = set_up_inference(args)
-    for path in (args.quality_weights, args.pose_weights, args.lpips_weights):
-        if path and not Path(path).is_file():  # they are loaded late, perhaps after hours of work
-            raise UserError(f"{path}: no such weight file.")
+    if args.lpips_weights and not Path(args.lpips_weights).is_file():  # it is loaded late, perhaps after hours of work
+        raise UserError(f"{args.lpips_weights}: no such weight file.")
+    readers = load_readers(
+        device, precision.dtype, args.quality_weights, args.pose_weights, args.attribute_weights,
+        args.attribute_encoder or args.id_weights,
+    )  # fmt: skip
+    groups = grouping_values(readers, args.group_by)
     extractor = None if args.extractor == "fr" else load_extractor(args.extractor, args.extractor_weights, device)
     measure(
         faces, references, output, args.id_weights, device, precision,
-        name=name, reference_features=args.reference_features, quality_weights=args.quality_weights,
-        pose_weights=args.pose_weights, lpips_weights=args.lpips_weights, extractor=extractor,
+        name=name, reference_features=args.reference_features, readers=readers, groups=groups,
+        lpips_weights=args.lpips_weights, extractor=extractor,
         neighbours=args.neighbours, fidelity_images=args.fidelity_images, sample=args.sample, pairs=args.pair_count,
         batch_size=args.batch_size, workers=args.workers, seed=args.seed,
     )  # fmt: skip
@@ -122,8 +141,8 @@ def measure(
     *,
     name: str | None = None,
     reference_features: Path | str | None = None,
-    quality_weights: Path | str | None = None,
-    pose_weights: Path | str | None = None,
+    readers: Sequence[Reader] = (),
+    groups: dict[str, tuple[float, float]] | None = None,
     lpips_weights: Path | str | None = None,
     extractor: Extractor | None = None,
     neighbours: int = NEIGHBOURS,
@@ -136,7 +155,8 @@ def measure(
 ) -> dict[str, Any]:
     """Write report.html and report.json on a dataset into ``output``, print the summary and return the report's values.
 
-    The optional values are the flags of the same names. Raises UserError when weights or images cannot be read.
+    ``readers``: the models of quality, pose and attributes; ``groups``: the values to group identities by, with their
+    ranges. The other optional values are the flags of the same names. Raises UserError when images cannot be read.
     """
     encoder, encoder_hash = load_face_encoder(id_weights, device, precision.dtype), sha256(id_weights)
 
@@ -153,10 +173,11 @@ def measure(
         )  # fmt: skip
         measurement.overview(encoder_hash)
         measure_separability(measurement, measured)
-        measure_consistency(measurement)
+        measure_consistency(measurement, measured)
         for reference in measured:
             measure_leakage(measurement, reference)
-        measure_variety(measurement, quality_weights, pose_weights, lpips_weights)
+        values = measure_variety(measurement, readers, lpips_weights, measured[0] if measured else None)
+        measure_groups(measurement, values, groups or {})
         if measured:
             measure_fidelity(measurement, measured[0], extractor, neighbours, fidelity_images)
         content = json.dumps(measurement.results, indent=2, ensure_ascii=False) + "\n"

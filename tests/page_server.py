@@ -21,7 +21,7 @@ OPTIONS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disab
 class PageServer:
     """``scripts/web_page.py`` with the demo models, in an empty folder ``home``, with temporary files in ``temporary``.
 
-    Its port is taken, so that it finds the next free one.
+    Its port is taken, so that it finds the next free one; and its proxy does not answer, as it needs none.
     """
 
     def __init__(self, folder):
@@ -31,6 +31,7 @@ class PageServer:
         flags = [*Demo.models, "--quality_weights", Demo.encoder, "--pose_weights", Demo.pose]
         flags += ["--center_feature", Demo.vectors]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(self.home), "TMPDIR": str(self.temporary)}
+        environment |= {name: "http://127.0.0.1:9" for name in ("HTTP_PROXY", "http_proxy")}
         with socket.create_server(("127.0.0.1", 0)) as taken, self.log.open("w") as log:
             self.wanted_port = taken.getsockname()[1]
             words = [sys.executable, "-u", ROOT / "scripts" / "web_page.py", *flags, "--port", self.wanted_port]

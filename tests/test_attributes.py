@@ -123,3 +123,18 @@ def test_a_sheet_shows_an_attribute_of_the_estimator(demo, tmp_path, capsys):
     assert "it knows light_azimuth" in refused(attribute_sheet.main, [*words, "--overwrite"], capsys)
     words[1] = "smile"
     assert "seen values from 0 to 0.899" in refused(attribute_sheet.main, [*words, "--overwrite"], capsys)
+
+
+def test_a_sheet_has_columns_of_several_attributes(demo, tmp_path, capsys):
+    words = ["--count", 2, "--max_iters", 1, *demo.models, *WEIGHTS, "--pose_weights", demo.pose]
+    words += ["--center_feature", demo.vectors, "--output", tmp_path / "s"]
+    words += ["--attribute", "yaw", "--values", "-45", "45", "--attribute", "smile"]
+    assert "--attribute is given 2 times and --values 1 times" in refused(attribute_sheet.main, words, capsys)
+    assert "--attribute yaw --values 45: given twice" in (
+        refused(attribute_sheet.main, [*words, "--values", "0", "--attribute", "yaw", "--values", "45"], capsys)
+    )
+    run(attribute_sheet.main, *words, "--values", "0.8")
+    figures = json.loads((tmp_path / "s.json").read_text())
+    assert {"yaw -45", "yaw 45", "smile 0.8"} <= figures.keys()
+    assert figures["tolerance"].keys() == {"yaw", "smile"}
+    assert "accepted: yaw within 5 degrees, smile within 0.127" in capsys.readouterr().out

@@ -89,9 +89,7 @@ class Autoencoder(nn.Module):
 
         The codebook stays in float32.
         """
-        codebook = self.model.quantize.embedding.weight.detach().to(device, torch.float32)  # (codes, latent_channels)
-        freeze_for_inference(self, device, dtype).model.quantize.embedding.weight.data = codebook
-        return self
+        return freeze_for_inference(self, device, dtype, in_float32=self.model.quantize.embedding)
 
 
 def vq_model(sizes: AutoencoderSizes) -> nn.Module:

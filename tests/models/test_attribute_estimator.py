@@ -43,6 +43,7 @@ def test_an_unknown_attribute_and_a_value_out_of_range_are_refused(estimator):
         attribute_target(estimator, "beard", 1)
     with pytest.raises(UserError, match=r"light_azimuth 120: .* -100 to 100 degrees"):
         attribute_target(estimator, "light_azimuth", 120)
+    attribute_target(estimator, "light_azimuth", 101)  # the ends of a range are rounded where they are shown
 
 
 def test_files_of_another_encoder_or_another_kind_are_refused(encoder, tmp_path):

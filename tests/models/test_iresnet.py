@@ -1,5 +1,6 @@
 """The face recognition network."""
 
+import pytest
 import torch
 
 from models.iresnet import IResNet
@@ -15,3 +16,14 @@ def test_the_se_shortcut_is_fused_without_change():
     with torch.no_grad():
         before = model(images)
         assert torch.allclose(model.for_inference()(images), before, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_last_batch_norm_keeps_its_float32_weights_in_16_bit(dtype):
+    torch.manual_seed(0)
+    model = IResNet((1, 1, 1, 1), (16, 16, 32, 32))
+    model.features.running_mean.normal_()
+    exact = {name: value.clone() for name, value in model.features.state_dict().items()}
+    model.for_inference(dtype=dtype)
+    assert model.conv1.weight.dtype == dtype
+    assert all(torch.equal(value, exact[name]) for name, value in model.features.state_dict().items())

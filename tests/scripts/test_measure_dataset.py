@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from attributes import write_estimator
 from filled import filled, manifest
 from paths import PHOTOS, files_of
 
@@ -148,3 +149,49 @@ def test_shares_are_percentages_and_the_title_names_the_dataset(demo, tmp_path, 
     similarities = [value for name, value in cells.items() if name.startswith(("similarity to", "mean similarity"))]
     assert similarities
     assert all(re.fullmatch(r"-?[01]\.[0-9]{3}", value) for value in similarities)
+
+
+def test_attributes_have_entropies_beside_photos_and_figures_by_group(demo, tmp_path, capsys):
+    words = [PHOTOS, "--attribute_weights", write_estimator(tmp_path / "estimator.pth"), "--group_by", "smile"]
+    report, page = measure(demo, tmp_path / "r", *words, "--reference", PHOTOS)
+    said = capsys.readouterr().out
+    entropies = report["variety"]["entropy"]
+    assert entropies.keys() == {"smile", "light_azimuth"}
+    assert all(pair["dataset"] == pair["reference"] for pair in entropies.values())
+    assert "verdict: the images vary as those of photos do" in said
+    groups = report["groups"]["smile"]
+    assert sum(group["identities"] for group in groups.values()) == 3
+    assert sum(group["images"] for group in groups.values()) == report["overview"]["images"]
+    assert "too few to compare" in said
+    assert "Are all groups equally good?" in page
+
+
+def test_consistency_is_compared_with_that_of_the_reference(demo, tmp_path, capsys):
+    report, _ = measure(demo, tmp_path / "r", PHOTOS, "--reference", PHOTOS)
+    (compared,) = report["identity"]["compared_with"]
+    assert compared["consistency_of_reference"] == pytest.approx(report["identity"]["consistency"])
+    assert "verdict: the identities are as consistent as those of photos, as far as 3 and 3 show" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--group_by", "age"], "--group_by age: no model here reads it; give --attribute_weights"),
+        (["--group_by", "age", "--attribute_weights", "own"], "those with a range are smile, light_azimuth"),
+        (["--group_by", "smile", "--attribute_weights", "other"], "was trained on another face encoder"),
+        (["--attribute_weights", "missing.pth"], "missing.pth"),
+    ],
+)
+def test_values_that_no_model_reads_are_refused_before_any_work(words, message, demo, tmp_path, capsys):
+    (tmp_path / "other.encoder").write_bytes(b"another file")
+    files = {
+        "own": write_estimator(tmp_path / "own.pth"),
+        "other": write_estimator(tmp_path / "other.pth", tmp_path / "other.encoder"),
+    }
+    with pytest.raises(SystemExit) as error:
+        measure(demo, tmp_path / "r", PHOTOS, *(files.get(word, word) for word in words))
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()

@@ -70,20 +70,37 @@ def note_flags_without_effect(args: argparse.Namespace, flags: list = WITHOUT_EF
         print(f"note: {', '.join(used)}: without effect, as in the released model")
 
 
+def number(text: str) -> float:
+    """argparse type: a number, NaN and the infinities among them."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+
+
+def whole(text: str) -> int:
+    """argparse type: a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+
+
 def multiple_of(step: int) -> Callable[[str], int]:
     """argparse type: a positive multiple of ``step``."""
 
     def whole_number(text: str) -> int:
-        if int(text) < step or int(text) % step:
+        value = whole(text)
+        if value < step or value % step:
             raise argparse.ArgumentTypeError(f"must be a multiple of {step}, not {text}")
-        return int(text)
+        return value
 
     return whole_number
 
 
 def positive(text: str) -> int:
     """argparse type: a whole number of at least 1."""
-    value = int(text)
+    value = whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
     return value
@@ -91,7 +108,7 @@ def positive(text: str) -> int:
 
 def fraction(text: str) -> float:
     """argparse type: a number from 0 to 1."""
-    value = float(text)
+    value = number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
     return value
@@ -99,7 +116,7 @@ def fraction(text: str) -> float:
 
 def not_negative(text: str) -> int:
     """argparse type: a whole number of at least 0."""
-    value = int(text)
+    value = whole(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, not {value}")
     return value
@@ -107,7 +124,7 @@ def not_negative(text: str) -> int:
 
 def finite(text: str) -> float:
     """argparse type: a finite number."""
-    value = float(text)
+    value = number(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be a number, not {text}")
     return value
@@ -115,7 +132,7 @@ def finite(text: str) -> float:
 
 def open_fraction(text: str) -> float:
     """argparse type: a number between 0 and 1, neither of them."""
-    value = float(text)
+    value = number(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"must lie between 0 and 1, not {text}")
     return value
@@ -123,7 +140,7 @@ def open_fraction(text: str) -> float:
 
 def cosine(text: str) -> float:
     """argparse type: a cosine similarity, -1 to 1."""
-    value = float(text)
+    value = number(text)
     if not -1 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be between -1 and 1, not {text}")
     return value
@@ -131,7 +148,7 @@ def cosine(text: str) -> float:
 
 def noise_level(text: str) -> float:
     """argparse type: the standard deviation of noise, from 0 to below 100."""
-    value = float(text)
+    value = number(text)
     if not 0 <= value < 100:
         raise argparse.ArgumentTypeError(f"must be between 0 and 100, not {text}")
     return value
@@ -139,7 +156,7 @@ def noise_level(text: str) -> float:
 
 def jpeg_quality(text: str) -> int:
     """argparse type: a JPEG quality, 1 to 100."""
-    value = int(text)
+    value = whole(text)
     if not 1 <= value <= 100:
         raise argparse.ArgumentTypeError(f"must be between 1 and 100, not {value}")
     return value

@@ -7,6 +7,7 @@ from models.errors import UserError
 from utils.dataset.layout import read_settings, settings_path
 
 Settings = dict[str, Any]  # plain JSON values
+NAMES = {"complete": "the number of images that each identity must have, or the reserve replaces it,"}
 
 
 def check_settings(root: Path, settings: Settings) -> bool:
@@ -24,7 +25,8 @@ def check_settings(root: Path, settings: Settings) -> bool:
     differing = [name for name in differing if name != "identities"]  # which other settings changed, too
     if differing:
         values = "; ".join(
-            f"{name} is {shown(old.get(name))} there and {shown(new.get(name))} now" for name in differing
+            f"{NAMES.get(name, name)} is {shown(old.get(name))} there and {shown(new.get(name))} now"
+            for name in differing
         )
         raise UserError(
             f"{root} holds a dataset with other settings: {values}. Give another --name, or --overwrite to start again."

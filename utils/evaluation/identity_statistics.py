@@ -3,6 +3,7 @@
 from functools import partial
 
 import numpy as np
+from scipy.stats import mannwhitneyu
 
 from utils.evaluation import metrics
 from utils.evaluation.measured_set import MeasuredSet
@@ -107,8 +108,8 @@ def verdict_on(separate: tuple[int, int], count: int, chance: float, name: str) 
     return f"they are separate {word} often than identities of {name} (p = {chance:.2g})"
 
 
-def measure_consistency(measurement: Measurement) -> None:
-    """Whether the images of an identity show one person."""
+def measure_consistency(measurement: Measurement, references: list[MeasuredSet]) -> None:
+    """Whether the images of an identity show one person, also in comparison with the reference sets."""
     data, report = measurement.data, measurement.report
     own = metrics.own_similarities(data.features, data.labels, data.sums, data.counts)
     known = own[~np.isnan(own)]
@@ -123,7 +124,9 @@ def measure_consistency(measurement: Measurement) -> None:
     genuine, impostor = metrics.genuine_and_impostor(data.features, data.labels, measurement.rng, measurement.pairs)
     percentiles = dict(zip(("1%", "5%", "50%", "95%"), np.percentile(known, (1, 5, 50, 95)).tolist(), strict=True))
     error_rate = metrics.error_rate(genuine, impostor)
+    consistency = metrics.consistency(data.sums, data.counts)
     measurement.results["identity"] = {
+        "consistency": float(consistency.mean()),
         "similarity_to_own_centre": {"mean": float(known.mean())} | percentiles,
         "closer_to_another_person": misassigned,
         "images_checked_for_that": checked,
@@ -133,17 +136,23 @@ def measure_consistency(measurement: Measurement) -> None:
     }
     figures = {"mean": float(known.mean()), **percentiles}
     report.table(
-        [[f"similarity to the class centroid, {name}", value] for name, value in figures.items()]
+        [["intra-class identity consistency", float(consistency.mean())]]
+        + [[f"similarity to the class centroid, {name}", value] for name, value in figures.items()]
         + [
             [f"images closer to the centroid of another class (of {checked})", percent(misassigned)],
             ["equal error rate of random pairs", percent(error_rate)],
         ]
     )
     measurement.lines.append(
-        f"similarity to the class centroid {known.mean():.3f}; {percent(misassigned)} closer to that of another class; "
-        f"equal error rate {percent(error_rate)}"
+        f"intra-class identity consistency {consistency.mean():.3f}; similarity to the class centroid "
+        f"{known.mean():.3f}; {percent(misassigned)} closer to that of another class; equal error rate "
+        f"{percent(error_rate)}"
     )
-    report.note("The class centroid of an image is the mean direction of the other images of its identity.")
+    report.note(
+        "Consistency: the mean similarity of two images of an identity, averaged over identities. The class centroid "
+        "of an image is the mean direction of the other images of its identity."
+    )
+    compare_consistency(measurement, consistency, references)
 
     def draw(axes):
         for name, values in (("one identity", genuine), ("two identities", impostor)):
@@ -159,6 +168,34 @@ def measure_consistency(measurement: Measurement) -> None:
     )
     others = [np.setdiff1d(np.flatnonzero(data.labels == data.labels[i]), [i])[:5] for i in hardest]
     report.pictures([list(data.images([i, *rest])) for i, rest in zip(hardest, others, strict=True)], "hardest")
+
+
+def compare_consistency(measurement: Measurement, own: np.ndarray, references: list[MeasuredSet]) -> None:
+    """The consistency of the dataset's identities (C,) beside that of each reference's, with a verdict."""
+    rows, measurement.results["identity"]["compared_with"] = [], []
+    for reference in references:
+        other, name = metrics.consistency(reference.sums, reference.counts), reference.faces.path.name
+        if not len(other):
+            measurement.report.note(f"No identity of {name} has two images to compare with.")
+            continue
+        chance = float(mannwhitneyu(own, other).pvalue)
+        if chance >= CHANCE:
+            verdict = f"the identities are as consistent as those of {name}, as far as {len(own)} and {len(other)} show"
+        else:
+            verdict = (
+                f"the identities are {'less' if own.mean() < other.mean() else 'more'} consistent than those of {name}"
+            )
+        verdict += f" ({own.mean():.3f} against {other.mean():.3f}, p = {chance:.2g})"
+        measurement.results["identity"]["compared_with"].append(
+            {
+                "reference": str(reference.faces.path), "consistency_of_reference": float(other.mean()),
+                "p_value": chance,
+            }
+        )  # fmt: skip
+        rows.append([name, float(own.mean()), float(other.mean()), verdict])
+        measurement.lines.append(f"verdict: {verdict}")
+    if rows:
+        measurement.report.table(rows, ["reference", "consistency", "consistency of the reference", "verdict"])
 
 
 def measure_leakage(measurement: Measurement, reference: MeasuredSet) -> None:

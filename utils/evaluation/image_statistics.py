@@ -2,54 +2,96 @@
 
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from models.iresnet import load_face_encoder
 from models.perceptual import load_lpips
 from models.pixels import to_images
-from models.sixdrepnet import load_pose_estimator
 from utils.evaluation import metrics
 from utils.evaluation.image_features import Extractor
 from utils.evaluation.measured_set import MeasuredSet
+from utils.evaluation.measured_values import Reader, read_values
 from utils.evaluation.measurement import Measurement, draw_histogram, progress
+from utils.evaluation.spread import Spread, is_sure, spread
 
 LPIPS_IDENTITIES, LPIPS_IMAGES = 100, 10  # at most
+SETS = ("dataset", "reference")
+
+
+class MeasuredValues(NamedTuple):
+    """Values of some images: ``rows`` (n,) of the features, and by name the values (n,)."""
+
+    rows: np.ndarray
+    values: dict[str, np.ndarray]
 
 
 def measure_variety(
-    measurement: Measurement, quality_weights: Path | str | None, pose_weights: Path | str | None,
-    lpips_weights: Path | str | None,
-) -> None:  # fmt: skip
-    """Quality and pose of the images, and how much the images of one identity differ; each only with its model."""
+    measurement: Measurement, readers: list[Reader], lpips_weights: Path | str | None, reference: MeasuredSet | None
+) -> MeasuredValues:
+    """How much quality, pose and attributes of the images vary, and how much the images of one identity differ.
+
+    ``readers``: the models of these values; ``reference``: photos of the same kind, whose spread is the yardstick.
+    Returns the values.
+    """
     data, report = measurement.data, measurement.report
-    device, dtype, batch_size = measurement.device, measurement.precision.dtype, measurement.batch_size
     report.heading("Does it vary?")
-    chosen = measurement.random_rows(data, measurement.sample)
-    labels, values = data.labels[chosen], {}
-    if quality_weights:
-        quality = load_face_encoder(quality_weights, device, dtype)
-        values["quality"] = data.outputs(quality, chosen, batch_size, "quality").norm(dim=1).numpy()
-    if pose_weights:
-        pose = load_pose_estimator(pose_weights, device, dtype)
-        angles = data.outputs(pose, chosen, batch_size, "pose")
-        values |= {"pitch": angles[:, 0].numpy(), "yaw": angles[:, 1].numpy()}
-    variety = {"images": len(chosen)}
-    for name, numbers in values.items():
+    rows = measurement.random_rows(data, measurement.sample)
+    measured = MeasuredValues(rows, read_values(data, rows, readers, measurement.batch_size))
+    labels, variety = data.labels[rows], {"images": len(rows)}
+    for name, numbers in measured.values.items():
         low, middle, high = np.percentile(numbers, (5, 50, 95)).tolist()
         within = metrics.within_identity_std(numbers, labels)
         variety[name] = {"5%": low, "50%": middle, "95%": high, "spread_within_a_person": within}
         counts, edges = np.histogram(numbers, 50)
         report.chart(partial(draw_histogram, counts=counts, edges=edges, x=name), name)
+    if table := [[name, *variety[name].values()] for name in measured.values]:
+        report.table(table, ["", "5 %", "50 %", "95 %", "standard deviation within an identity"])
+    variety["entropy"] = compare_spread(measurement, measured, readers, reference)
     variety["between_images_of_a_person"] = difference = difference_within_identities(measurement, lpips_weights)
     measurement.results["variety"] = variety
-    rows = [[name, *variety[name].values()] for name in values]
-    if rows:
-        report.table(rows, ["", "5 %", "50 %", "95 %", "standard deviation within an identity"])
     if difference:
         report.table([[difference["measure"], difference["mean"]]])
-    report.note(f"Histograms of {len(chosen)} images.")
+    report.note(f"Histograms of {len(rows)} images.")
+    return measured
+
+
+def compare_spread(
+    measurement: Measurement, measured: MeasuredValues, readers: list[Reader], reference: MeasuredSet | None
+) -> dict[str, dict[str, float]]:
+    """The entropy of each value over its range, beside the reference's, with a verdict."""
+    limits = {value.name: value.limits for reader in readers for value in reader.values if value.limits}
+    if not limits:
+        return {}
+    sets = [(measurement.data.labels[measured.rows], measured.values)]
+    if reference is not None:
+        rows = measurement.random_rows(reference, len(measured.rows))
+        sets.append((reference.labels[rows], read_values(reference, rows, readers, measurement.batch_size)))
+    spreads = {
+        name: [spread(values[name], labels, limits[name], measurement.rng) for labels, values in sets]
+        for name in limits
+    }
+    measurement.report.table(
+        [[name, *(f"{s.entropy:.3f} ± {s.error:.3f}" for s in pair)] for name, pair in spreads.items()],
+        ["entropy over the range of the value (equally often everywhere: 1)", *SETS[: len(sets)]],
+    )
+    if reference is not None:
+        line = verdict_on_spread(spreads, reference.faces.path.name)
+        measurement.lines.append(f"verdict: {line}")
+        measurement.report.note(line)
+    return {name: dict(zip(SETS, (s.entropy for s in pair), strict=False)) for name, pair in spreads.items()}
+
+
+def verdict_on_spread(spreads: dict[str, list[Spread]], name: str) -> str:
+    """Which values spread less, or more, than those of the reference ``name`` by more than chance."""
+    told = {word: [] for word in ("less", "more")}
+    for value, (own, other) in spreads.items():
+        if is_sure(own, other):
+            word = "less" if own.entropy < other.entropy else "more"
+            told[word].append(f"{value} ({own.entropy:.2f} against {other.entropy:.2f})")
+    parts = [f"{word} than those of {name} in {', '.join(values)}" for word, values in told.items() if values]
+    return f"the images vary {'; '.join(parts)}" if parts else f"the images vary as those of {name} do"
 
 
 @torch.inference_mode()

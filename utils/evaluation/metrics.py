@@ -106,6 +106,16 @@ def own_similarities(features: np.ndarray, labels: np.ndarray, sums: np.ndarray,
     return result
 
 
+def consistency(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean similarity of two images of an identity, for each identity with at least two images: (C',).
+
+    ``sums``: the sums s of each identity's directions (C, D); ``counts``: the number n of images of each (C,). The mean
+    over all pairs of two images is (|s|^2 - n) / (n (n - 1)), whatever n is.
+    """
+    sums, n = sums[counts > 1].astype(np.float64), counts[counts > 1]
+    return (np.square(sums).sum(1) - n) / (n * (n - 1))
+
+
 def misassigned_fraction(
     features: np.ndarray,
     labels: np.ndarray,

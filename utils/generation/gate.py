@@ -62,7 +62,10 @@ class Gate:
     def failures(self, values: dict[str, float]) -> str:
         """Why one image does not pass, as text; empty if it passes."""
         missed = (limit for limit in self.limits if not limit.passes(values.get(limit.name, math.nan)))
-        return ", ".join(f"{limit.name} {values.get(limit.name, math.nan):.3f} {limit}" for limit in missed)
+        return ", ".join(
+            f"{limit.name} {values[limit.name]:.3f} {limit}" if limit.name in values else f"no {limit.name}"
+            for limit in missed
+        )
 
 
 class Limit(NamedTuple):

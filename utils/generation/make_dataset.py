@@ -37,7 +37,7 @@ from utils.generation.pipeline import GeneratedImage, generate
 from utils.generation.recipe import Identity, Recipe
 from utils.generation.reserve import ReserveState, reserve_state, write_replaced
 from utils.generation.selection import Selection
-from utils.generation.summary import attrop_lines, count_records, gate_lines, reserve_lines, selection_lines
+from utils.generation.summary import NAMED, attrop_lines, count_records, gate_lines, reserve_lines, selection_lines
 from utils.runtime.distributed import Distributed
 from utils.runtime.inference import set_up_process
 from utils.runtime.precision import Precision
@@ -209,6 +209,12 @@ def bounds_of(source: Source, lowest: float, todo: list[int], device: torch.devi
         print(
             f"note: the cones of {narrowed.sum()} of {len(bounds)} identities are narrower than --lower_bound, because "
             f"another identity is near; their bounds are {bounds[narrowed].min():.3f} to {bounds.max():.3f}."
+        )
+    if still := [source.names[rows[place]] for place, bound in zip(places, bounds, strict=True) if bound == 1]:
+        named = ", ".join(still[:NAMED]) + (", ..." if len(still) > NAMED else "")
+        print(
+            f"note: {len(still)} identities have a vector that occurs twice, which leaves no room for noise: their "
+            f"images will be alike ({named})."
         )
     return {source.names[rows[place]]: bound for place, bound in zip(places, bounds.tolist(), strict=True)}
 

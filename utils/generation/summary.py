@@ -80,8 +80,11 @@ def gate_lines(counts: DatasetCounts, limits: list[Limit], max_tries: int) -> It
     if not counts.left_out:
         return
     total = sum(counts.images.values()) + counts.left_out + counts.not_best + counts.incomplete
-    yield f"gate: {counts.left_out} of {total} images passed in none of {max_tries} tries and are left out."
+    are = "is" if counts.left_out == 1 else "are"
+    yield f"gate: {counts.left_out} of {total} images {are} left out, as no try of {max_tries} passed."
     for limit in limits:
+        if limit.name == "faces" and not counts.gate_missed[limit]:
+            continue
         line = f"  {limit.name} {limit} at every try: {counts.gate_missed[limit]} images"
         if (reached := within_reach(counts.best_values[limit], limit)) is not None and limit.name != "faces":
             flag = f"--{'min' if limit.is_minimum else 'max'}_{limit.name}"

@@ -83,10 +83,14 @@ def free_port(host: str, wanted: int) -> int:
 
 def serve(page: "gradio.Blocks", host: str, port: int, largest_file: int, **looks: object) -> str:
     """Start serving a page in threads of its own; its address. ``looks``: theme, css and so on, of Gradio's launch."""
+    unproxied = [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), host, "localhost"]
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, unproxied))  # Gradio asks its own server
     middleware = (LocalOnly, (), {})  # class, arguments, named arguments, as Starlette has it
     _, address, _ = page.launch(
         server_name=host, server_port=port, share=False, prevent_thread_lock=True, quiet=True, footer_links=[],
-        max_file_size=largest_file, app_kwargs={"middleware": [middleware], "docs_url": None}, **looks,
+        max_file_size=largest_file, app_kwargs={"middleware": [middleware], "docs_url": None},
+        _frontend=False,  # otherwise the page does not start where drawing it takes longer than 3 seconds
+        **looks,
     )  # fmt: skip
     return address
 

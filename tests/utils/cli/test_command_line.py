@@ -13,6 +13,7 @@ from paths import ROOT
 
 import vec2face
 from scripts import train_fr
+from utils.cli import flags
 
 
 @pytest.mark.parametrize(
@@ -123,3 +124,22 @@ def test_an_unexpected_error_keeps_its_traceback():
 def test_scripts_without_models_start_without_torch(script):
     words = [sys.executable, "-c", f"import sys, scripts.{script}; sys.exit('torch' in sys.modules)"]
     assert subprocess.run(words, cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (flags.positive, "must be a whole number, not 'abc'"),
+        (flags.not_negative, "must be a whole number, not 'abc'"),
+        (flags.multiple_of(8), "must be a whole number, not 'abc'"),
+        (flags.open_fraction, "must be a number, not 'abc'"),
+        (flags.cosine, "must be a number, not 'abc'"),
+        (flags.finite, "must be a number, not 'abc'"),
+    ],
+)
+def test_a_value_that_is_no_number_is_named_in_plain_words(kind, message, capsys):
+    parser = flags.make_parser("")
+    parser.add_argument("--value", type=kind)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--value", "abc"])
+    assert f"argument --value: {message}" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """The metrics of datasets, against brute force."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -97,3 +99,13 @@ def test_people_of_a_larger_set_are_compared_at_equal_counts():
     assert metrics.separate_among(centres, 1, rng) == 1
     whole = metrics.separability(metrics.nearest_preceding(centres)[0])[-1][1]
     assert metrics.separate_among(centres, 50, rng) == whole
+
+
+def test_consistency_is_the_mean_similarity_of_all_pairs_of_an_identity():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [2, 5, 1])
+    features = rng.normal(size=(len(labels), 16)).astype(np.float32)
+    counts, unit = np.bincount(labels), metrics.normalised(features)
+    found = metrics.consistency(metrics.sums_of(features, labels, 3), counts)
+    pairs = [[unit[i] @ unit[j] for i, j in combinations(np.flatnonzero(labels == n), 2)] for n in (0, 1)]
+    assert found == pytest.approx([np.mean(p) for p in pairs], abs=1e-6)

@@ -106,6 +106,14 @@ def test_the_manifest_has_the_cosine_of_each_image_and_slices_and_ranks_make_the
     assert_same_dataset(tmp_path / "parts" / "cone", whole)
 
 
+def test_identities_whose_vector_occurs_twice_are_named(demo, tmp_path, capsys):
+    vectors = np.load(demo.vectors)[[0, 1, 0]]
+    np.save(tmp_path / "twice.npy", vectors)
+    flags = words(demo, tmp_path, "0:3", "--skip_attrop", "--example", 1)
+    run(image_generation.main, *flags, "--center_feature", tmp_path / "twice.npy")
+    assert "2 identities have a vector that occurs twice" in capsys.readouterr().out
+
+
 def test_the_card_and_the_export_say_cone_and_cosine(demo, tmp_path, capsys):
     best = ["--example", 1, "--best", 1, "--of", 3, "--min_quality", 1]
     run(image_generation.main, *words(demo, tmp_path, "0:1", "--skip_attrop", *best))

@@ -35,6 +35,12 @@ def people(vectors, count):
     return [Identity(i, f"{i:06d}", np.asarray(vectors[i], np.float32)) for i in range(count)]
 
 
+def test_a_failure_names_the_measure_that_is_missing_or_missed():
+    gate = Gate({"faces": 1}, max_tries=2, maximums={"landmark_error": 6})
+    assert gate.failures({"faces": 0.0}) == "faces 0.000 below 1, no landmark_error"
+    assert gate.failures({"faces": 1.0, "landmark_error": 7.5}) == "landmark_error 7.500 above 6"
+
+
 def test_what_is_written_passes_and_the_rest_says_why(demo, encoder, vectors, tmp_path, capsys):
     words = ["--center_feature", demo.vectors, "--start_end", "0:4", "--example", 5, "--skip_attrop", "--max_tries", 3]
     root, lines = run(image_generation, demo, tmp_path, *words, "--min_id_similarity", 0.65)
