@@ -55,7 +55,7 @@ from utils.training.fr_state import RecogniserState, make_optimizer
 from utils.training.optimizers import clip_and_step, set_learning_rates
 from utils.training.parallel import parallel
 from utils.training.resuming import check_agreement, load_checkpoint, run_description
-from utils.training.schedules import warmup_then_milestones
+from utils.training.schedules import warmup_then_milestones, warmup_then_polynomial
 from utils.training.setup import Run, begin_run, join_training, prepare_device, seed_step
 from utils.training.stop import resume_command
 
@@ -103,7 +103,7 @@ def fr_parser() -> Parser:
         "--sample_rate",
         type=sample_rate,
         default=1.0,
-        help="share of the other identities that a step of a --sharded_head compares with, above 0 and at most 1",
+        help="share of the identities that a step of a --sharded_head compares with, above 0 and at most 1",
     )
     model.add_argument("--backbone", help="face encoder of the same size to start from (default: random weights)")
     model.add_argument(
@@ -120,6 +120,12 @@ def fr_parser() -> Parser:
     recipe.add_argument("--lr", type=float, default=0.1, help="learning rate, for any number of processes")
     recipe.add_argument(
         "--milestones", type=int, nargs="*", default=[12, 20, 24], help="epochs (from 1) that begin with lr / 10"
+    )
+    recipe.add_argument(
+        "--schedule",
+        choices=["milestones", "polynomial"],
+        default="milestones",
+        help="fall of the learning rate: at the --milestones, or with the square of what is left of --epochs",
     )
     recipe.add_argument("--warmup_epochs", type=float, default=0, help="number of epochs of linear warm-up from 0")
     recipe.add_argument("--momentum", type=float, default=0.9, help="SGD momentum")
@@ -191,9 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     hyper = Hyperparameters(
         batches.steps, min(args.epochs * batches.steps, args.max_steps or math.inf), clip_grad=args.clip_grad,
-        learning_rate=partial(
-            warmup_then_milestones, highest=args.lr, warmup_epochs=args.warmup_epochs, milestones=args.milestones
-        ),
+        learning_rate=learning_rate(args.schedule, args.lr, args.warmup_epochs, args.epochs, args.milestones),
         seed=args.seed, mixed=data.has_mixtures if args.sharded_head else None,
     )  # fmt: skip
     network = parallel(model, world, device, args.compile, [model.head.directions] if args.sharded_head else ())
@@ -280,6 +284,15 @@ def train(
                 log.scores("accuracy", test(), state.step, epoch)
         if run.stop.seen:
             break
+
+
+def learning_rate(
+    schedule: str, lr: float, warmup_epochs: float, epochs: int, milestones: Sequence[int]
+) -> Callable[[float], float]:
+    """The learning rate by fractional epoch of the ``schedule`` called milestones or polynomial."""
+    if schedule == "polynomial":
+        return partial(warmup_then_polynomial, highest=lr, warmup_epochs=warmup_epochs, epochs=epochs)
+    return partial(warmup_then_milestones, highest=lr, warmup_epochs=warmup_epochs, milestones=milestones)
 
 
 def check_head_flags(head: str, **flags: float | bool | None) -> None:

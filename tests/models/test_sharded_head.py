@@ -13,7 +13,7 @@ from models.sharded_head import ShardedHead
 def test_losses_and_gradients_of_a_sharded_head_are_those_of_the_whole_head(processes):
     """All heads, mixtures, a process with fewer images than the others, and samples of the classes."""
     result = run_script("tests/sharded_ranks.py", ranks=processes, environment={"OMP_NUM_THREADS": "1"})
-    assert sorted(result.stdout.split()) == sorted(" ".join(f"rank {r} agrees" for r in range(processes)).split())
+    assert result.stdout.count("agrees") == processes
 
 
 def test_a_step_keeps_one_tensor_of_images_times_classes_and_none_of_the_labels():

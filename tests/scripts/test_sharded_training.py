@@ -1,5 +1,7 @@
 """train_fr.py --sharded_head: the same training as with the whole head, on any number of processes."""
 
+import json
+
 import pytest
 import torch
 from fr_training import flags, train, weights
@@ -58,6 +60,14 @@ def test_mixtures_and_centroids_and_three_processes_work(on_two, trained, tmp_pa
     run_script(SCRIPT, *flags(tmp_path / "centroids", *words), ranks=3)
     train(*flags(tmp_path / "whole", *words[1:]))
     assert_close(weights(tmp_path / "whole") | {"backbone": {}}, weights(tmp_path / "centroids"))
+
+
+def test_the_polynomial_schedule_falls_with_the_square_of_what_is_left(tmp_path):
+    """The warm-up of an epoch of four steps, then two epochs of which (8 - k) / 8 is left."""
+    train(*flags(tmp_path, "--schedule", "polynomial", "--epochs", 3, "--warmup_epochs", 1, "--log_every", 1))
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    expected = [0.01 * k / 4 for k in range(4)] + [0.01 * ((8 - k) / 8) ** 2 for k in range(8)]
+    assert rates == pytest.approx(expected)
 
 
 def test_a_run_on_other_processes_goes_on_in_the_same_epoch():
