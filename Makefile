@@ -7,7 +7,7 @@
 # make train-demo   a small generator from 900 of 1,000 rendered people, scored on the others; PHOTOS=folder: on yours
 # make pipeline   vectors, images, report, recogniser, test: the whole chain at toy scale with the demo models
 # make table-noise  a table of the paper on rendered people; also -attrop, -similarity, -people, -real, -mixup,
-#              -separability; TABLE="--people 1000 --images 20 --seeds 3": larger
+#              -synface, -separability; TABLE="--people 1000 --images 20 --seeds 3": larger
 # make world   everything from nothing: people, face encoder, head pose, generator, figures; WORLD=folder PEOPLE=10000
 # make bench   speed of this machine, as shares of its own peak
 # make gpu-check   what holds on the GPUs of this machine, in 15 minutes: gpu_check.md; GPU_CHECK="--checks decoding speed"

@@ -11,6 +11,7 @@ again.
 """
 
 from argparse import ArgumentParser
+from dataclasses import replace
 
 from utils.cli.command import command  # first, as it makes settings that must precede torch
 
@@ -27,6 +28,7 @@ from utils.cli.generation_flags import (
     networks_of,
     output_of,
 )
+from utils.cli.mixup_flags import add_mixup_flag, mixup_of
 from utils.cli.model_flags import set_up_inference
 from utils.cli.recipe_flags import add_recipe_flags, recipe_of
 from utils.generation.make_dataset import Machine, make_dataset
@@ -40,6 +42,7 @@ def identity_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
     add_vector_flags(parser)
     add_recipe_flags(parser, IDENTITY_SIGMAS)
+    add_mixup_flag(parser)
     add_attrop_flags(parser, "the norm that a quarter of these photos exceed")
     add_run_flags(parser, output_dir="generated_images")
     return parser
@@ -71,9 +74,11 @@ def main(argv=None):
         attrop_settings = {"image_quality": args.image_quality, "max_iters": args.max_iters}
         attrop_settings |= attribute_settings(args.attribute)
 
-    # Noise on the result: v' = v + n, n ~ N(0, sigma^2), rescaled to the norm of v; every v' is decoded once.
+    # Noise on the result, or with --identity_mixup on its mixture with another identity vector: v' = v + n, n ~ N(0,
+    # sigma^2), rescaled to the norm of v; every v' is decoded once.
+    recipe = replace(recipe_of(args), mixup=mixup_of(args, source))
     make_dataset(
-        source, networks, recipe_of(args), output_of(args, machine), machine,
+        source, networks, recipe, output_of(args, machine), machine,
         attrop=attrop, attrop_on="identity", gating=gating,
         extra_settings=extra_settings_of(args, "identity", attrop=attrop_settings),
         warnings=networks.warnings(max(args.min_quality or 0, args.image_quality)),

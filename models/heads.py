@@ -78,6 +78,22 @@ class CosineClassifier(nn.Module):
         losses = F.cross_entropy(logits.index_put_(own, lowered), labels, reduction="none")  # (N,)
         return losses + self.regulariser(features)
 
+    def of_mixtures(self, features: torch.Tensor, labels: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+        """The losses (N,) of mixtures of P classes each, as SynFace's code has them: the logits are mixed.
+
+        ``labels`` and ``shares`` (N, P), with sums of 1. M_k are the logits with the margin at class k. The mixed
+        logits o = sum of share_k M_k differ from the plain ones at the P classes only, and the loss is the sum of
+        share_k times the cross entropy of o with class k.
+        """
+        logits = SCALE * F.normalize(features) @ F.normalize(self.directions).T  # (N, classes)
+        rows = torch.arange(len(labels), device=labels.device)  # (N,)
+        lowered = [SCALE * self.with_margin(logits[rows, own] / SCALE, features) for own in labels.T]  # (N,) each
+        rows = rows[:, None].expand_as(labels)  # (N, P)
+        change = shares * (torch.stack(lowered, 1) - logits[rows, labels])  # (N, P)
+        logits = logits.index_put((rows, labels), change, accumulate=True)
+        losses = logits.logsumexp(1) - (shares * logits[rows, labels]).sum(1)  # (N,)
+        return losses + self.regulariser(features)
+
     def with_margin(self, cosines: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """The cosines (N,) of features (N, D) to their own classes, lowered by the margin."""
         raise NotImplementedError

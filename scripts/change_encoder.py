@@ -54,7 +54,7 @@ def main(argv=None):
     keep_freed_memory(CPU)
     source = load_file(args.source)
     preset, state = checked_state(source, args.source)
-    faces = FaceSet(args.data)
+    faces = FaceSet(args.data, mixtures="first")
     if len(faces) < 2 * HELD_OUT:
         raise UserError(f"{args.data}: {len(faces)} photos; a fit of {VECTOR_SIZE} numbers needs thousands.")
     indices = np.linspace(0, len(faces) - 1, min(args.count, len(faces))).astype(int)

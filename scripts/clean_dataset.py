@@ -223,7 +223,8 @@ def write_cleaned(target: Path | str, faces: FaceSet, cleaning: Cleaning) -> Non
         remove(unfinished)
         count = write("lmdb" if path.suffix == ".lmdb" else "folder", unfinished, photos(), people)
         unfinished.rename(path)
-    print(f"{path}: {count} images of {people} identities")
+    united = count - int((cleaning.reasons == KEPT).sum())
+    print(f"{path}: {count} images of {people} identities" + (f", {united} of them of united ones" if united else ""))
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def check_finished(content: dict, path: str) -> None:
 
 def feature_norms(encoder_path: str, data: str) -> dict[str, float]:
     """Percentiles of an encoder's feature norms of photos spread over a dataset."""
-    faces, encoder = FaceSet(data), load_face_encoder(encoder_path)
+    faces, encoder = FaceSet(data, mixtures="first"), load_face_encoder(encoder_path)
     indices = np.linspace(0, len(faces) - 1, min(NORM_PHOTOS, len(faces))).astype(int)
     return norm_percentiles(encoder, [faces.image(int(index)) for index in indices])
 

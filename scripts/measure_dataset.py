@@ -110,7 +110,9 @@ def main(argv=None):
     args = measure_parser().parse_args(argv)
     use_demo_weights(args)
     output = report_folder(args.data, args.output)
-    faces, references = FaceSet(args.data, args.mask), [FaceSet(path) for path in args.reference]
+    faces, references = FaceSet(args.data, args.mask, mixtures="first"), [FaceSet(path) for path in args.reference]
+    if faces.store.soft is not None:
+        print("note: its images are mixtures of two identities; here each counts for the first of them.")
     name = dataset_name(args.data, args.mask)
     check_output(output, name, by_default=not args.output)
     device, precision = set_up_inference(args)

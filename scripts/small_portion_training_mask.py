@@ -23,7 +23,7 @@ from models.errors import UserError
 from utils.cli.flags import finite, make_parser, not_negative, positive
 from utils.cli.outputs import output_file
 from utils.data.face_labels import LABELS, labels_by_name, load_labels
-from utils.data.face_set import FaceSet, FolderFaces, open_store
+from utils.data.face_set import FaceSet, FolderFaces, open_store, refuse_mixtures
 from utils.data.images import list_images, name_in
 from utils.data.masks import save_mask
 from utils.data.training_lmdb import photo_names
@@ -81,6 +81,7 @@ class Photos(NamedTuple):
 def photos_of_dataset(path: str) -> Photos:
     """The photos of a dataset, as trainings count them."""
     store = open_store(Path(path))
+    refuse_mixtures(store, path)
     if isinstance(store, FolderFaces):
         return Photos(store.labels.tolist(), lambda: [name_in(path, photo) for photo in store.paths], False)
     return Photos(store.labels.tolist(), lambda: photo_names(store.path), False)

@@ -78,6 +78,9 @@ def parse_flags(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+USEFUL = 0.9  # an error above this share of the mean's is no better than guessing
+
+
 @command
 def main(argv=None):
     args = parse_flags(argv)
@@ -108,6 +111,8 @@ def main(argv=None):
             f"{attribute.in_unit(attribute.error)} (the mean: {mean_error:.3g}), correlation "
             f"{attribute.correlation:.2f}"
         )
+        if attribute.error > USEFUL * mean_error:
+            print(f"warning: {attribute.name}: hardly better than the mean, so nothing can be aimed at with it.")
     print(f"{args.output}: trained on {len(train.labels)} photos, tested on {len(test.labels)}")
 
 

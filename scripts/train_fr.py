@@ -28,7 +28,7 @@ import torch.nn as nn
 from models.errors import UserError
 from models.heads import HEADS
 from models.iresnet import DEPTHS
-from models.recogniser import Recogniser, make_recogniser
+from models.recogniser import MIXUP_LOSSES, Recogniser, make_recogniser
 from models.sharded_head import ShardedHead
 from models.weight_files import save_file
 from utils.cli.flags import (
@@ -67,13 +67,26 @@ NORMS_FROM = 1024  # number of photos whose feature norms model.pth describes
 def fr_parser() -> Parser:
     parser = make_parser(__doc__)
     data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, help="training photos: folder of identity/photo, LMDB or .rec")
+    data.add_argument(
+        "--data", required=True,
+        help="training photos: folder of identity/photo, LMDB or .rec; two labels each if made with --identity_mixup",
+    )  # fmt: skip
     data.add_argument("--mask", help=".npy file of the positions of the photos to train on (default: all)")
-    data.add_argument("--mixed_data", help="images of mixtures of identities, for identity mixup (see --mixed_labels)")
+    data.add_argument("--mixed_data", help="further images, of mixtures with a folder each (see --mixed_labels)")
     data.add_argument("--mixed_labels", help="OUTPUT_mixup_labels.npy of the mixtures, by sample_identities.py --mixup")
     data.add_argument("--real_data", help="real photos to blend into the images, for domain mixup")
     data.add_argument(
-        "--domain_mixup", default="0.6:1.0", metavar="A:B", help="range of the weight of the image in a blend, 0 to 1"
+        "--real_people", type=positive, metavar="N", help="number of people of --real_data (default: all)"
+    )
+    data.add_argument(
+        "--real_images", type=positive, metavar="S", help="number of photos of each of these people (default: all)"
+    )
+    data.add_argument(
+        "--domain_mixup", default="0.6:1.0", metavar="PSI",
+        help="share of the image in a blend: LOW:HIGH for any between two, linspace:LOW:HIGH:COUNT or a number",
+    )  # fmt: skip
+    data.add_argument(
+        "--domain_mixup_per", choices=["image", "batch"], default="image", help="what shares one draw of --domain_mixup"
     )
     data.add_argument("--workers", type=int, default=4, help="number of processes that read, decode and augment photos")
     data.add_argument("--max_bad_records", type=int, default=100, help="largest number of broken photos to skip")
@@ -94,6 +107,10 @@ def fr_parser() -> Parser:
         action="store_true",
         help="ArcFace with a margin that is left out of the gradient, as in InsightFace's training code",
     )
+    model.add_argument(
+        "--mixup_loss", choices=MIXUP_LOSSES, default="losses",
+        help="what is mixed in the loss of a mixture: the losses of its labels, or their logits, as in SynFace's code",
+    )  # fmt: skip
     model.add_argument(
         "--sharded_head",
         action="store_true",
@@ -153,6 +170,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if args.sample_rate < 1 and not args.sharded_head:
         raise UserError(f"--sample_rate {args.sample_rate:g} has an effect with --sharded_head only.")
+    if args.sharded_head and args.mixup_loss == "logits":
+        raise UserError("--mixup_loss logits needs a whole head: leave out --sharded_head.")
     world = join_training(args.device)
     if world.is_main:
         check_output_folder(args.output_dir, args.resume, args.overwrite, RESULTS)
@@ -162,7 +181,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     load_data = partial(
         load_recognition_data, args.data, args.mask, mixed=args.mixed_data, mixed_labels=args.mixed_labels,
-        real=args.real_data, domain_mixup=args.domain_mixup, with_poses=bool(args.traces), seed=args.seed,
+        real=args.real_data, real_people=args.real_people, real_images=args.real_images,
+        domain_mixup=args.domain_mixup, with_poses=bool(args.traces), seed=args.seed,
         augmentation=args.augmentation, erase=args.random_erasing,
     )  # fmt: skip
     data = world.from_main(load_data)  # one process reads the labels of millions of photos for all
@@ -174,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     model = make_recogniser(
         data.class_count, args.network, args.width, args.se, args.head, args.margin, args.easy_margin,
-        args.straight_through, readout_weights=args.traces,
+        args.straight_through, readout_weights=args.traces, mixup_loss=args.mixup_loss,
     )  # fmt: skip
     if args.backbone:
         load_backbone(model.backbone, args.backbone)
@@ -198,7 +218,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     hyper = Hyperparameters(
         batches.steps, min(args.epochs * batches.steps, args.max_steps or math.inf), clip_grad=args.clip_grad,
         learning_rate=learning_rate(args.schedule, args.lr, args.warmup_epochs, args.epochs, args.milestones),
-        seed=args.seed, mixed=data.has_mixtures if args.sharded_head else None,
+        seed=args.seed, parts=data.parts if args.sharded_head else None,
+        psi_of_step=partial(data.psi_of_batch, world.rank) if args.domain_mixup_per == "batch" else None,
     )  # fmt: skip
     network = parallel(model, world, device, args.compile, [model.head.directions] if args.sharded_head else ())
     run = begin_run(
@@ -227,7 +248,8 @@ class Hyperparameters(NamedTuple):
     learning_rate: Callable[[float], float]  # by fractional epoch
     clip_grad: float  # largest gradient norm of the backbone
     seed: int
-    mixed: bool | None = None  # whether every batch has second labels (None: those with mixtures)
+    parts: Sequence[int] | None = None  # labels that every batch has (None: those with a share)
+    psi_of_step: Callable[[int], float] | None = None  # share of all images of a step, where they have one in common
 
 
 def train(
@@ -252,7 +274,10 @@ def train(
         batches.begin(epoch, state.step % hyper.steps_per_epoch)
         for batch in loader:
             broken.report(batch.error)
-            inputs = to_device(drop_broken(batch), run.device, hyper.mixed)
+            batch = drop_broken(batch)
+            if hyper.psi_of_step is not None:
+                batch.psi.fill_(hyper.psi_of_step(state.step))  # in place, as pinned memory
+            inputs = to_device(batch, run.device, hyper.parts)
             lr = hyper.learning_rate(state.step / hyper.steps_per_epoch)
             set_learning_rates(optimizer, lr)
 

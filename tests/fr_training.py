@@ -32,4 +32,4 @@ def assert_same(one, two):
 
 def image_of(item):
     """The image (3, 112, 112) that the network gets of one Item."""
-    return assemble(item.pixels[None], item.holes[None], torch.tensor([item.weight], dtype=torch.float64))[0]
+    return assemble(item.pixels[None], item.holes[None], torch.tensor([item.psi], dtype=torch.float64))[0]

@@ -4,17 +4,19 @@
 
 The tables are noise (standard deviation of the noise), attrop (with and without AttrOP for quality), similarity (mean
 similarity of the identity vectors), people (number of identities), real (against photos of as many identities) and
-mixup (the two kinds of SynFace). A seventh, separability, trains nothing: it measures whether the identities differ,
-whether each is consistent, and whether they resemble known people.
+mixup (two kinds of it). synface has SynFace's experiments: identity mixup with a fixed and with random shares, domain
+mixup with several numbers of real people, and both; beside the accuracies it measures how much the images of an
+identity vary. separability trains nothing: it measures whether the identities differ, whether each is consistent, and
+whether they resemble known people.
 
---data are photos of known people, whose class centroids the identity vectors imitate, and which real and mixup train
-on; --unseen are photos of other people, for the evaluation. Writes OUTPUT/TABLE.md and OUTPUT/TABLE.png. After an
-interruption the same command continues: what is finished is not repeated.
+--data are photos of known people, whose class centroids the identity vectors imitate, and which real, mixup and
+synface train on; --unseen are photos of other people, for the evaluation. Writes OUTPUT/TABLE.md and OUTPUT/TABLE.png.
+After an interruption the same command continues: what is finished is not repeated.
 """
 
 import json
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +41,17 @@ from scripts.sample_identities import Sampling, write_identities
 from utils.cli.flags import finite, make_parser, positive
 from utils.cli.outputs import output_file
 from utils.data.face_set import FaceSet
+from utils.data.fr_sources import choose_photos
 from utils.data.masks import save_mask
 from utils.evaluation.comparison import accuracy_table, dataset_table, read_results
 from utils.evaluation.verification_sets import draw_pairs, load_pairs
 from utils.generation.photo_source import PhotoSource
 from utils.runtime.device import keep_freed_memory, resolve_device
 from utils.runtime.precision import Precision
-from world.ablation_tables import TABLES, Photos, SyntheticSet
+from world.ablation_tables import MEASURED, TABLES, Photos, SyntheticSet
+
+# Flags of train_fr.py: shares 0, .05, ..., 1 of the synthetic image, one for all of a batch; the logits are mixed.
+SYNFACE = ["--mixup_loss", "logits", "--domain_mixup", "linspace:0:1:21", "--domain_mixup_per", "batch"]
 
 
 def ablation_parser() -> ArgumentParser:
@@ -118,16 +124,22 @@ def main(argv=None):
     with output_file(ablation.output / f"{args.table}.md") as target:
         remember_settings(vars(args), ablation.output, args.table)
         ablation.prepare()
-        make = ablation.measured if args.table == "separability" else ablation.evaluated
-        results = {
-            name: [read_results(make(row, seed)) for seed in range(1 if row == Photos(known=False) else args.seeds)]
-            for name, row in TABLES[args.table].items()
-        }
-        if args.table == "separability":
-            text = dataset_table(results)
-        else:
-            text = accuracy_table(results, "real" if args.table == "real" else None)
+        rows = TABLES[args.table]
+
+        def results_of(
+            make: Callable[[SyntheticSet | Photos, int], Path], names: Iterable[str]
+        ) -> dict[str, list[dict]]:
+            seeds = {name: range(1 if rows[name] == Photos(known=False) else args.seeds) for name in names}
+            return {name: [read_results(make(rows[name], seed)) for seed in seeds[name]] for name in seeds}
+
+        tables = []
+        if args.table != "separability":
+            results = results_of(ablation.evaluated, rows)
+            tables.append(accuracy_table(results, "real" if args.table == "real" else None))
             draw(results, target.with_suffix(".png"))
+        if args.table in MEASURED:
+            tables.append(dataset_table(results_of(ablation.measured, MEASURED[args.table])))
+        text = "\n\n".join(tables)
         target.write_text(text + "\n")
     print(text)
     print(f"table: {target}")
@@ -138,7 +150,7 @@ def remember_settings(flags: dict, output: Path, table: str) -> None:
 
     Raises UserError where this run asks for something else.
     """
-    without = {"table", "seeds", "output"} | ({"judge"} if table != "separability" else set())
+    without = {"table", "seeds", "output"} | ({"judge"} if table not in MEASURED else set())
     settings = {key: value for key, value in flags.items() if key not in without}
     path = output / "settings.json"
     before = json.loads(path.read_text()) if path.exists() else {}
@@ -200,10 +212,14 @@ class Ablation:
             return results
         mask = self.output / f"{folder.name}.npy"
         if isinstance(row, Photos):
-            data = ["--data", self.photos, "--mask", write_mask(mask, self.photos, self.identities, self.example, seed)]
+            data = ["--data", self.photos, "--mask", self.photo_mask(mask, row, seed)]
         else:
             data = self.make_images(row, seed)
-            data += ["--real_data", self.photos] if row.blended else []
+            data += ["--real_data", self.photos] if row.blended or row.real else []
+            data += SYNFACE if row.as_synface else []
+            if row.real:
+                people, images = row.real.of(self.identities, self.example)
+                data += ["--real_people", people, "--real_images", images]
             if row.fraction < 1:
                 identities = max(2, round(self.identities * row.fraction))
                 data += ["--mask", write_mask(mask, self.dataset(row, seed), identities, self.example, seed)]
@@ -218,6 +234,14 @@ class Ablation:
         write_results(results, evaluate(encoder, [load_pairs(self.pairs)], 64, precision))
         return results
 
+    def photo_mask(self, path: Path, row: Photos, seed: int) -> Path:
+        """Write the --mask of the photos of a row: of a part the same ones that domain mixup blends in; its path."""
+        if row.part is None:
+            return write_mask(path, self.photos, self.identities, self.example, seed)
+        faces = FaceSet(self.photos)
+        save_mask(path, choose_photos(faces, *row.part.of(self.identities, self.example), seed).positions, len(faces))
+        return path
+
     def measured(self, row: SyntheticSet | Photos, seed: int) -> Path:
         """Dataset and report of a row; the file of the report."""
         data = Path(self.unseen) if isinstance(row, Photos) else self.dataset(row, seed)
@@ -229,9 +253,9 @@ class Ablation:
             self.make_images(row, seed)
         say(f"report on {data}")
         known = self.output / "measured" / "known"
-        references = [FaceSet(self.photos)]
         measure(
-            FaceSet(data), references, folder, self.evaluator_weights, *in_float32(), reference_features=known
+            FaceSet(data, mixtures="first"), [FaceSet(self.photos)], folder, self.evaluator_weights, *in_float32(),
+            reference_features=known,
         )  # fmt: skip
         return report
 
@@ -252,7 +276,7 @@ class Ablation:
             write_identities(sampling, vectors, device)
         folder = self.dataset(synthetic, seed)
         mixed = round(self.example * synthetic.mixed)
-        self.generate(folder, vectors, self.example - mixed, synthetic, seed)
+        self.generate(folder, vectors, self.example - mixed, synthetic, seed, synthetic.mixup)
         flags = ["--data", folder]
         if mixed:
             mixtures = folder.with_name(f"{folder.name}_mixup")
@@ -260,7 +284,9 @@ class Ablation:
             flags += ["--mixed_data", mixtures, "--mixed_labels", with_ending(vectors, "_mixup_labels")]
         return flags
 
-    def generate(self, folder: Path, vectors: Path, example: int, synthetic: SyntheticSet, seed: int) -> None:
+    def generate(
+        self, folder: Path, vectors: Path, example: int, synthetic: SyntheticSet, seed: int, mixup: str | None = None
+    ) -> None:
         """Make what is missing of a dataset of ``example`` images of each of the identity vectors."""
         target = ["--image_quality", self.image_quality] if self.image_quality else []
         run(
@@ -268,6 +294,7 @@ class Ablation:
             self.model_weights, "--id_weights", self.id_weights, "--quality_weights", self.quality_weights, "--example",
             example, "--sigma", *synthetic.sigma, "--name", folder.name, "--output_dir", folder.parent, "--seed", seed,
             "--batch_size", self.batch_size, *(target if synthetic.attrop else ["--skip_attrop"]),
+            *(["--identity_mixup", mixup] if mixup else []),
         )  # fmt: skip
 
 

@@ -67,11 +67,11 @@ def fr_training_job(preset: str, device: torch.device, dtype: torch.dtype, batch
     model.to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, args.lr, args.momentum, args.weight_decay)
     images = torch.rand(batch_size, 3, 112, 112, device=device).contiguous(memory_format=torch.channels_last)
-    labels, weight = torch.arange(batch_size, device=device), torch.ones(batch_size, device=device)
+    labels = torch.arange(batch_size, device=device)
 
     def job() -> None:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            losses, _ = model(images, labels, labels, weight)
+            losses, _ = model(images, labels)
         losses.mean().backward()
         nn.utils.clip_grad_norm_(model.backbone.parameters(), args.clip_grad)
         optimizer.step()

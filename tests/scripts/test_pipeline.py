@@ -13,6 +13,7 @@ import image_generation
 from scripts import measure_dataset, sample_identities, train_fr
 from scripts import test_fr as tester
 from world import run_ablation
+from world.ablation_tables import TABLES
 
 SMALL = "--network 18 --width 16 --no-se --batch_size 4 --epochs 1 --workers 0 --device cpu"
 
@@ -97,3 +98,22 @@ def test_a_table_is_made_once(tmp_path, capfd):
     log = capfd.readouterr().out
     assert "--mixed_data" in log
     assert "--real_data" in log
+
+
+@pytest.mark.slow
+def test_synfaces_experiments_are_one_table_with_the_variation_of_the_images(tmp_path, capfd):
+    words = ["--photos", PHOTOS, "--unseen", PHOTOS, "--people", 3, "--images", 2, "--pairs", 12]
+    words += ["--max_similarity", 0.99, "--recogniser", SMALL, "--image_quality", 5, "--batch_size", 2]
+    run(run_ablation.main, "synface", *words, "--output", tmp_path)
+    text = (tmp_path / "synface.md").read_text()
+    accuracies, variation = (
+        [row.split("|")[1].strip() for row in part.splitlines()[2:]] for part in text.split("\n\n")
+    )
+    assert accuracies == list(TABLES["synface"])
+    assert variation == ["no mixup", "IM, share .8", "IM, share .6 to 1"]
+    assert "similarity to the class centroid" in text
+    assert len(list((tmp_path / "datasets").glob("*_attrop1_*_0"))) == 3  # domain mixup needs no further images
+    log = capfd.readouterr().out
+    assert "--identity_mixup linspace:0.6:1:11" in log
+    assert "--mixup_loss logits --domain_mixup linspace:0:1:21 --domain_mixup_per batch" in log
+    assert "--real_people 2 --real_images 2" in log

@@ -81,6 +81,7 @@ def test_a_run_on_other_processes_goes_on_in_the_same_epoch():
     ("more", "message"),
     [
         (["--sample_rate", 0.5], "has an effect with --sharded_head only"),
+        (["--sharded_head", "--mixup_loss", "logits"], "--mixup_loss logits needs a whole head"),
         (["--sharded_head", "--sample_rate", 0], "must be above 0 and at most 1, not 0"),
         (["--sharded_head", "--sample_rate", 1.5], "must be above 0 and at most 1, not 1.5"),
     ],

@@ -66,6 +66,9 @@ def test_only_this_machine_is_served_and_browsers_load_nothing_from_others(page_
     port = int(page_server.url.split(":")[2].strip("/"))
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", port))
+    under_another_name = urllib.request.Request(page_server.url, headers={"Host": "evil.example"})
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(under_another_name)
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from commands import refused
 from paths import files_of
 
+from models.errors import UserError
 from utils.data.face_set import FaceSet
 from utils.data.landmarks import landmarks_at
 from utils.evaluation.verification import features_of
 from world import render_faces
 from world.renderer.hair import CUTS, Hairdresser
-from world.renderer.person import make_person, rotation, stream
+from world.renderer.mixture import mix_traits
+from world.renderer.person import draw_traits, make_person, rotation, stream
 from world.renderer.photo import Photographer, draw_setting, quality_of
 
 PLAIN = {
@@ -55,6 +58,57 @@ def test_other_settings_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         render(tmp_path, "--identities", 1, "--images", 2)
     assert "was begun with" in capsys.readouterr().err
+
+
+def test_photos_of_mixtures_have_soft_labels_and_the_conditions_that_they_have_without_mixup(tmp_path):
+    words = ["--identities", 2, "--first_identity", 5, "--images", 2, "--identity_mixup", "linspace:0.6:0.8:2"]
+    render(tmp_path / "mixed", *words, "--workers", 2)
+    render(tmp_path / "mixed.lmdb", *words, "--workers", 1)
+    lines = [json.loads(line) for line in (tmp_path / "mixed" / "labels.jsonl").read_text().splitlines()]
+    assert [line["mixture"]["name"] for line in lines] == ["000006", "000006", "000005", "000005"]
+    assert {line["mixture"]["phi"] for line in lines} <= {0.6, 0.8}
+    for number, line in enumerate(lines):
+        setting = draw_setting(stream(0, 5 + number // 2, 2, number % 2), 0)
+        assert {name: line[name] for name in setting if name != "glasses"} == (
+            {name: value for name, value in setting.items() if name != "glasses"}
+        )
+    folder, lmdb = (FaceSet(tmp_path / name, mixtures="read") for name in ("mixed", "mixed.lmdb"))
+    assert [folder.read(i) for i in range(4)] == [lmdb.read(i) for i in range(4)]
+    for faces in (folder, lmdb):
+        assert faces.labels.tolist() == [0, 0, 1, 1]
+        assert faces.soft.second.tolist() == [1, 1, 0, 0]
+        assert faces.soft.phi.tolist() == [line["mixture"]["phi"] for line in lines]
+    with pytest.raises(UserError, match="each image is a mixture of two identities"):
+        FaceSet(tmp_path / "mixed")
+
+
+def test_a_mixture_lies_between_two_people(photographer):
+    model, painter = render_faces.studio()
+    one, other = (draw_traits(model, 0, identity) for identity in (3, 4))
+    mixture = mix_traits(one, other, 0.75)
+    assert mixture.phenotypes["age"] == pytest.approx(0.75 * one.phenotypes["age"] + 0.25 * other.phenotypes["age"])
+    assert all(value == pytest.approx(0.75 * one.shapes[name] + 0.25 * other.shapes[name])
+               for name, value in mixture.shapes.items())  # fmt: skip
+    assert np.allclose(mixture.look["iris"], 0.75 * one.look["iris"] + 0.25 * other.look["iris"])
+    assert (mixture.look["cut"], mixture.look["length"]) == (one.look["cut"], one.look["length"])
+    assert mix_traits(one, other, 0.25).look["cut"] == other.look["cut"]
+    whole = Photographer(model, painter, 0, 3, mixture=(4, 1.0))
+    assert np.array_equal(whole.take(0)[0], photographer.take(0)[0])
+    assert not np.array_equal(Photographer(model, painter, 0, 3, mixture=(4, 0.6)).take(0)[0], photographer.take(0)[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--identities", 1, "--identity_mixup", 0.8], "there is only one identity"),
+        (["--grid", 0, "--identity_mixup", 0.8], "does not go with --grid"),
+        (["--identity_mixup", 1.8], "needs shares from 0 to 1"),
+        (["--identity_mixup", "linspace:0.6"], "must be linspace:LOW:HIGH:COUNT"),
+    ],
+)
+def test_mixtures_that_cannot_be_are_refused(words, message, tmp_path, capsys):
+    assert message in refused(render_faces.main, [*words, "--output", tmp_path / "x"], capsys)
+    assert not (tmp_path / "x").exists()
 
 
 def test_labelled_landmarks_are_where_an_average_head_has_them(photographer):

@@ -36,8 +36,8 @@ def add_landmark_flags(parser: ArgumentParser, control: str) -> None:
     )
     group.add_argument(
         "--yaw_quota", nargs="+", default=[], metavar="A-B:SHARE",
-        help="shares of ranges of |yaw| among the images of each identity, such as 0-15:50 15-45:30 45-90:20; poses "
-        "are those of --landmark_bank in these ranges, or drawn",
+        help="shares of ranges of |yaw| among the images of each identity, such as 0-15:50 15-45:30 45-90:20, which "
+        "count in proportion to their sum; poses are those of --landmark_bank in these ranges, or drawn",
     )  # fmt: skip
     group.add_argument(
         "--landmark_adapter",

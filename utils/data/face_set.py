@@ -2,8 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import msgpack
 import numpy as np
@@ -11,9 +13,11 @@ from tqdm.auto import tqdm
 
 from models.errors import UserError
 from utils.data import heic
+from utils.data.face_records import has_soft_label, label_of, soft_label_of
 from utils.data.images import CONTACT_SHEET, EXTENSIONS, SIDE, decode_image, encode_jpeg, resize
 from utils.data.masks import load_mask
 from utils.data.rec_faces import RecFaces
+from utils.data.soft_labels import SoftLabels, find_mixtures, soft_labels
 from utils.data.training_lmdb import LazyLmdb
 from utils.dataset.layout import ABOUT_SUFFIX, CLEANING_SUFFIX, HUB_SUFFIX, MANIFEST, REPORT_SUFFIX, SETTINGS
 
@@ -27,6 +31,8 @@ BESIDE = (
 RECORDS = {MANIFEST, SETTINGS, "data.mdb"}  # files that mark a folder as a dataset, not as an identity
 SHOWN = 5  # number of datasets named in a message
 
+Label = TypeVar("Label")
+
 
 class FaceSet:
     """N photos of C identities: FOLDER/identity/photo, an LMDB, a generated dataset in either form, or an MXNet .rec.
@@ -37,18 +43,38 @@ class FaceSet:
     C names, each with at least one photo; with a mask only the remaining identities, relabelled from 0. Raises
     UserError when there are no photos, the folder holds several datasets, the labels are not consecutive, or the mask
     does not fit.
+
+    ``mixtures``: what to do with images that are mixtures of two identities. "refuse": raise UserError; "first": take
+    each for a photo of its first identity; "read": ``soft`` has their SoftLabels, ``labels`` are those of the first
+    identities, and an identity may occur as a second one only. ``soft`` is None in all other cases.
     """
 
-    def __init__(self, path: Path | str, mask: Path | str | None = None):
+    def __init__(
+        self,
+        path: Path | str,
+        mask: Path | str | None = None,
+        mixtures: Literal["refuse", "first", "read"] = "refuse",
+    ):
         self.path = Path(path)
         store = open_store(self.path)
+        if mixtures == "refuse":
+            refuse_mixtures(store, path)
         positions = load_mask(mask, len(store.labels), path) if mask else np.arange(len(store.labels))
         if not len(positions):
             raise UserError(f"{path}: no photos in it (looked for identity/photo{EXTENSIONS[0]} and for LMDB records).")
-        self.store, self.positions = store, positions
+        self.store, self.positions, self.soft = store, positions, None
         labels = np.asarray(store.labels)[positions]
-        present, self.labels = np.unique(labels, return_inverse=True)
-        if mask is None and (present[0] != 0 or len(present) != present[-1] + 1 or len(present) != store.class_count):
+        if store.soft is not None and mixtures == "read":
+            second, phi = (column[positions] for column in store.soft)  # (N,) each
+            present, both = np.unique([labels, second], return_inverse=True)
+            self.labels, second = both.reshape(2, -1)  # (2 N,) or (2, N), by NumPy's version -> (N,) each
+            self.soft = SoftLabels(second, phi)
+        else:
+            present, self.labels = np.unique(labels, return_inverse=True)
+        may_have_gaps = mask is not None or store.soft is not None
+        if not may_have_gaps and (
+            present[0] != 0 or len(present) != present[-1] + 1 or len(present) != store.class_count
+        ):
             gap = next((i for i, label in enumerate(present) if i != label), len(present))
             raise UserError(
                 f"{path}: labels must be 0 to C-1 with an image each: it has labels {present[0]} to {present[-1]} for "
@@ -93,6 +119,13 @@ class FaceSet:
             digest.update(f"{line}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
+    def part(self, indices: np.ndarray) -> "FaceSet":
+        """The photos ``indices`` (n,) as a set of their own, with the identities that have one, relabelled from 0."""
+        part = copy(self)
+        present, part.labels = np.unique(self.labels[indices], return_inverse=True)
+        part.positions, part.identities = self.positions[indices], [self.identities[label] for label in present]
+        return part
+
     def close(self) -> None:
         """Close the LMDB; reading a photo opens it again."""
         self.store.close()
@@ -116,6 +149,15 @@ class ChosenPhotos:
             return self.faces.image(index)
         except (OSError, ValueError) as error:
             raise UserError(f"{self.faces.name(index)}: {error}") from error
+
+
+def refuse_mixtures(store: "FolderFaces | LmdbFaces | RecFaces", path: Path | str) -> None:
+    """Raise UserError when the images of a dataset have soft labels."""
+    if store.soft is not None:
+        raise UserError(
+            f"{path}: each image is a mixture of two identities (--identity_mixup), and images of one identity are "
+            "needed here; train_fr.py --data and measure_dataset.py read mixtures."
+        )
 
 
 def open_store(path: Path) -> "FolderFaces | LmdbFaces | RecFaces":
@@ -186,7 +228,12 @@ class FolderFaces:
         self.names = list(people)
         self.paths = [photo for photos in people.values() for photo in photos]
         self.labels = np.repeat(np.arange(len(people)), [len(photos) for photos in people.values()]).astype(np.int64)
-        self.class_count = len(people)
+        self.soft, mixtures = None, find_mixtures(path)
+        if mixtures is not None:
+            places = list(map(self.location, range(len(self.paths))))
+            own = [photo.parent.name for photo in self.paths]
+            self.names, self.labels, self.soft = soft_labels(path, places, own, mixtures)
+        self.class_count = len(self.names)
 
     def files(self) -> Iterator[str]:
         """One line per photo, which changes when the file changes: its path, size and modification time."""
@@ -216,13 +263,20 @@ class FolderFaces:
 
 
 class LmdbFaces:
-    """An LMDB of records (image bytes, label) or (image bytes, feature, label). Raises UserError if it is not one."""
+    """An LMDB of records (image bytes, label) or (image bytes, feature, label). Raises UserError if it is not one.
+
+    With identity mixup the records are (image bytes, label a, label b, phi).
+    """
 
     def __init__(self, path: Path):
-        self.path, self.lmdb = path, LazyLmdb(path)
+        self.path, self.lmdb, self.soft = path, LazyLmdb(path), None
         self.class_count, count = (self._number(key) for key in (b"__classnum__", b"__len__"))
         records = tqdm(range(count), desc="labels", unit="im", leave=False, delay=2)
-        self.labels = np.array([self._label(position) for position in records], np.int64)
+        if count and self.lmdb.read(b"0", has_soft_label):
+            first, second, phi = np.array([self._read(position, soft_label_of) for position in records]).T  # (N,) each
+            self.labels, self.soft = first.astype(np.int64), SoftLabels(second.astype(np.int64), phi)
+        else:
+            self.labels = np.array([self._read(position, label_of) for position in records], np.int64)
         self.close()  # each process opens it again for itself
 
     def _number(self, key: bytes) -> int:
@@ -231,9 +285,9 @@ class LmdbFaces:
             raise UserError(f"{self.path}: has no {key.decode()}; is it an LMDB of faces?")
         return int(msgpack.unpackb(data))
 
-    def _label(self, position: int) -> int:
+    def _read(self, position: int, label: Callable[[memoryview | bytes], Label]) -> Label:
         try:
-            return self.lmdb.read(str(position).encode(), label_of)
+            return self.lmdb.read(str(position).encode(), label)
         except (ValueError, IndexError, TypeError, msgpack.UnpackException) as error:
             raise UserError(f"{self.path}: record {position} is missing, or no face record ({error}).") from error
 
@@ -261,23 +315,3 @@ class LmdbFaces:
     def close(self) -> None:
         """Close the LMDB; reading a record opens it again."""
         self.lmdb.close()
-
-
-def label_of(record: memoryview | bytes) -> int:
-    """The label at the end of a msgpack record. The image before it is skipped, so that its pages are not loaded.
-
-    Raises ValueError or IndexError when this is not a face record.
-    """
-    if record[0] not in (0x92, 0x93):
-        raise ValueError("not a list of two or three")
-    start = 1
-    for _ in range(record[0] - 0x91):  # byte strings: the image and, in a training LMDB, the feature
-        length_bytes = {0xC4: 1, 0xC5: 2, 0xC6: 4}[record[start]] if record[start] in (0xC4, 0xC5, 0xC6) else None
-        if length_bytes is None:
-            raise ValueError("no byte string where the image should be")
-        length = int.from_bytes(record[start + 1 : start + 1 + length_bytes], "big")
-        start += 1 + length_bytes + length
-    label = msgpack.unpackb(bytes(record[start:]))
-    if not isinstance(label, int) or label < 0:
-        raise ValueError(f"label {label!r}")
-    return label

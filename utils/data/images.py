@@ -17,6 +17,7 @@ CONTACT_SHEET = "contact_sheet.jpg"  # a preview beside a dataset, not one of it
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", *heic.readable_extensions())
 
 cv2.setNumThreads(1)  # the project uses threads and processes of its own
+OWN_FILES = {"labels.jsonl", "manifest.jsonl", "settings.json"}  # that rendering and generation write beside photos
 
 
 def list_images(source: Path | str, extensions: Sequence[str] = EXTENSIONS, what: str = "images") -> list[Path]:
@@ -53,13 +54,13 @@ def name_in(source: Path | str, photo: Path) -> str:
 
 
 def files_left_out(source: Path | str, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
-    """Lines for the user on the files of a folder that ``list_images`` ignores, other than hidden ones."""
+    """Lines for the user on the files of a folder that ``list_images`` ignores, but hidden ones and OWN_FILES."""
     if not Path(source).is_dir():
         return []
     suffixes = Counter(
         path.suffix.lower()
         for path in files_below(source)
-        if path.suffix.lower() not in extensions and not path.name.startswith(".")
+        if path.suffix.lower() not in extensions and not path.name.startswith(".") and path.name not in OWN_FILES
     )
     unread = [suffix for suffix in heic.EXTENSIONS if suffixes[suffix]]
     lines = [

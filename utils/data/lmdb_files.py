@@ -1,6 +1,7 @@
 """Writing LMDB files, and the LMDB format of FR training: key ``b"0"``.. -> msgpack (image bytes, label).
 
-The keys ``__keys__`` (the list of keys), ``__len__`` and ``__classnum__`` have msgpack values as well.
+With identity mixup the value is (image bytes, label a, label b, phi): the image shows the share phi of a. The keys
+``__keys__`` (the list of keys), ``__len__`` and ``__classnum__`` have msgpack values as well.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ import msgpack
 
 from models.errors import UserError
 
+Label = int | tuple[int, int, float]  # of an identity; of a mixture: label a, label b, phi
 Records = Sequence[tuple[bytes, bytes]]  # (key, value)
 
 FIRST_MAP_SIZE = 1 << 26  # bytes
@@ -52,7 +54,12 @@ class GrowingLmdb:
         self.env.close()
 
 
-def write_fr_lmdb(path: Path | str, records: Iterable[tuple[int, bytes]], people: int) -> int:
+def pack_fr_record(image: bytes, label: Label) -> bytes:
+    """The value of a record for FR training."""
+    return msgpack.packb((image, *label) if isinstance(label, tuple) else (image, label))
+
+
+def write_fr_lmdb(path: Path | str, records: Iterable[tuple[Label, bytes]], people: int) -> int:
     """Write (label, encoded image) pairs of ``people`` identities as an LMDB for FR training.
 
     Returns the number of images.
@@ -60,7 +67,7 @@ def write_fr_lmdb(path: Path | str, records: Iterable[tuple[int, bytes]], people
     number, pending = 0, []
     with closing(GrowingLmdb(path)) as target:
         for label, image in records:
-            pending.append((str(number).encode(), msgpack.packb((image, label))))
+            pending.append((str(number).encode(), pack_fr_record(image, label)))
             number += 1
             if len(pending) >= RECORDS_PER_TRANSACTION:
                 target.put(pending)

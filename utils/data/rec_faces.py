@@ -23,7 +23,7 @@ class RecFaces:
     """
 
     def __init__(self, path: Path):
-        self.path, self.records = path, RecordReader(path)
+        self.path, self.records, self.soft = path, RecordReader(path), None  # a .rec has no soft labels
         images = self._images()
         self.keys, self.positions = self.records.keys[images], images
         labels = self._labels(images)

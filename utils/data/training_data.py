@@ -90,6 +90,11 @@ class TrainingData(Dataset):
 
     def _check_kind(self, first: bytes) -> None:
         fields = msgpack.unpackb(first)
+        if len(fields) == 4 and isinstance(fields[1], int):
+            raise UserError(
+                f"{self.path}: holds mixtures of two identities with soft labels, which only train_fr.py reads; the "
+                "generator is trained on photos of one identity each, with features (scripts/prepare_training_set.py)."
+            )
         if len(fields) == 2:
             raise UserError(
                 f"{self.path}: holds images without features (FR-training format). "

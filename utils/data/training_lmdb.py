@@ -48,6 +48,8 @@ def unpack_record(data: bytes) -> tuple[bytes, np.ndarray, int]:
     """msgpack bytes -> (encoded image, feature (D,) float32, label). Raises ValueError when the record is broken."""
     try:
         image, feature, label, *_ = msgpack.unpackb(data)
+        if isinstance(feature, int):
+            raise ValueError("it has labels where the feature should be, as images of FR training have")
         feature = np.load(io.BytesIO(feature), allow_pickle=False).astype(np.float32).reshape(-1)
     except (ValueError, TypeError, EOFError, OSError, msgpack.UnpackException) as error:
         raise ValueError(f"not a training record: {error}") from error

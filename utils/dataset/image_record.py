@@ -12,7 +12,8 @@ NOT_BEST, INCOMPLETE = "not among the best", "identity incomplete"  # how reason
 DIGITS = 4  # decimal places of measured values
 # The names in a manifest line and in a verdict that are not measured values. Custom AttrOP targets need other names.
 RECORD_FIELDS = (
-    "file", "key", "identity", "name", "index", "source", "sigma", "cosine", "landmarks", "attrop", "passed", "tries",
+    "file", "key", "identity", "name", "index", "source", "sigma", "cosine", "landmarks", "mixture", "attrop", "passed",
+    "tries",
 )  # fmt: skip
 VERDICT_FIELDS = ("measured_on", "accepted", "iterations", "missed", "reason")
 
@@ -61,6 +62,7 @@ class ImageRecord:
     None for noise in a cone; ``cosine``: with that noise, the cosine of the image's vector to the identity vector;
     ``source``: the photo or folder that the identity vector came from (reference mode). ``landmarks``: the landmark
     picture that the image was made to: its file's name ("picture"), or the pose that it was drawn at, in degrees.
+    ``mixture``: with identity mixup, the second identity and the share of the first one (``mixture_entry``).
     ``measured``: {name: value}, measured on this very image before JPEG compression. The names are those in MEASURES
     and those of custom AttrOP targets.
     ``attrop``: AttrOP's verdict on this image or, only in the record of the identity's first image, on its vector.
@@ -79,6 +81,7 @@ class ImageRecord:
     tries: tuple[dict[str, Any], ...] = ()
     cosine: float | None = None
     landmarks: dict[str, Any] | None = None
+    mixture: dict[str, Any] | None = None
 
     def line(self) -> dict[str, Any]:
         """The manifest line without the location of the image; unknown entries are left out."""
@@ -88,6 +91,8 @@ class ImageRecord:
         line |= {"sigma": self.sigma} if self.cosine is None else rounded({"cosine": self.cosine})
         if self.landmarks is not None:
             line["landmarks"] = self.landmarks
+        if self.mixture is not None:
+            line["mixture"] = self.mixture
         line |= rounded(self.measured)
         if self.attrop is not None:
             line["attrop"] = self.attrop.line()
@@ -113,6 +118,7 @@ class ImageRecord:
             tuple(line.get("tries", ())),
             line.get("cosine"),
             line.get("landmarks"),
+            line.get("mixture"),
         )
 
 

@@ -17,8 +17,16 @@ import lmdb
 import msgpack
 
 from models.errors import UserError
-from utils.data.lmdb_files import RECORDS_PER_TRANSACTION, GrowingLmdb, check_whole, closing_records
-from utils.dataset.layout import MANIFEST, about_folder, manifest_path
+from utils.data.lmdb_files import (
+    RECORDS_PER_TRANSACTION,
+    GrowingLmdb,
+    Label,
+    check_whole,
+    closing_records,
+    pack_fr_record,
+)
+from utils.data.mixup import MIXTURE, SETTING
+from utils.dataset.layout import MANIFEST, about_folder, manifest_path, read_settings, settings_path
 from utils.dataset.manifest import BlockReader, IdentityLines, Key
 
 if TYPE_CHECKING:
@@ -112,7 +120,7 @@ class LmdbStore:
             )
         if count > images:
             with closing(GrowingLmdb(path)) as target:
-                target.put(closing_records(images, people))
+                target.put(closing_records(images, Numbering(root).classes(people)))
 
     @staticmethod
     def next_images(root: Path | str) -> Path:
@@ -125,6 +133,30 @@ class LmdbStore:
         return MergedLmdb(root, folders, images, people, anew)
 
 
+class Numbering:
+    """How the identities of a dataset are numbered in its LMDB.
+
+    Identities with images are numbered in the order in which they are merged. With identity mixup an image has two
+    labels, and the second identity may be merged much later, or have no images of its own; then every identity of the
+    file has its row as its label.
+    """
+
+    def __init__(self, root: Path | str):
+        settings = read_settings(settings_path(root))["settings"]
+        self.mixed, self.first = settings.get(SETTING), settings.get("start_class_id", 0)
+
+    def classes(self, people: int) -> int:
+        """The number of classes of an LMDB with images of so many ``people``."""
+        return self.mixed["identities"] if self.mixed else people
+
+    def label(self, line: dict[str, Any], count: int) -> Label:
+        """The label of the image of a manifest line. ``count``: number of identities that are merged already."""
+        if not self.mixed:
+            return count
+        other = line[MIXTURE]
+        return line["identity"] - self.first, other["identity"] - self.first, other["phi"]
+
+
 class MergedLmdb:
     """The target of a merge: adds the images of parts to the numbered LMDB.
 
@@ -135,7 +167,7 @@ class MergedLmdb:
     def __init__(self, root: Path | str, folders: list[Path], images: int, people: int, anew: bool):
         self.target, self.unfinished = LmdbStore.path(root), LmdbStore.next_images(root)
         self.merged_manifest, self.count, self.identities, self.pending = manifest_path(root), images, people, []
-        self.stack = ExitStack()
+        self.numbering, self.stack = Numbering(root), ExitStack()
         self.reader = self.stack.enter_context(closing(BlockReader()))
         paths = {folder / MANIFEST: folder / PART_FILE for folder in folders}
         if anew:
@@ -154,7 +186,8 @@ class MergedLmdb:
                 line["key"] = None if image is None else str(self.count)
                 texts.append(json.dumps(line) + "\n")
                 if image is not None:
-                    self.pending.append((line["key"].encode(), msgpack.packb((image, self.identities))))
+                    label = self.numbering.label(line, self.identities)
+                    self.pending.append((line["key"].encode(), pack_fr_record(image, label)))
                     self.count += 1
         self.identities += self.count > first  # only an identity with an image is a class
         if len(self.pending) >= RECORDS_PER_TRANSACTION:
@@ -170,7 +203,7 @@ class MergedLmdb:
 
     def commit(self) -> None:
         """Write the remaining images and the new counts in one transaction, which makes the new images visible."""
-        self.lmdb.put(self.pending + closing_records(self.count, self.identities))
+        self.lmdb.put(self.pending + closing_records(self.count, self.numbering.classes(self.identities)))
 
     def replace(self) -> None:
         """Replace the dataset's LMDB by the new file."""

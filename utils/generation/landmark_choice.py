@@ -50,7 +50,9 @@ class ListedPictures:
             paths = listed_paths(path)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"{path}: cannot read this list of landmark pictures: {getattr(error, 'strerror', None) or error}."
+                f"{path}: cannot read this list of landmark pictures: {getattr(error, 'strerror', None) or error}. The "
+                "published one and its pictures are in the folder `landmarks` of the code of Vec2Face; without it, "
+                "--pose draws the landmarks."
             ) from error
         if not paths:
             raise UserError(f"{path}: an empty list of landmark pictures.")

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from models.attrop import AttrOP
 from models.errors import UserError
 from models.weight_files import sha256
+from utils.data.mixup import SETTING
 from utils.dataset.layout import contact_sheet_path
 from utils.dataset.writer import (
     STORES,
@@ -244,6 +245,8 @@ def describe(
     if recipe.lower_bound is not None:
         del settings["sigma"]
         settings |= {"noise": "cone", "lower_bound": recipe.lower_bound}
+    if recipe.mixup is not None:
+        settings[SETTING] = recipe.mixup.setting
     settings |= {name: value for name, value in extra_settings.items() if name not in (*settings, "attrop")}
     settings |= networks.files.hashes()
     if "attrop" in extra_settings:

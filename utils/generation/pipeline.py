@@ -2,6 +2,8 @@
 
 identity vector --AttrOP--> vector --noise--> noisy vectors --generator--> images              (identity mode)
 identity vector --noise--> noisy vectors --AttrOP, which decodes them--> images                    (pose mode)
+
+With identity mixup the vector of another identity is mixed in before the noise, in identity mode after AttrOP.
 """
 
 from collections import defaultdict
@@ -24,6 +26,7 @@ from utils.generation.batch_rows import measured_rows
 from utils.generation.cone_noise import cosine, perturb_in_cone
 from utils.generation.decoding import decode_rows
 from utils.generation.gate import Gate, RetryQueue
+from utils.generation.identity_mixup import Mixture
 from utils.generation.image_measures import ImageMeasures
 from utils.generation.landmark_choice import Landmarks
 from utils.generation.recipe import Identity, Recipe
@@ -45,8 +48,9 @@ class ImageJob:
 
     ``vector``: the identity's vector before the noise, (512,); ``sigma``: the noise level, None for noise in a cone;
     ``verdict``: AttrOP's verdict on that vector; ``tries``: the measurements of earlier attempts, none of which passed
-    the gate; ``landmarks``: those that the image is made to, None without such control. Once an attempt has been
-    started, ``stream`` is its random stream and ``noisy`` (512,) the vector to decode.
+    the gate; ``landmarks``: those that the image is made to, None without such control; ``mixture``: what is mixed
+    into ``vector`` already, None without identity mixup. Once an attempt has been started, ``stream`` is its random
+    stream and ``noisy`` (512,) the vector to decode.
     """
 
     identity: Identity
@@ -56,8 +60,14 @@ class ImageJob:
     verdict: AttrOPVerdict | None = None
     tries: tuple[dict[str, Any], ...] = ()
     landmarks: Landmarks | None = None
+    mixture: Mixture | None = None
     stream: np.random.Generator = field(init=False)
     noisy: np.ndarray = field(init=False)
+
+    @property
+    def wanted(self) -> np.ndarray:
+        """The identity vector (512,) that the image should show: that of the identity, or the mixture."""
+        return self.identity.vector if self.mixture is None else self.mixture.of(self.identity.vector)
 
     def start_attempt(self, recipe: Recipe) -> "ImageJob":
         """Start the random stream of this attempt. The noise is drawn from it now, the token mask when decoding."""
@@ -79,7 +89,7 @@ class ImageJob:
         return ImageRecord(
             self.identity.number, self.identity.name, self.index, self.sigma, self.identity.source, rounded(measured),
             verdict or self.verdict, cosine=cosine(decoded, self.identity.vector) if self.sigma is None else None,
-            landmarks=self.landmarks and self.landmarks.record,
+            landmarks=self.landmarks and self.landmarks.record, mixture=self.mixture and self.mixture.record,
         )  # fmt: skip
 
 
@@ -151,7 +161,9 @@ def image_jobs(starts: Iterable[Start], recipe: Recipe) -> Iterator[ImageJob]:
             landmarks = recipe.landmarks.sequence(recipe.seed, identity.number)
         for index, sigma, own in zip(range(recipe.example), sigmas, landmarks, strict=False):
             if index >= identity.first_image:
-                job = ImageJob(identity, index, vector, sigma, None if index else verdict, landmarks=own)
+                mixture = recipe.mixup and recipe.mixup.draw(recipe.seed, identity.number, index)
+                start = vector if mixture is None else mixture.of(vector)
+                job = ImageJob(identity, index, start, sigma, None if index else verdict, (), own, mixture)
                 yield job.start_attempt(recipe)
 
 
@@ -264,7 +276,7 @@ def launch(
     vectors = np.ones((batch_size, batch[0].noisy.size), np.float32)
     identities = np.ones_like(vectors)
     for slot, job in enumerate(batch):
-        vectors[slot], identities[slot] = job.noisy, job.identity.vector
+        vectors[slot], identities[slot] = job.noisy, job.wanted
     pictures = [job.landmarks.picture for job in batch if job.landmarks is not None]
     images = decode_rows(generator, vectors, mask_rates, [job.stream for job in batch], pictures)
     finite, pixels = images.flatten(1).isfinite().all(1), to_pixels(images)  # (B,), (B, 112, 112, 3)

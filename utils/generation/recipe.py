@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from models.masking import MaskRates
+from utils.generation.identity_mixup import IdentityMixup
 from utils.generation.landmark_choice import LandmarkChoice
 
 
@@ -36,7 +37,8 @@ class Recipe:
     seed of all random draws; ``mask_rates``: the distribution that mask rates are drawn from; ``lower_bound``: None for
     Gaussian noise, or for noise in a cone, which has no levels, the smallest cosine of an image's vector to its
     identity vector. ``landmarks``: chooses the landmark pictures of the images, for a generator with a landmark
-    encoder; None without such control.
+    encoder; None without such control. ``mixup``: mixes the identity of every image with another one, None for no
+    mixup.
     """
 
     example: int
@@ -45,6 +47,7 @@ class Recipe:
     mask_rates: MaskRates = field(default_factory=MaskRates)
     lower_bound: float | None = None
     landmarks: LandmarkChoice | None = None
+    mixup: IdentityMixup | None = None
 
     def __post_init__(self):
         if bool(self.sigmas) == (self.lower_bound is not None):

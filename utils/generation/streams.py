@@ -38,6 +38,11 @@ def landmark_stream(seed: int, identity: int) -> np.random.Generator:
     return _stream(seed, identity, 4)
 
 
+def mixture_stream(seed: int, identity: int, index: int) -> np.random.Generator:
+    """The stream of identity mixup in one image: with whom its identity is mixed, and the share of each."""
+    return _stream(seed, identity, 5, index)
+
+
 def _stream(seed: int, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
 

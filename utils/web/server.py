@@ -16,6 +16,7 @@ from models.errors import UserError
 if TYPE_CHECKING:
     import gradio
 
+LOOPBACK = ["127.0.0.1", "localhost"]
 PORTS = 100  # number of ports that are tried
 # Gradio's settings: no telemetry, nothing kept in the browser, no second server, and no tool interface.
 SETTINGS = {
@@ -83,12 +84,16 @@ def free_port(host: str, wanted: int) -> int:
 
 def serve(page: "gradio.Blocks", host: str, port: int, largest_file: int, **looks: object) -> str:
     """Start serving a page in threads of its own; its address. ``looks``: theme, css and so on, of Gradio's launch."""
+    from starlette.middleware.trustedhost import TrustedHostMiddleware  # comes with Gradio
+
     unproxied = [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), host, "localhost"]
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, unproxied))  # Gradio asks its own server
-    middleware = (LocalOnly, (), {})  # class, arguments, named arguments, as Starlette has it
+    middleware = [(LocalOnly, (), {})]  # class, arguments, named arguments, as Starlette has it
+    if host in LOOPBACK:  # a page of another name, which leads to this address, must not reach the photos
+        middleware.append((TrustedHostMiddleware, (), {"allowed_hosts": LOOPBACK}))
     _, address, _ = page.launch(
         server_name=host, server_port=port, share=False, prevent_thread_lock=True, quiet=True, footer_links=[],
-        max_file_size=largest_file, app_kwargs={"middleware": [middleware], "docs_url": None},
+        max_file_size=largest_file, app_kwargs={"middleware": middleware, "docs_url": None},
         _frontend=False,  # otherwise the page does not start where drawing it takes longer than 3 seconds
         **looks,
     )  # fmt: skip

@@ -6,7 +6,7 @@ and age (young adult to old), ancestry and skin tone vary widely; no group is th
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,14 @@ from world.renderer.regions import Look
 AGES = (0.64, 0.99)  # age parameter of the model for young and for old adults
 SPREAD = 0.38  # standard deviation of a shape parameter
 USUAL = {"eye-height": 0.3, "eye-scale": 0.25, "mouth-angles": 0.2}  # non-zero means of shape parameters
+
+
+class Traits(NamedTuple):
+    """The parameters of an identity: phenotypes 0..1 and shapes -1..1 of the head, by name, and the appearance."""
+
+    phenotypes: dict[str, float]
+    shapes: dict[str, float]
+    look: Look
 
 
 @dataclass
@@ -36,6 +44,11 @@ def stream(seed: int, *key: int) -> np.random.Generator:
 
 def make_person(model: HeadModel, seed: int, identity: int) -> Person:
     """The person with the number ``identity``."""
+    return person_of(model, draw_traits(model, seed, identity))
+
+
+def draw_traits(model: HeadModel, seed: int, identity: int) -> Traits:
+    """The parameters of the person with the number ``identity``."""
     rng = stream(seed, identity)
     gender = float(np.clip(rng.choice([0.06, 0.94]) + 0.08 * rng.standard_normal(), 0, 1))  # 1: male
     age = AGES[0] + (AGES[1] - AGES[0]) * float(rng.beta(1.0, 1.5))
@@ -43,12 +56,22 @@ def make_person(model: HeadModel, seed: int, identity: int) -> Person:
     weight = float(np.clip(0.5 + 0.2 * rng.standard_normal(), 0.05, 0.95))
     phenotypes = {"gender": gender, "age": age, "weight": weight, "muscle": float(rng.uniform(0.3, 0.8))}
     phenotypes |= dict(zip(("african", "asian", "caucasian"), map(float, ancestry), strict=True))
-    maturity = (age - AGES[0]) / (AGES[1] - AGES[0])  # 0..1
-    vertices = model.vertices_of(phenotypes, make_shapes(model.head.shape_names, rng))
-    look = make_look(rng, gender > 0.5, maturity, ancestry)
-    label = {"sex": "male" if gender > 0.5 else "female", "age": round(20 + 55 * maturity)}
+    shapes = make_shapes(model.head.shape_names, rng)
+    return Traits(phenotypes, shapes, make_look(rng, gender > 0.5, maturity_of(age), ancestry))
+
+
+def person_of(model: HeadModel, traits: Traits) -> Person:
+    """The person with these parameters."""
+    phenotypes, shapes, look = traits
+    label = {"sex": "male" if phenotypes["gender"] > 0.5 else "female"}
+    label |= {"age": round(20 + 55 * maturity_of(phenotypes["age"]))}
     label |= {"skin": round(float(look["melanin"]), 3), "hair": look["cut"]}
-    return Person(vertices, look, label)
+    return Person(model.vertices_of(phenotypes, shapes), look, label)
+
+
+def maturity_of(age: float) -> float:
+    """The age parameter of the model -> 0 for a young adult to 1 for an old one."""
+    return (age - AGES[0]) / (AGES[1] - AGES[0])
 
 
 def make_shapes(names: Iterable[str], rng: np.random.Generator) -> dict[str, float]:

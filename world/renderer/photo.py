@@ -11,8 +11,9 @@ from utils.data.landmarks import size_of
 from world.renderer.figure import FLATS, Figure, make_texture
 from world.renderer.head import SIDE as TEXELS
 from world.renderer.head import HeadModel
+from world.renderer.mixture import mix_traits
 from world.renderer.paint import Painter
-from world.renderer.person import make_person, rotation, stream
+from world.renderer.person import draw_traits, person_of, rotation, stream
 from world.renderer.rasterizer import Rasterizer
 from world.renderer.scene import Setting, make_background, make_cloth, make_light, occlude
 
@@ -84,11 +85,21 @@ def quality_of(setting: Setting) -> float:
 
 
 class Photographer:
-    """Takes photos of the person with the number ``identity``."""
+    """Takes photos of the person with the number ``identity``.
 
-    def __init__(self, model: HeadModel, painter: Painter, seed: int, identity: int):
+    ``mixture``: the number of another person and phi, for photos of the mixture of phi of the first with 1 - phi of the
+    other one.
+    """
+
+    def __init__(
+        self, model: HeadModel, painter: Painter, seed: int, identity: int, mixture: tuple[int, float] | None = None
+    ):
         self.seed, self.identity = seed, identity
-        self.person = make_person(model, seed, identity)
+        traits = draw_traits(model, seed, identity)
+        if mixture is not None:
+            other, phi = mixture
+            traits = mix_traits(traits, draw_traits(model, seed, other), phi)
+        self.person = person_of(model, traits)
         rng = stream(seed, identity, 1)
         self.figure = Figure(model, painter, self.person, rng)
         texture = make_texture(painter, self.person, rng)

@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import RandomErasing
 from utils.data.augmentation import NO_HOLE, draw_hole, erase
 from utils.data.face_set import FaceSet
 from utils.data.fr_data import RecognitionData
+from utils.data.mixup import Shares
 
 DRAWS = 2000
 
@@ -26,7 +27,7 @@ def test_the_erased_rectangle_is_mid_grey_in_what_the_network_gets():
 
 def test_photos_that_are_blended_in_are_erased_as_well():
     erased, plain = (
-        RecognitionData(FaceSet(PHOTOS), seed=1, erase=erase, real=FaceSet(PHOTOS), domain_range=(0.0, 0.0))
+        RecognitionData(FaceSet(PHOTOS), seed=1, erase=erase, real=FaceSet(PHOTOS), psi=Shares(0.0, 0.0))
         for erase in (1.0, 0.0)
     )
     assert (image_of(erased[0, 4]) == 0).float().mean() > 0.01

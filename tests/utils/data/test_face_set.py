@@ -11,7 +11,8 @@ from paths import PHOTOS
 from training_lmdbs import write_lmdb
 
 from models.errors import UserError
-from utils.data.face_set import FaceSet, label_of
+from utils.data.face_records import label_of
+from utils.data.face_set import FaceSet
 
 
 def fr_lmdb(path, labels, classes=None, image=None):

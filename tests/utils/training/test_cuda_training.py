@@ -98,16 +98,18 @@ def test_no_step_of_the_generators_training_waits(demo, name, log):
     assert counts["downloads"] == STEPS  # the values that are checked one step later
 
 
-@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(("mixed", "loss"), [(False, "losses"), (True, "losses"), (True, "logits")])
 @pytest.mark.parametrize("name", HALF)
-def test_no_step_of_fr_training_waits(name, mixed, log):
-    weight = torch.tensor([1.0, 0.7 if mixed else 1.0], dtype=torch.float64)
-    labels, holes = torch.tensor([0, 1]), torch.zeros(2, 1 + mixed, 4, dtype=torch.long)
-    batch = RecognitionItem(pixels(2, 1 + mixed), holes, labels, labels, weight, torch.zeros(2, 2), ("", ""))
+def test_no_step_of_fr_training_waits(name, mixed, loss, log):
+    share = torch.tensor([1.0, 0.7 if mixed else 1.0], dtype=torch.float64)
+    labels, holes = torch.tensor([[0, 1, 2], [1, 2, 3]]), torch.zeros(2, 1 + mixed, 4, dtype=torch.long)
+    batch = RecognitionItem(pixels(2, 1 + mixed), holes, labels, share, share, torch.zeros(2, 2), ("", ""))
     hyper = train_fr.Hyperparameters(100, 100, lambda epoch: 0.1, clip_grad=5.0, seed=0)
     with fake_cuda() as waits:
         precision = Precision.for_training(True, name, CUDA)
-        model = make_recogniser(4, 18, 16, readout_weights=(6, 3)).to(CUDA, memory_format=torch.channels_last)
+        model = make_recogniser(4, 18, 16, readout_weights=(6, 3), mixup_loss=loss).to(
+            CUDA, memory_format=torch.channels_last
+        )
         optimizer = make_optimizer(model, 0.1, 0.9, 5e-4)
         state = RecogniserState(
             model, optimizer, precision.scaler(CUDA), {}, run_description(Distributed(), [range(9)])
