@@ -2,7 +2,8 @@
 
 from models.uiface.architecture import PRESETS, Architecture
 from models.uiface.autoencoder import AUTOENCODER_PRESETS, Autoencoder, AutoencoderSizes
-from models.uiface.sampling import Step, attention_map, two_stage_ddim
+from models.uiface.generator import Drawn, UIFaceGenerator
+from models.uiface.sampling import Sampling, Step, attention_map, two_stage_ddim
 from models.uiface.unet import UNet
 from models.uiface.vq_file import load_uiface_vq, save_uiface_vq
 from models.uiface.weights import load_uiface_unet, save_uiface_unet
@@ -13,7 +14,10 @@ __all__ = [
     "Architecture",
     "Autoencoder",
     "AutoencoderSizes",
+    "Drawn",
+    "Sampling",
     "Step",
+    "UIFaceGenerator",
     "UNet",
     "attention_map",
     "load_uiface_unet",

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
 from models.errors import UserError
 from models.weight_files import freeze_for_inference
+
+FACE_SIDE = 112  # pixels of the faces in all data sets, whatever the autoencoder's images have
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,13 @@ AUTOENCODER_PRESETS = {
 }
 
 
+class Reconstruction(NamedTuple):
+    """``images`` (N, 3, H, W), and ``codebook_loss`` (scalar), which draws latents and codes to each other."""
+
+    images: torch.Tensor
+    codebook_loss: torch.Tensor
+
+
 class Autoencoder(nn.Module):
     """Images (N, 3, H, W) in [-1, 1] <-> latents (N, 3, H / 4, W / 4), of about unit variance.
 
@@ -49,6 +60,44 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.model = vq_model(sizes)
+
+    def forward(self, images: torch.Tensor) -> Reconstruction:
+        """For training: images (N, 3, H, W) -> their Reconstruction from quantised latents.
+
+        The gradient passes the quantisation as if it were not there.
+        """
+        latents = self.encode(images)  # (N, 3, H / 4, W / 4)
+        with torch.autocast(latents.device.type, enabled=False):
+            codes, loss, _ = self.model.quantize(latents)  # (N, 3, H / 4, W / 4), scalar
+        return Reconstruction(self.model.decode(codes, force_not_quantize=True).sample.float(), loss)
+
+    @torch.no_grad()
+    def begin_codebook(self, images: torch.Tensor) -> None:
+        """Set the codebook to latents of these images (N, 3, H, W), drawn at random from torch's seed.
+
+        The codes that diffusers begins with lie so close together that most would never be used.
+        """
+        codebook = self.model.quantize.embedding.weight  # (codes, latent_channels)
+        latents = self.encode(images).movedim(1, -1).flatten(0, 2)  # (N, C, h, w) -> (N h w, C)
+        drawn = torch.randint(len(latents), (len(codebook),))  # on the CPU, the same for all devices
+        codebook.copy_(latents[drawn.to(latents.device)])
+
+    @torch.no_grad()
+    def standardise(self, images: torch.Tensor) -> None:
+        """Give the latents of these images (N, 3, H, W) mean 0 in each channel and variance 1 over all of them.
+
+        Encoder, codebook and decoder change together, so that codes and reconstructions stay the same: UIFace has no
+        scale factor between the autoencoder and the UNet.
+        """
+        latents = self.encode(images)  # (N, C, h, w)
+        mean = latents.mean((0, 2, 3))  # (C,)
+        scale = (latents - mean[:, None, None]).square().mean().sqrt()
+        into, out_of, codebook = self.model.quant_conv, self.model.post_quant_conv, self.model.quantize.embedding.weight
+        into.bias.copy_((into.bias - mean) / scale)
+        into.weight.div_(scale)
+        codebook.copy_((codebook - mean) / scale)  # (codes, C)
+        out_of.bias.add_(out_of.weight[:, :, 0, 0] @ mean)
+        out_of.weight.mul_(scale)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, H, W) in [-1, 1] -> latents (N, 3, H / 4, W / 4), not quantised: the UNet is trained on these.
@@ -73,6 +122,14 @@ class Autoencoder(nn.Module):
         codes = self.quantise(latents).to(self.dtype)  # (N, 3, h, w)
         return self.model.decode(codes, force_not_quantize=True).sample.float()  # (N, 3, 4 h, 4 w)
 
+    def encode_faces(self, faces: torch.Tensor, side: int) -> torch.Tensor:
+        """Faces (N, 3, 112, 112) in [-1, 1], resized bilinearly -> latents (N, 3, side, side)."""
+        return self.encode(resized(faces, side * self.sizes.shrinkage))  # (N, 3, side, side)
+
+    def decode_faces(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (N, 3, h, w) -> faces (N, 3, 112, 112), resized bilinearly and not clipped."""
+        return resized(self.decode(latents), FACE_SIDE)  # (N, 3, 112, 112)
+
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the convolutions."""
@@ -90,6 +147,13 @@ class Autoencoder(nn.Module):
         The codebook stays in float32.
         """
         return freeze_for_inference(self, device, dtype, in_float32=self.model.quantize.embedding)
+
+
+def resized(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Images (N, C, H, W) -> (N, C, side, side), bilinearly."""
+    if images.shape[2:] == (side, side):
+        return images
+    return F.interpolate(images, size=(side, side), mode="bilinear")  # (N, C, side, side)
 
 
 def vq_model(sizes: AutoencoderSizes) -> nn.Module:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,46 @@ from models.uiface.schedule import TIMESTEPS, alpha_bars, ddim_step, sampling_ti
 from models.uiface.unet import Output, UNet
 
 UNIT_TOLERANCE = 1e-3  # of the length of a context that counts as 1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn; for the meaning of the numbers see ``two_stage_ddim``.
+
+    Raises UserError if a number is out of its range.
+    """
+
+    steps: int = 50
+    threshold: float = 0.006
+    stage_step: int = 500
+    guidance: float = 1.0
+    injection: bool = True
+
+    def __post_init__(self):
+        stride_of(self.steps)
+        if not self.threshold >= 0:  # also NaN
+            raise UserError(
+                f"threshold {self.threshold}: must be at least 0, with which no sample gets its identity early."
+            )
+        if not 0 <= self.stage_step <= TIMESTEPS:
+            raise UserError(f"stage_step {self.stage_step}: must be a timestep from 0 to {TIMESTEPS}.")
+        if not math.isfinite(self.guidance):
+            raise UserError(f"guidance {self.guidance}: must be a finite number; 0 is no guidance.")
+
+    @property
+    def timesteps(self) -> list[int]:
+        """The timesteps in the order of sampling, the last of which is 0."""
+        return sampling_timesteps(stride_of(self.steps))
+
+    @property
+    def note(self) -> str | None:
+        """A line for the user where the steps do not divide 1000."""
+        if len(self.timesteps) == self.steps:
+            return None
+        stride = stride_of(self.steps)
+        return (
+            f"{self.steps} steps do not divide {TIMESTEPS}: one timestep in {stride} makes {len(self.timesteps)} steps."
+        )
 
 
 class Step(NamedTuple):
@@ -61,26 +102,35 @@ def two_stage_ddim(
     of them, as in the released code, also with a warning. Raises UserError if the network does not take these latents
     or vectors, or a number is out of its range.
     """
-    check_numbers(threshold, stage_step, guidance)
-    stride = stride_of(steps)
+    sampling = Sampling(steps, threshold, stage_step, guidance, injection)
     net.check_latents(noise)
     net.check_context(context)
     if len(context) != len(noise):
         raise UserError(f"{len(context)} contexts for {len(noise)} latents: give one context for each.")
-    context = unit_length(context)
-    timesteps = sampling_timesteps(stride)
-    if len(timesteps) != steps:
-        warnings.warn(
-            f"note: {steps} steps do not divide {TIMESTEPS}: one timestep in {stride} makes {len(timesteps)} steps.",
-            stacklevel=3,
-        )
+    context, length_note = unit_length(context)
+    for note in (sampling.note, length_note):
+        if note:
+            warnings.warn(f"note: {note}", stacklevel=3)
+    return sample(net, noise, context, sampling, on_step)
+
+
+@torch.no_grad()
+def sample(
+    net: UNet,
+    noise: torch.Tensor,
+    context: torch.Tensor,
+    sampling: Sampling,
+    on_step: Callable[[Step], None] | None = None,
+) -> torch.Tensor:
+    """``two_stage_ddim`` for contexts (N, 512) that are known to have length 1: no checks and no notes."""
+    stride, stage_step, injection = stride_of(sampling.steps), sampling.stage_step, sampling.injection
     bars = alpha_bars().to(noise.device)  # (1000,)
     x, last_map = noise.float(), None
     flag = torch.zeros(len(noise), dtype=torch.bool, device=noise.device)  # (N,)
     training = net.training
     net.eval()
     try:
-        for t in timesteps:
+        for t in sampling.timesteps:
             times = torch.full_like(flag, t, dtype=torch.long)  # (N,)
             distance = None
             if t >= stage_step:
@@ -90,11 +140,11 @@ def two_stage_ddim(
                 current_map = attention_map(output.cross_attention, noise.shape[2:])  # (N, H, W)
                 if last_map is not None:
                     distance = (current_map - last_map).abs().mean((1, 2))  # (N,)
-                    flag = flag | (distance < threshold)
+                    flag = flag | (distance < sampling.threshold)
                 last_map = current_map
             else:
                 identity = torch.ones_like(flag)
-                predicted = second_stage(net, x, times, context, guidance, injection)
+                predicted = second_stage(net, x, times, context, sampling.guidance, injection)
             x = ddim_step(x, predicted, t, stride, bars)
             if on_step is not None:
                 on_step(Step(t, identity, distance))
@@ -143,28 +193,18 @@ def attention_map(cross_attention: Sequence[torch.Tensor], size: Sequence[int]) 
     return (mean - low) / (high - low)
 
 
-def unit_length(context: torch.Tensor) -> torch.Tensor:
-    """Contexts (N, 512) with length 1, with a warning if they were not. Raises UserError where that is impossible."""
+def unit_length(context: torch.Tensor) -> tuple[torch.Tensor, str | None]:
+    """(contexts (N, 512) with length 1, a line for the user if they were not).
+
+    Raises UserError for a context without a direction.
+    """
     context = context.float()
     lengths = context.norm(dim=1)  # (N,)
     bad = ~(lengths.isfinite() & (lengths > 0))  # (N,)
     if bad.any():
         raise UserError(f"context {int(bad.nonzero()[0])} is zero or not finite: an identity vector has a direction.")
-    if ((lengths - 1).abs() > UNIT_TOLERANCE).any():
-        low, high = lengths.aminmax()
-        warnings.warn(
-            f"note: contexts of lengths {low:.3g} to {high:.3g} are normalised to length 1, which UIFace takes.",
-            stacklevel=4,
-        )
-        context = context / lengths[:, None]
-    return context
-
-
-def check_numbers(threshold: float, stage_step: int, guidance: float) -> None:
-    """Raise UserError for a number that is out of its range."""
-    if not threshold >= 0:  # also NaN
-        raise UserError(f"threshold {threshold}: must be at least 0, with which no sample gets its identity early.")
-    if not 0 <= stage_step <= TIMESTEPS:
-        raise UserError(f"stage_step {stage_step}: must be a timestep from 0 to {TIMESTEPS}.")
-    if not math.isfinite(guidance):
-        raise UserError(f"guidance {guidance}: must be a finite number; 0 is no guidance.")
+    if not ((lengths - 1).abs() > UNIT_TOLERANCE).any():
+        return context, None
+    low, high = lengths.aminmax()
+    note = f"contexts of lengths {low:.3g} to {high:.3g} are normalised to length 1, which UIFace takes."
+    return context / lengths[:, None], note

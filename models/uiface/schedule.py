@@ -16,6 +16,12 @@ def alpha_bars() -> torch.Tensor:
     return (1 - betas).cumprod(0).float()  # (1000,)
 
 
+def add_noise(latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Latents at timesteps t (N,): x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, (N, C, H, W) float32."""
+    bar = alpha_bars().to(latents.device)[t][:, None, None, None]  # (N, 1, 1, 1)
+    return bar.sqrt() * latents + (1 - bar).sqrt() * noise  # (N, C, H, W)
+
+
 def stride_of(steps: int) -> int:
     """The number of timesteps between two of ``steps`` sampling steps. Raises UserError unless 1 <= steps <= 1000."""
     if not 1 <= steps <= TIMESTEPS:

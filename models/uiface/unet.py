@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -131,6 +131,8 @@ class UNet(nn.Module):
     def __init__(self, architecture: Architecture):
         super().__init__()
         a = self.architecture = architecture
+        self.trained_on: dict[str, Any] | None = None  # the face encoder of the training vectors, where it is known
+        self.autoencoder_sha256: str | None = None  # of the file of the training latents' autoencoder
         self.empty_context_embedding = nn.Parameter(torch.empty(a.context_width))
         self.image_proj = nn.Conv2d(a.latent_channels, a.width, 3, padding=1)
         self.time_emb = TimeEmbedding(a.width)

@@ -316,3 +316,22 @@ def test_the_card_says_how_the_dataset_was_made_and_what_the_manifest_counts(tmp
         'load_dataset("owner/faces", split="train")',
     ):
         assert line in card
+
+
+def test_the_card_of_a_dataset_by_uiface_names_it_and_its_sampler(tmp_path):
+    about = {"mode": "uiface", "generator": "ab12", "autoencoder": ["cd34", "ef56"], "partition": "adaptive"}
+    prepare_dataset(tmp_path / "test", {"format": "folder", **about}, {})
+    with DatasetWriter(tmp_path / "test", "folder", "a") as writer:
+        writer.write(Identity(0, "000000", None), images(0))
+    finish_dataset(tmp_path / "test", "folder")
+    push(tmp_path / "test", "--dry_run")
+    card = (hub_folder(tmp_path / "test") / "README.md").read_text()
+    assert "made with UIFace (Lin et al., ICLR 2025)" in card
+    assert "with [Vec2Face]" not in card
+    for line in (
+        "adaptive |",
+        "| autoencoder | `cd34` |",
+        "| autoencoder | `ef56` |",
+        "first a face without an identity",
+    ):
+        assert line in card

@@ -1,6 +1,7 @@
 """The flags of the three generation scripts, in groups, and the values they stand for."""
 
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,15 +111,20 @@ def add_pose_flags(group: Any) -> None:
 
 
 def add_run_flags(
-    parser: ArgumentParser, output_dir: str, own_quality_model: bool = False, default_weights: str | None = None
-) -> None:
+    parser: ArgumentParser, output_dir: str, own_quality_model: bool = False, default_weights: str | None = None,
+    add_models: Callable[[ArgumentParser], None] | None = None,
+) -> None:  # fmt: skip
     """The gate, the networks, the machine and the output. ``output_dir``: where datasets are made by default.
 
     ``default_weights``: what the help says of the generator in a script whose default depends on other flags.
+    ``add_models``: adds the flags of the generator and the face encoder in the place of ``add_model_flags``.
     ``own_quality_model``: whether the gate brings the flag of the quality model, for a script without AttrOP.
     """
     add_gate_flags(parser, QUALITY_WEIGHTS if own_quality_model else None)
-    add_model_flags(parser, default_weights)
+    if add_models is None:
+        add_model_flags(parser, default_weights)
+    else:
+        add_models(parser)
     add_device_flags(parser, precision="auto")
     parser.add_argument(
         "--batch_size", type=positive, default=64, help="images at a time on a GPU; without effect on a CPU"
@@ -159,21 +165,26 @@ def networks_of(
     """Load the generator, the networks asked for, and those that flags need. Raises UserError."""
     check_attribute_flags(args)
     args.attribute_weights = attribute_file_of(args)
+    files = weight_files_of(args, gating, id=id, quality=quality, pose=pose)
+    if args.rep_dim != VECTOR_SIZE:
+        raise UserError(f"--rep_dim {args.rep_dim}: the generator reads identity vectors of length {VECTOR_SIZE}.")
+    return load_networks(files, machine.device, machine.precision.dtype, args.compile)
+
+
+def weight_files_of(args: Namespace, gating: Gating, *, id: bool, quality: bool, pose: bool) -> WeightFiles:
+    """The files of the generator, of the networks asked for, and of those that flags need."""
     needed = {
         "id": id or gating.needs("id_similarity", "avoid_similarity") or bool(args.measure),
         "quality": quality or gating.needs("quality") or bool(args.measure),
         "pose": pose,
         "gate": gating.needs("gate_similarity"),
-        "attribute": bool(args.attribute),
+        "attribute": bool(getattr(args, "attribute", None)),
     }
     use_demo_weights(args, unused=[f"{role}_weights" for role, is_needed in needed.items() if not is_needed])
     note_flags_without_effect(args)
-    if args.rep_dim != VECTOR_SIZE:
-        raise UserError(f"--rep_dim {args.rep_dim}: the generator reads identity vectors of length {VECTOR_SIZE}.")
     files = {role: getattr(args, f"{role}_weights") for role, is_needed in needed.items() if is_needed}
     adapter = getattr(args, "landmark_adapter", None)
-    files = WeightFiles(args.model_weights, preset=args.model, adapter=adapter, **files)
-    return load_networks(files, machine.device, machine.precision.dtype, args.compile)
+    return WeightFiles(args.model_weights, preset=args.model, adapter=adapter, **files)
 
 
 def attrop_options_of(args: Namespace, machine: Machine) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from utils.generation.recipe import Recipe
 LOWER_BOUND = 0.6  # IDperturb's best
 
 
-def add_recipe_flags(parser: ArgumentParser, sigmas: tuple[float, ...], by_control: str = "") -> None:
-    """Name, number and variation of the images. ``sigmas``: the default noise levels.
+def add_recipe_flags(
+    parser: ArgumentParser, sigmas: tuple[float, ...], by_control: str = "", masks: bool = True
+) -> None:
+    """Name, number and variation of the images. ``sigmas``: the default noise levels; ``masks``: flags of mask rates.
 
     ``by_control``: a note for the help texts of a script whose defaults depend on other flags: they are then None, and
     ``fill_in`` sets them.
@@ -23,7 +25,7 @@ def add_recipe_flags(parser: ArgumentParser, sigmas: tuple[float, ...], by_contr
     group.add_argument("--name", type=dataset_name, required=True, help="name of the dataset")
     group.add_argument("--example", type=positive, default=EXAMPLE, help="number of images per identity")
     group.add_argument(
-        "--seed", type=not_negative, default=0,
+        "--seed", "--noise_seed", type=not_negative, default=0,
         help="seed of all random draws, together with the numbers of the identity and the image",
     )  # fmt: skip
     group.add_argument(
@@ -44,7 +46,7 @@ def add_recipe_flags(parser: ArgumentParser, sigmas: tuple[float, ...], by_contr
         ("mask_ratio_max", finite, rates.maximum, "highest mask rate"),
         ("mask_ratio_mu", finite, rates.mu, "centre of the mask rate's truncated normal distribution"),
         ("mask_ratio_std", finite, rates.std, "standard deviation of that distribution"),
-    ):  # fmt: skip
+    )[: None if masks else 1]:  # fmt: skip
         note = f" (default: {default}; {by_control})" if by_control else ""
         group.add_argument(
             f"--{name}", type=kind, nargs="+" if name == "sigma" else None, default=None if by_control else default,
@@ -75,10 +77,7 @@ def recipe_of(args: Namespace, landmarks: LandmarkChoice | None = None) -> Recip
 
     ``landmarks``: the choice of landmarks, for a generator that they control.
     """
-    try:
-        rates = MaskRates(args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std)
-    except ValueError as error:
-        raise UserError(f"--mask_ratio_*: {error}.") from error
+    rates = mask_rates_of(args) if hasattr(args, "mask_ratio_min") else None
     if args.noise == "gaussian":
         if args.lower_bound is not None:
             raise UserError("--lower_bound: belongs to --noise cone.")
@@ -87,3 +86,11 @@ def recipe_of(args: Namespace, landmarks: LandmarkChoice | None = None) -> Recip
         raise UserError("--sigma: belongs to --noise gaussian; the cone is as wide as --lower_bound says.")
     lower_bound = LOWER_BOUND if args.lower_bound is None else args.lower_bound
     return Recipe(args.example, (), args.seed, rates, lower_bound, landmarks)
+
+
+def mask_rates_of(args: Namespace) -> MaskRates:
+    """The distribution of mask rates that the flags ask for. Raises UserError if there is none."""
+    try:
+        return MaskRates(args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std)
+    except ValueError as error:
+        raise UserError(f"--mask_ratio_*: {error}.") from error

@@ -18,7 +18,7 @@ from utils.data.images import SIDE, resize
 from utils.data.masks import load_mask
 from utils.data.training_lmdb import ENCODER, LazyLmdb, decode_record, open_lmdb, unpack_record
 
-AUGMENTATIONS = ("noaug", "randcrop", "randresizedcrop")
+AUGMENTATIONS = ("noaug", "flip", "randcrop", "randresizedcrop")
 PADDING = 8  # pixels added on each side before a random crop
 SMALLEST_AREA = 0.2  # smallest area of a random resized crop, as a fraction of the image
 
@@ -33,7 +33,7 @@ class TrainingItem(NamedTuple):
 
 
 def augment(image: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) uint8 -> (112, 112, 3): a random crop and flip; for ``noaug`` the image itself."""
+    """(H, W, 3) uint8 -> (112, 112, 3): a random crop and flip, or for ``flip`` the latter only."""
     if kind == "noaug":
         return image
     if kind == "randcrop":

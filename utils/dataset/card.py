@@ -18,6 +18,17 @@ MODES = {  # "mode" of settings.json -> how the images were made
     "the vector gives a vector for each image of the identity.",
     "reference": "The identity vectors are face-recognition (FR) features of photos. Gaussian noise on a vector gives "
     "the different images of an identity.",
+    "uiface": "Each identity is a vector in the feature space of a face-recognition (FR) model. Latent diffusion draws "
+    "each image from noise of its own, first a face without an identity and then with that of the vector.",
+}
+VEC2FACE = "[Vec2Face](https://arxiv.org/abs/2409.02979), which turns face-recognition vectors into face images"
+SYSTEMS = {"uiface": "UIFace (Lin et al., ICLR 2025), a latent diffusion model conditioned on face-recognition vectors"}
+SAMPLING = {  # settings of UIFace's sampler
+    "partition": "timestep from which an image had its identity",
+    "threshold": "largest movement of a settled attention map",
+    "steps": "sampling steps",
+    "guidance": "scale of classifier-free guidance",
+    "injection": "injection of the attention of the pass without an identity",
 }
 ATTROP = {  # "mode" of settings.json -> what AttrOP did, where it was used
     "identity": "Before that, AttrOP changed the identity vector until its image reached the target quality, or for "
@@ -29,6 +40,7 @@ ATTROP = {  # "mode" of settings.json -> what AttrOP did, where it was used
 }
 WEIGHTS = {
     "generator": "generator",
+    "autoencoder": "autoencoder",
     "id_model": "FR model that reads the identity",
     "quality_model": "quality model",
     "pose_model": "head pose model",
@@ -126,8 +138,7 @@ def card_text(
     about = f"{summary.images:,} generated face images of {summary.identities:,} identities, {SIDE}x{SIDE} pixels"
     parts = [
         f"# {name}",
-        f"{about}, made with [Vec2Face](https://arxiv.org/abs/2409.02979), which turns face-recognition vectors into "
-        "face images.",
+        f"{about}, made with {SYSTEMS.get(mode, VEC2FACE)}.",
         f"![The first identities, one per row]({CONTACT_SHEET})" if has_contact_sheet else "",
         "## Use",
         f'```python\nfrom datasets import load_dataset\n\ndataset = load_dataset("{repository}", split="train")\n```',
@@ -136,7 +147,7 @@ def card_text(
         "## How it was made",
         " ".join([MODES.get(mode, ""), *([ATTROP.get(mode, "")] if settings.get("attrop") else [])]).strip(),
         table(["setting", "value"], settings_rows(settings, environment)),
-        table(["weights", "SHA-256"], [(WEIGHTS[key], f"`{settings[key]}`") for key in WEIGHTS if settings.get(key)]),
+        table(["weights", "SHA-256"], weight_rows(settings)),
         "`settings.json` holds all settings. With them, the same weights and the same identity vectors, the dataset "
         "can be made again.",
         "## Counts and figures",
@@ -185,13 +196,21 @@ def settings_rows(settings: dict, environment: dict) -> Iterable[tuple[str, str]
     if gate := settings.get("gate"):
         names = ("smallest id similarity", "smallest quality", "highest number of tries")
         yield "gate", ", ".join(f"{word} {value}" for word, value in zip(names, gate, strict=True) if value is not None)
-    for name, meaning in FURTHER_GATES.items():
+    for name, meaning in (SAMPLING | FURTHER_GATES).items():
         if settings.get(name) is not None:
             yield meaning, str(settings[name])
     yield "precision", str(settings.get("precision"))
     yield "JPEG quality", str(settings.get("jpeg_quality"))
     versions = (f"{key} {environment[key]}" for key in ("device", "python", "torch") if environment.get(key))
     yield "made on", ", ".join(versions) or "-"
+
+
+def weight_rows(settings: dict) -> Iterable[tuple[str, str]]:
+    """Rows of the weight files, of which an autoencoder may have two."""
+    for key, meaning in WEIGHTS.items():
+        hashes = settings.get(key) or []
+        for sha256 in [hashes] if isinstance(hashes, str) else hashes:
+            yield meaning, f"`{sha256}`"
 
 
 def count_rows(summary: ManifestSummary) -> Iterable[tuple[str, str]]:

@@ -33,7 +33,7 @@ def with_anchors(
         streams = [anchor_stream(recipe.seed, identity.number) for identity, _, _ in batch]
         vectors = np.ones((batch_size, batch[0][1].size), np.float32)
         vectors[: len(batch)] = [vector for _, vector, _ in batch]
-        images = decode_rows(generator, vectors, recipe.mask_rates, streams)
+        images = decode_rows(generator, vectors, recipe.mask_rates, streams).images
         with torch.inference_mode():
             features = encoder(to_images(to_pixels(images))).float().cpu().numpy()  # (B, D)
         for (identity, vector, verdict), feature in zip(batch, features, strict=False):  # further rows are padding

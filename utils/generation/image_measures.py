@@ -10,8 +10,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.masking import ROWS, TokenMask
 from utils.generation import landmark_check
+from utils.generation.decoding import example_image
 from utils.generation.identity_sampling import highest_similarity
 from utils.generation.landmark_check import LandmarkCheck
 from utils.runtime.device import uncompiled
@@ -93,11 +93,8 @@ class ImageMeasures:
         generator = uncompiled(generator)
         measures = ImageMeasures(*map(uncompiled, (self.encoder, self.quality_model, self.pose_model)))
         parameter = next(generator.parameters())
-        vectors = torch.ones(1, 512, device=parameter.device)
-        with torch.inference_mode():
-            mask = TokenMask.from_noise(torch.linspace(0, 0.9, ROWS)[None], 0.0, 0.0).to(parameter.device)
-            images, drawing = operations(lambda: generator(vectors, mask).images)
-            _, measuring = operations(lambda: measures(images.float(), vectors))
+        images, drawing = operations(lambda: example_image(generator))
+        _, measuring = operations(lambda: measures(images.float(), torch.ones(1, 512, device=parameter.device)))
         return measuring * (1 if parameter.dtype == torch.float32 else COST_OF_FLOAT32) / drawing
 
 

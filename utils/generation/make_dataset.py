@@ -238,10 +238,12 @@ def describe(
         "seed": recipe.seed,
         "example": recipe.example,
         "sigma": list(recipe.sigmas),
-        "mask_ratio": [rates.minimum, rates.maximum, rates.mu, rates.std],
+        "mask_ratio": rates and [rates.minimum, rates.maximum, rates.mu, rates.std],
         "precision": precision.name,
         "jpeg_quality": output.jpeg_quality,
     }
+    if rates is None:
+        del settings["mask_ratio"]
     if recipe.lower_bound is not None:
         del settings["sigma"]
         settings |= {"noise": "cone", "lower_bound": recipe.lower_bound}

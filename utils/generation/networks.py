@@ -9,6 +9,7 @@ import torch.nn as nn
 from models.attribute_estimator import load_attribute_estimator
 from models.iresnet import load_face_encoder
 from models.sixdrepnet import load_pose_estimator
+from models.uiface import UIFaceGenerator
 from models.vec2face import load_vec2face
 from models.weight_files import sha256
 from utils.runtime.device import compiled
@@ -111,14 +112,25 @@ class Networks:
         ]
 
 
-def load_networks(files: WeightFiles, device: torch.device, dtype: torch.dtype, compile: bool = False) -> Networks:
-    """Load the networks of a run. Raises UserError for unsuitable files, or if ``compile`` has no compiler."""
-    generator = load_vec2face(files.generator, device, dtype, files.preset, files.adapter)
+def load_networks(
+    files: WeightFiles, device: torch.device, dtype: torch.dtype, compile: bool = False,
+    generator: UIFaceGenerator | None = None,
+) -> Networks:  # fmt: skip
+    """Load the networks of a run, the generator only if none is given.
+
+    Raises UserError for unsuitable files, or if ``compile`` has no compiler.
+    """
+    if generator is None:
+        generator = load_vec2face(files.generator, device, dtype, files.preset, files.adapter)
     networks = Networks(files, generator, load_estimators(files, device, dtype))
     if compile:
         done = {id(model): compiled(model, device, fixed_shapes=True) for model in networks.by_role.values()}
         networks.by_role = {role: done[id(model)] for role, model in networks.by_role.items()}
-        networks.generator, networks.is_compiled = compiled(generator, device, fixed_shapes=True), True
+        networks.is_compiled = True
+        if isinstance(generator, UIFaceGenerator):  # of which the network alone is compiled, without the sampler's loop
+            generator.net = compiled(generator.net, device, fixed_shapes=True)
+        else:
+            networks.generator = compiled(generator, device, fixed_shapes=True)
     return networks
 
 

@@ -250,7 +250,7 @@ def retry_rejected(
 
 
 def decode(
-    generator: torch.nn.Module, queue: RetryQueue, mask_rates: MaskRates, batch_size: int,
+    generator: torch.nn.Module, queue: RetryQueue, mask_rates: MaskRates | None, batch_size: int,
     measures: ImageMeasures | None,
 ) -> Iterator[FinishedImage]:  # fmt: skip
     """Decode in batches padded to ``batch_size``; a batch is read back from the device while the next one runs."""
@@ -264,10 +264,10 @@ def decode(
 
 @torch.inference_mode()
 def launch(
-    generator: torch.nn.Module, batch: list[ImageJob], mask_rates: MaskRates, batch_size: int,
+    generator: torch.nn.Module, batch: list[ImageJob], mask_rates: MaskRates | None, batch_size: int,
     measures: ImageMeasures | None,
 ) -> tuple[Download, list[str]]:  # fmt: skip
-    """Start decoding a batch: a Download, and the names of the values measured.
+    """Start decoding a batch: a Download, and the names of the values.
 
     The Download holds the pixels (B, 112, 112, 3) uint8, whether each image is finite (B,), and the values, (B,) each;
     B is ``batch_size``, and rows after those of ``batch`` are padding.
@@ -278,12 +278,11 @@ def launch(
     for slot, job in enumerate(batch):
         vectors[slot], identities[slot] = job.noisy, job.wanted
     pictures = [job.landmarks.picture for job in batch if job.landmarks is not None]
-    images = decode_rows(generator, vectors, mask_rates, [job.stream for job in batch], pictures)
+    images, values = decode_rows(generator, vectors, mask_rates, [job.stream for job in batch], pictures)
     finite, pixels = images.flatten(1).isfinite().all(1), to_pixels(images)  # (B,), (B, 112, 112, 3)
-    values = {}
     if measures is not None:
         anchors = anchors_of(batch, batch_size, device)
-        values = measures(to_images(pixels), upload(torch.from_numpy(identities), device), anchors)
+        values = values | measures(to_images(pixels), upload(torch.from_numpy(identities), device), anchors)
     return Download(pixels, finite, *values.values()), list(values)
 
 

@@ -34,17 +34,17 @@ class Recipe:
     """The number of images per identity, and how they vary.
 
     ``example``: images per identity; ``sigmas``: one block of noise levels, see ``streams.image_sigmas``; ``seed``: the
-    seed of all random draws; ``mask_rates``: the distribution that mask rates are drawn from; ``lower_bound``: None for
-    Gaussian noise, or for noise in a cone, which has no levels, the smallest cosine of an image's vector to its
-    identity vector. ``landmarks``: chooses the landmark pictures of the images, for a generator with a landmark
-    encoder; None without such control. ``mixup``: mixes the identity of every image with another one, None for no
-    mixup.
+    seed of all random draws; ``mask_rates``: the distribution that mask rates are drawn from, None for UIFace, which
+    has none; ``lower_bound``: None for Gaussian noise, or for noise in a cone, which has no levels, the smallest cosine
+    of an image's vector to its identity vector. ``landmarks``: chooses the landmark pictures of the images, for a
+    generator with a landmark encoder; None without such control. ``mixup``: mixes the identity of every image with
+    another one, None for no mixup.
     """
 
     example: int
     sigmas: tuple[float, ...] = ()
     seed: int = 0
-    mask_rates: MaskRates = field(default_factory=MaskRates)
+    mask_rates: MaskRates | None = field(default_factory=MaskRates)
     lower_bound: float | None = None
     landmarks: LandmarkChoice | None = None
     mixup: IdentityMixup | None = None

@@ -21,12 +21,12 @@ class VectorSource:
     ``usual_norm``: mean norm of the vectors that the generator was trained on, if known; very different norms give a
     warning. ``reserve``: an ``.npy`` of further identities, whose rows and numbers follow those of the file;
     ``reserve_rows``: their rows. Raises UserError when a file is missing, damaged, of another shape or type, or has a
-    zero, NaN or infinite row, or one vector is in both.
+    zero, NaN or infinite row, or one vector is in both. ``any_norm``: no norm gives a warning.
     """
 
     def __init__(
         self, path: Path | str, start_end: str | None = None, start_class_id: int = 0, width: int = 512,
-        usual_norm: float | None = None, reserve: Path | str | None = None,
+        usual_norm: float | None = None, reserve: Path | str | None = None, any_norm: bool = False,
     ):  # fmt: skip
         self.vectors = load_vectors(path, width)
         self.reserve = load_vectors(reserve, width) if reserve else self.vectors[:0]
@@ -38,6 +38,8 @@ class VectorSource:
         self.origin, self.fingerprint = str(path), sha256(path)
         self.warnings, self.skipped, self.note = [], [], None
         norm = float(np.median(np.linalg.norm(self.vectors[self.slice.start : self.slice.start + 1000], axis=1)))
+        if any_norm:
+            return
         if usual_norm and not 0.5 < norm / usual_norm < 2:
             self.warnings.append(
                 f"{path}: the vectors have norm {norm:.2f}; the generator was trained on norms about {usual_norm:.1f}."

@@ -48,6 +48,17 @@ def warmup_within_cosine(step: int, highest: float, warmup_steps: int, steps: in
     return _half_cosine(highest, 0.0, math.pi * step / steps)
 
 
+def cosine_restarts(update: int, highest: float, first: int, factor: int) -> float:
+    """At an ``update`` from 0: half-cosines from ``highest`` to 0, each ``factor`` times as long as the one before.
+
+    ``first``: the number of updates of the first one. SGDR (Loshchilov and Hutter, 2017) calls these warm restarts.
+    """
+    length = first
+    while update >= length:
+        update, length = update - length, length * factor
+    return _half_cosine(highest, 0.0, math.pi * update / length)
+
+
 def _half_cosine(highest: float, lowest: float, angle: float) -> float:
     """``highest`` at angle 0, ``lowest`` at pi."""
     return lowest + (highest - lowest) * 0.5 * (1 + math.cos(angle))

@@ -13,6 +13,7 @@ from models.generator_file import native_checkpoint
 from models.released_weights import released_key
 from models.vec2face import PRESETS, Vec2Face, architecture_of, generator_state, preset_of
 from models.weight_files import load_file, load_weights_strict, save_file
+from utils.training.average import copied, load_average, move_average
 from utils.training.optimizers import load_optimizer
 from utils.training.released import is_released_training, to_native_training
 from utils.training.resuming import check_settings
@@ -52,7 +53,7 @@ class TrainingState:
             parameter.requires_grad_(fmae_lr > 0)
         self.optimizer = torch.optim.AdamW(groups, **options)
         self.optimizer_disc = torch.optim.AdamW(discriminator.parameters(), **options)
-        self.ema = _copied(generator.state_dict()) if ema_decay else None
+        self.ema = copied(generator.state_dict()) if ema_decay else None
         self.step, self.last_step = 0, 0
 
     def _parameter_groups(self):
@@ -65,8 +66,7 @@ class TrainingState:
     def update_average(self) -> None:
         """Move the averaged weights, if there are any, towards the generator's weights."""
         if self.ema is not None:
-            current = self.generator.state_dict()
-            torch._foreach_lerp_([self.ema[key] for key in current], list(current.values()), 1 - self.ema_decay)
+            move_average(self.ema, self.generator.state_dict(), self.ema_decay)
 
     def generator_to_score(self) -> Vec2Face:
         """A copy of the generator in eval mode, with the averaged weights where there are any: they are exported."""
@@ -95,7 +95,7 @@ class TrainingState:
         """Load the weights of a trained generator. Raises UserError when it has another architecture."""
         self._load_generator(load_file(path), path)
         if self.ema is not None:
-            self.ema = _copied(self.generator.state_dict())
+            self.ema = copied(self.generator.state_dict())
 
     def _load_generator(self, content, path):
         state, released = generator_state(content, path)
@@ -130,8 +130,7 @@ class TrainingState:
         if content.get("scaler"):  # empty after a run without a loss scale, in bfloat16 or float32
             self.scaler.load_state_dict(content["scaler"])
         if self.ema is not None:
-            averaged = content.get("model_ema") or self.generator.state_dict()
-            self.ema = {key: value.to(self.ema[key].device, copy=True) for key, value in averaged.items()}
+            self.ema = load_average(self.ema, content.get("model_ema") or self.generator.state_dict())
         self.step = content["step"]
         return notes
 
@@ -144,7 +143,3 @@ class TrainingState:
                 f"{path}: not a training checkpoint (no {', '.join(missing)} in it), so it cannot be resumed. If it is "
                 f"a generator, begin a new training from it with --start_from {path}."
             )
-
-
-def _copied(state):
-    return {key: value.detach().clone() for key, value in state.items()}

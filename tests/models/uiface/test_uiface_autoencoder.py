@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 from filled import filled, manifest
-from uiface_models import error, golden
+from uiface_models import error, golden, small_autoencoder
 
 from models.errors import UserError
 from models.uiface import AUTOENCODER_PRESETS, Autoencoder, load_uiface_vq, save_uiface_vq
@@ -101,3 +101,35 @@ def test_without_diffusers_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(UserError, match=r"pip install -e \.\[uiface\]"):
         Autoencoder(AUTOENCODER_PRESETS["uiface_tiny"])
+
+
+def test_standardised_latents_have_unit_variance_and_the_same_codes_and_reconstructions():
+    autoencoder, images = small_autoencoder(), torch.rand(3, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        autoencoder.model.quant_conv.weight.mul_(5)
+        autoencoder.model.quant_conv.bias.add_(torch.tensor([1.0, -2.0, 3.0]))
+        autoencoder.begin_codebook(images)
+        before = autoencoder(images).images
+        autoencoder.standardise(images)
+        after, latents = autoencoder(images).images, autoencoder.encode(images)
+    assert torch.allclose(after, before, atol=1e-4)
+    assert torch.allclose(latents.mean((0, 2, 3)), torch.zeros(3), atol=1e-4)
+    assert float(latents.square().mean()) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_codebook_that_begins_with_latents_is_used():
+    autoencoder, images = small_autoencoder(), torch.rand(8, 3, 32, 32) * 2 - 1
+    autoencoder.begin_codebook(images)
+    used = autoencoder.model.quantize(autoencoder.encode(images))[2][2].unique()
+    assert len(used) > 0.9 * autoencoder.sizes.codes
+
+
+def test_faces_of_112_pixels_are_resized_to_the_images_of_the_autoencoder_and_back():
+    autoencoder, faces = small_autoencoder(), torch.rand(2, 3, 112, 112)
+    with torch.no_grad():
+        latents = autoencoder.encode_faces(faces, 8)
+        assert latents.shape == (2, 3, 8, 8)
+        assert autoencoder.decode_faces(latents).shape == (2, 3, 112, 112)
+        reconstruction = autoencoder(faces)
+    assert reconstruction.images.shape == faces.shape
+    assert reconstruction.codebook_loss > 0
