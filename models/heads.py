@@ -61,11 +61,22 @@ class CosineClassifier(nn.Module):
         """Set the directions to the class centroids (classes, D)."""
         self.directions.copy_(centroids)
 
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.directions)
+
+    @property
+    def share(self) -> range:
+        """The classes whose directions this process holds: all of them."""
+        return range(self.classes)
+
     def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         logits = SCALE * F.normalize(features) @ F.normalize(self.directions).T  # (N, classes)
         own = torch.arange(len(labels), device=labels.device), labels  # gather() would keep a copy of all logits
         lowered = SCALE * self.with_margin(logits[own] / SCALE, features)  # (N,)
-        return F.cross_entropy(logits.index_put_(own, lowered), labels, reduction="none")  # (N,)
+        losses = F.cross_entropy(logits.index_put_(own, lowered), labels, reduction="none")  # (N,)
+        return losses + self.regulariser(features)
 
     def of_mixtures(self, features: torch.Tensor, labels: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
         """The losses (N,) of mixtures of P classes each, as SynFace's code has them: the logits are mixed.
@@ -80,11 +91,16 @@ class CosineClassifier(nn.Module):
         rows = rows[:, None].expand_as(labels)  # (N, P)
         change = shares * (torch.stack(lowered, 1) - logits[rows, labels])  # (N, P)
         logits = logits.index_put((rows, labels), change, accumulate=True)
-        return logits.logsumexp(1) - (shares * logits[rows, labels]).sum(1)  # (N,)
+        losses = logits.logsumexp(1) - (shares * logits[rows, labels]).sum(1)  # (N,)
+        return losses + self.regulariser(features)
 
     def with_margin(self, cosines: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """The cosines (N,) of features (N, D) to their own classes, lowered by the margin."""
         raise NotImplementedError
+
+    def regulariser(self, features: torch.Tensor) -> torch.Tensor | float:
+        """A term (N,) of the loss that depends on the features (N, D) alone, or 0."""
+        return 0.0
 
 
 class CosFace(CosineClassifier):
@@ -158,14 +174,8 @@ class MagFace(CosineClassifier):
         super().__init__(classes, width)
         self.bounds, self.margins, self.weight, self.easy_margin = bounds, margins, weight, easy_margin
 
-    def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return super().forward(features, labels) + self.regulariser(features)
-
-    def of_mixtures(self, features: torch.Tensor, labels: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-        return super().of_mixtures(features, labels, shares) + self.regulariser(features)
-
     def regulariser(self, features: torch.Tensor) -> torch.Tensor:
-        """What the losses (N,) of features (N, D) rise by: it decreases with the norm."""
+        """A term (N,) that decreases with the norm."""
         norms = self.norms_of(features)  # (N,)
         return self.weight * (norms / self.bounds[1] ** 2 + 1 / norms)
 

@@ -46,7 +46,7 @@ def main(argv=None):
         "--id_weights", "--new_encoder", required=True, help="face encoder whose vectors the generator should read"
     )
     parser.add_argument(
-        "--data", "--photos", required=True, help="photos of any people: folder of identity/photo, or LMDB"
+        "--data", "--photos", required=True, help="photos of any people: folder of identity/photo, LMDB or .rec"
     )
     parser.add_argument("--count", type=positive, default=8192, help="number of photos to use, spread over all")
     parser.add_argument("--ridge", type=float, default=100.0, help="weight of the squared coefficients in the fit")

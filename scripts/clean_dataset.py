@@ -52,7 +52,7 @@ ROWS_PER_REASON, BESIDE, LEFT_OUT = 8, 3, 4  # of the picture: rows, images that
 
 def clean_parser():
     parser = make_parser(__doc__)
-    parser.add_argument("data", help="folder of identity/photo, or LMDB")
+    parser.add_argument("data", help="folder of identity/photo, LMDB or .rec")
     parser.add_argument("--mask", help=".npy of the positions of the images to look at (default: all)")
     parser.add_argument(
         "--id_weights", default="weights/arcface-r100-glint360k.pth", help="weights of the face encoder"

@@ -5,13 +5,15 @@
     python scripts/convert_dataset.py part1.lmdb part2 all.lmdb
     python scripts/convert_dataset.py generated_images/test test-for-the-hub --to imagefolder
     python scripts/convert_dataset.py generated_images/test test-shards --to webdataset
+    python scripts/convert_dataset.py generated_images/test test-rec --to rec
     python scripts/convert_dataset.py generated_images/test --compact
 
-A source is a folder of identity/photo or an LMDB; the last name is the target, which appears when it is complete. Bytes
-of photos are copied; those that are no JPEG are encoded as one, except into an LMDB. The identities of several sources
-are numbered one source after the other, so merging never unites two identities. --to imagefolder adds Hugging Face's
-metadata.jsonl, and --to webdataset a .json beside each image, with the label, the identity's name and the image's line
-in the manifest of a generated dataset.
+A source is a folder of identity/photo, an LMDB, or an MXNet .rec (or a folder that holds one); the last name is the
+target, which appears when it is complete. Bytes of photos are copied; those that are no JPEG are encoded as one, except
+into an LMDB or .rec. The identities of several sources are numbered one source after the other, so merging never unites
+two identities. --to imagefolder adds Hugging Face's metadata.jsonl, and --to webdataset a .json beside each image, with
+the label, the identity's name and the image's line in the manifest of a generated dataset. --to rec writes train.rec
+with train.idx, train.lst and property, the form in which InsightFace distributes its training sets.
 
 --compact changes a generated dataset in place: it merges the images of processes that have ended, and sorts the
 manifest, and an LMDB's keys and labels, by identity, as a single run writes them. Runs that each add a slice leave them
@@ -31,17 +33,20 @@ from utils.cli.flags import make_parser
 from utils.cli.outputs import output_file
 from utils.data.face_set import FaceSet
 from utils.data.lmdb_files import write_fr_lmdb
+from utils.data.rec_faces import write_rec
 from utils.data.slices import parse_slice
 from utils.dataset.export import Photo, photos_of, write_folder, write_imagefolder, write_webdataset
 from utils.dataset.writer import compact_dataset, dataset_size, unmerged_note
 
-FORMS = ("folder", "lmdb", "imagefolder", "webdataset")
+FORMS = ("folder", "lmdb", "rec", "imagefolder", "webdataset")
 
 
 @command
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="source folders or LMDBs, followed by the target")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="source folders, LMDBs or .rec files, followed by the target"
+    )
     parser.add_argument("--compact", action="store_true", help="sorting of a generated dataset by identity, in place")
     parser.add_argument("--to", choices=FORMS, help="form of the target (default: lmdb for NAME.lmdb, else folder)")
     parser.add_argument("--mask", help=".npy of the positions of the photos to take, for a single source")
@@ -59,6 +64,8 @@ def main(argv=None):
         parser.error("give at least one source and the name of the new dataset")
     if args.mask and len(sources) > 1:
         raise UserError("--mask: give one source.")
+    if target.endswith((".rec", ".idx")):
+        raise UserError(f"{target}: a .rec comes with three other files: name a folder for them, and give --to rec.")
     form = args.to or ("lmdb" if target.endswith(".lmdb") else "folder")
     with output_file(target) as target:
         if target.exists():
@@ -97,6 +104,8 @@ def write(form: str, path: Path, photos: Iterable[Photo], identities: int) -> in
     """Write the photos of so many identities in a form of FORMS; the number of photos."""
     if form == "lmdb":
         return write_fr_lmdb(path, ((photo.label, photo.data) for photo in photos), identities)
+    if form == "rec":
+        return write_rec(path, ((photo.label, photo.identity, photo.data) for photo in photos), identities)
     return {"folder": write_folder, "imagefolder": write_imagefolder, "webdataset": write_webdataset}[form](
         path, photos
     )

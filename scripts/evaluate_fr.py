@@ -41,7 +41,7 @@ def main(argv=None):
     parser.add_argument("--data_dir", default="test_sets", help="folder of the verification sets")
     parser.add_argument("--sets", nargs="+", default=SETS, help="names of sets in --data_dir, or paths of their files")
     parser.add_argument(
-        "--data", "--pairs", help="folder of identity/photo, or LMDB, to draw random pairs from in place of --sets"
+        "--data", "--pairs", help="folder of identity/photo, LMDB or .rec, to draw random pairs from in place of --sets"
     )
     parser.add_argument(
         "--pair_count", type=positive, default=6000, help="number of pairs from --data, half of them of one identity"

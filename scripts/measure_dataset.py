@@ -42,7 +42,7 @@ OWN_FILES = ("report.json", "features.npy")  # either one marks the folder of a 
 
 def measure_parser() -> ArgumentParser:
     parser = make_parser(__doc__)
-    parser.add_argument("data", help="folder of identity/photo, or LMDB")
+    parser.add_argument("data", help="folder of identity/photo, LMDB or .rec")
     parser.add_argument("--mask", help=".npy of the positions of the images to measure (default: all)")
     parser.add_argument("--reference", nargs="*", default=[], help="datasets whose identities it must not resemble")
     models = parser.add_argument_group("models")

@@ -5,12 +5,14 @@
         -d lmdb_dataset -n faces
 
 The first form reads three lists: paths of images and of .npy features, both of which are sorted, and one label per line
-in that order. The second reads PHOTOS/identity/photo and extracts the features itself. After an interruption the same
+in that order. The second reads PHOTOS/identity/photo, an LMDB for FR training or an MXNet .rec, and extracts the
+features itself. After an interruption the same
 command continues.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,12 +28,15 @@ from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import folder_name, make_parser, positive
 from utils.cli.model_flags import add_device_flags, add_workers_flag, set_up_inference
 from utils.cli.outputs import output_file
+from utils.data.alignment import FaceAligner
+from utils.data.face_set import FaceSet
 from utils.data.images import SIDE, decode_image, encode_jpeg, list_images, name_in, resize
 from utils.data.photo_loader import Unreadable, read_ahead, reason_of
 from utils.data.training_lmdb import TrainingLmdbWriter
-from utils.generation.photo_source import PhotoSource
+from utils.generation.photo_source import Crop, CropReader, PhotoSource, feature_rows, features_of
 
 JPEG_QUALITY = 95
+PACKED = (".lmdb", ".rec", ".mdb")  # files of many photos
 
 
 class Records(NamedTuple):
@@ -50,7 +55,9 @@ def main(argv=None):
     parser.add_argument("--feature_list", "-f", help="text file of paths of features, .npy")
     parser.add_argument("--label_file", "-l", help="text file of labels, in the sorted order of the images")
     parser.add_argument(
-        "--data", "--images", help="folder of identity/photo, in place of lists; features are extracted by --id_weights"
+        "--data",
+        "--images",
+        help="folder of identity/photo, LMDB or .rec, in place of lists; features are extracted by --id_weights",
     )
     parser.add_argument("--id_weights", "--encoder", help="weights of the face encoder for --data")
     parser.add_argument(
@@ -75,7 +82,8 @@ def main(argv=None):
         use_demo_weights(args)
         device, precision = set_up_inference(args)
         encoder = load_face_encoder(args.id_weights, device, precision.dtype)
-        records = records_of_folder(args.data, encoder, args.batch_size, args.align, args.workers)
+        of_data = records_of_set if is_packed(args.data) else records_of_folder
+        records = of_data(args.data, encoder, args.batch_size, args.align, args.workers)
         encoder_hash = sha256(args.id_weights)
     with output_file(Path(args.dest) / f"{args.file_name}.lmdb") as path:
         write(path, records, encoder_hash)
@@ -138,6 +146,45 @@ def records_of_folder(data: str, encoder: IResNet, batch_size: int, align: bool,
             yield identity.number, name_in(data, path), image, identity.vector, labels[path.parent.name]
 
     return Records(photos, len(labels), read, source.skipped)
+
+
+def records_of_set(data: str, encoder: IResNet, batch_size: int, align: bool, workers: int | None) -> Records:
+    """The records of an LMDB or a .rec, whose features are extracted."""
+    faces, skipped = FaceSet(data), []
+    read_crop = CropOfSet(faces, CropReader(FaceAligner() if align else None))
+    names = [faces.name(index) for index in range(len(faces))]
+
+    def read(start: int) -> Iterator[tuple]:
+        size = feature_rows(encoder, batch_size)
+        crops = read_ahead(read_crop, range(start, len(faces)), workers, size)
+        while batch := list(islice(crops, size)):
+            readable = [(index, crop) for index, crop in batch if not isinstance(crop, Unreadable)]
+            skipped.extend(f"{names[index]}: {crop.reason}" for index, crop in batch if isinstance(crop, Unreadable))
+            features = features_of([crop.image for _, crop in readable], encoder, size) if readable else []
+            for (index, crop), feature in zip(readable, features, strict=False):
+                image = crop.encoded or encode_jpeg(crop.image, JPEG_QUALITY)
+                yield index, names[index], image, feature, int(faces.labels[index])
+
+    return Records(names, len(faces.identities), read, skipped)
+
+
+class CropOfSet(NamedTuple):
+    """Reads a photo of a FaceSet as a Crop."""
+
+    faces: FaceSet
+    reader: CropReader
+
+    def __call__(self, index: int) -> Crop:
+        """Raises ValueError or OSError when the photo cannot be used."""
+        return self.reader.crop(self.faces.read(index))
+
+
+def is_packed(data: str) -> bool:
+    """Whether this is an LMDB or a .rec, or a folder that holds one and no other folders."""
+    path = Path(data)
+    if not path.is_dir():
+        return path.suffix in PACKED
+    return not any(entry.is_dir() for entry in path.iterdir()) and any(f.suffix in PACKED for f in path.iterdir())
 
 
 def read_lines(path: str) -> list[str]:

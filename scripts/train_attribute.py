@@ -56,7 +56,7 @@ class Examples(NamedTuple):
 
 def parse_flags(argv: list[str] | None) -> argparse.Namespace:
     parser: Parser = make_parser(__doc__)
-    parser.add_argument("--data", required=True, help="training photos: folder of identity/photo, or LMDB")
+    parser.add_argument("--data", required=True, help="training photos: folder of identity/photo, LMDB or .rec")
     parser.add_argument("--table", help="table of labels (default: labels.jsonl in --data, or NAME.jsonl beside it)")
     parser.add_argument(
         "--labels", nargs="+", required=True, type=name_and_column, metavar="NAME[=COLUMN]",

@@ -5,11 +5,12 @@
     python scripts/train_fr.py --data rendered --head magface --readout_weights 6 3 --output_dir encoder
     python scripts/train_fr.py --data tests/photos --network 18 --width 16 --batch_size 4 --epochs 2 --output_dir fr
 
-The defaults are the published HSFace10K recipe (SE-IResNet-50, ArcFace). --data is a folder of identity/photo or an
-LMDB. The result is OUTPUT_DIR/model.pth, which every --id_weights and test_fr.py can read. To resume a run that was
-killed, or stopped with Ctrl-C, which saves a checkpoint first, add --resume OUTPUT_DIR to the same command.
+The defaults are the published HSFace10K recipe (SE-IResNet-50, ArcFace). --data is a folder of identity/photo, an LMDB
+or an MXNet .rec. The result is OUTPUT_DIR/model.pth, which every --id_weights and test_fr.py can read. To resume a run
+that was killed, or stopped with Ctrl-C, which saves a checkpoint first, add --resume OUTPUT_DIR to the same command.
 """
 
+import argparse
 import contextlib
 import math
 from argparse import BooleanOptionalAction as Boolean
@@ -28,6 +29,7 @@ from models.errors import UserError
 from models.heads import HEADS
 from models.iresnet import DEPTHS
 from models.recogniser import MIXUP_LOSSES, Recogniser, make_recogniser
+from models.sharded_head import ShardedHead
 from models.weight_files import save_file
 from utils.cli.flags import (
     Parser,
@@ -53,7 +55,7 @@ from utils.training.fr_state import RecogniserState, make_optimizer
 from utils.training.optimizers import clip_and_step, set_learning_rates
 from utils.training.parallel import parallel
 from utils.training.resuming import check_agreement, load_checkpoint, run_description
-from utils.training.schedules import warmup_then_milestones
+from utils.training.schedules import warmup_then_milestones, warmup_then_polynomial
 from utils.training.setup import Run, begin_run, join_training, prepare_device, seed_step
 from utils.training.stop import resume_command
 
@@ -67,7 +69,7 @@ def fr_parser() -> Parser:
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data", required=True,
-        help="training photos: folder of identity/photo, or LMDB; with two labels each if made with --identity_mixup",
+        help="training photos: folder of identity/photo, LMDB or .rec; two labels each if made with --identity_mixup",
     )  # fmt: skip
     data.add_argument("--mask", help=".npy file of the positions of the photos to train on (default: all)")
     data.add_argument("--mixed_data", help="further images, of mixtures with a folder each (see --mixed_labels)")
@@ -109,6 +111,17 @@ def fr_parser() -> Parser:
         "--mixup_loss", choices=MIXUP_LOSSES, default="losses",
         help="what is mixed in the loss of a mixture: the losses of its labels, or their logits, as in SynFace's code",
     )  # fmt: skip
+    model.add_argument(
+        "--sharded_head",
+        action="store_true",
+        help="class directions split over the processes (PartialFC), for hundreds of thousands of identities",
+    )
+    model.add_argument(
+        "--sample_rate",
+        type=sample_rate,
+        default=1.0,
+        help="share of the identities that a step of a --sharded_head compares with, above 0 and at most 1",
+    )
     model.add_argument("--backbone", help="face encoder of the same size to start from (default: random weights)")
     model.add_argument(
         "--readout_weights", "--traces", dest="traces", type=float, nargs=2, metavar=("IMAGE", "POSE"),
@@ -124,6 +137,12 @@ def fr_parser() -> Parser:
     recipe.add_argument("--lr", type=float, default=0.1, help="learning rate, for any number of processes")
     recipe.add_argument(
         "--milestones", type=int, nargs="*", default=[12, 20, 24], help="epochs (from 1) that begin with lr / 10"
+    )
+    recipe.add_argument(
+        "--schedule",
+        choices=["milestones", "polynomial"],
+        default="milestones",
+        help="fall of the learning rate: at the --milestones, or with the square of what is left of --epochs",
     )
     recipe.add_argument("--warmup_epochs", type=float, default=0, help="number of epochs of linear warm-up from 0")
     recipe.add_argument("--momentum", type=float, default=0.9, help="SGD momentum")
@@ -149,6 +168,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_head_flags(
         args.head, margin=args.margin, easy_margin=args.easy_margin, straight_through=args.straight_through
     )
+    if args.sample_rate < 1 and not args.sharded_head:
+        raise UserError(f"--sample_rate {args.sample_rate:g} has an effect with --sharded_head only.")
+    if args.sharded_head and args.mixup_loss == "logits":
+        raise UserError("--mixup_loss logits needs a whole head: leave out --sharded_head.")
     world = join_training(args.device)
     if world.is_main:
         check_output_folder(args.output_dir, args.resume, args.overwrite, RESULTS)
@@ -175,15 +198,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     if args.backbone:
         load_backbone(model.backbone, args.backbone)
+    if args.sharded_head:
+        model.head = ShardedHead(model.head, args.batch_size, world.rank, world.size, args.sample_rate)
     model.to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, args.lr, args.momentum, args.weight_decay)
     description = run_description(world, data.records())
-    state = RecogniserState(model, optimizer, precision.scaler(device), vars(args), description)
+    scaler = precision.scaler(device, differing=args.sharded_head and world.size > 1)
+    state = RecogniserState(model, optimizer, scaler, vars(args), description)
     notes = []
     if args.resume:
         path, content = world.from_main(partial(load_checkpoint, args.resume))
         if content is not None:
-            notes = state.resume(content, path)
+            notes = state.resume(content, path, len(data))
         del content  # it may be large
     if args.backbone and state.step == 0:
         adapt_batch_norm(model, data, device)
@@ -191,13 +217,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     hyper = Hyperparameters(
         batches.steps, min(args.epochs * batches.steps, args.max_steps or math.inf), clip_grad=args.clip_grad,
-        learning_rate=partial(
-            warmup_then_milestones, highest=args.lr, warmup_epochs=args.warmup_epochs, milestones=args.milestones
-        ),
-        seed=args.seed,
+        learning_rate=learning_rate(args.schedule, args.lr, args.warmup_epochs, args.epochs, args.milestones),
+        seed=args.seed, parts=data.parts if args.sharded_head else None,
         psi_of_step=partial(data.psi_of_batch, world.rank) if args.domain_mixup_per == "batch" else None,
     )  # fmt: skip
-    network = parallel(model, world, device, args.compile)
+    network = parallel(model, world, device, args.compile, [model.head.directions] if args.sharded_head else ())
     run = begin_run(
         world, device, precision, state.step, hyper.last_step, ("loss", "norm"), notes,
         resume_command=resume_command(__file__, argv, args.output_dir), output_dir=args.output_dir,
@@ -224,6 +248,7 @@ class Hyperparameters(NamedTuple):
     learning_rate: Callable[[float], float]  # by fractional epoch
     clip_grad: float  # largest gradient norm of the backbone
     seed: int
+    parts: Sequence[int] | None = None  # labels that every batch has (None: those with a share)
     psi_of_step: Callable[[int], float] | None = None  # share of all images of a step, where they have one in common
 
 
@@ -252,7 +277,7 @@ def train(
             batch = drop_broken(batch)
             if hyper.psi_of_step is not None:
                 batch.psi.fill_(hyper.psi_of_step(state.step))  # in place, as pinned memory
-            inputs = to_device(batch, run.device)
+            inputs = to_device(batch, run.device, hyper.parts)
             lr = hyper.learning_rate(state.step / hyper.steps_per_epoch)
             set_learning_rates(optimizer, lr)
 
@@ -273,17 +298,26 @@ def train(
                 log.write(state.step, epoch, lr)
             if run.stop.asked() or state.step == hyper.last_step:
                 break
-            if run.world.is_main and run.save_every and state.step % run.save_every == 0:
+            if run.save_every and state.step % run.save_every == 0:
                 finite.settle()
-                state.save(run.folder / LAST)
+                state.save(run.folder / LAST, run.world.is_main)
         finite.settle()
-        if run.world.is_main:
-            state.save(run.folder / LAST)
-            if test and (state.step % hyper.steps_per_epoch == 0 or state.step == hyper.last_step):
-                with Precision().applied():
-                    log.scores("accuracy", test(), state.step, epoch)
+        state.save(run.folder / LAST, run.world.is_main)
+        epoch_ends = state.step % hyper.steps_per_epoch == 0 or state.step == hyper.last_step
+        if run.world.is_main and test and epoch_ends:
+            with Precision().applied():
+                log.scores("accuracy", test(), state.step, epoch)
         if run.stop.seen:
             break
+
+
+def learning_rate(
+    schedule: str, lr: float, warmup_epochs: float, epochs: int, milestones: Sequence[int]
+) -> Callable[[float], float]:
+    """The learning rate by fractional epoch of the ``schedule`` called milestones or polynomial."""
+    if schedule == "polynomial":
+        return partial(warmup_then_polynomial, highest=lr, warmup_epochs=warmup_epochs, epochs=epochs)
+    return partial(warmup_then_milestones, highest=lr, warmup_epochs=warmup_epochs, milestones=milestones)
 
 
 def check_head_flags(head: str, **flags: float | bool | None) -> None:
@@ -293,6 +327,14 @@ def check_head_flags(head: str, **flags: float | bool | None) -> None:
     for flag, value in flags.items():
         if value not in (None, False) and head not in heads_of[flag]:
             raise UserError(f"--{flag} has no effect on --head {head}, only on {', '.join(heads_of[flag])}.")
+
+
+def sample_rate(text: str) -> float:
+    """argparse type: a number above 0 and at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text}")
+    return value
 
 
 def accuracies(model: Recogniser, pair_sets: Sequence) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Labelled face photos: a folder of identity/photo, or an LMDB for training a recogniser or the generator."""
+"""Labelled face photos: a folder of identity/photo, an LMDB for training a recogniser or the generator, or a .rec."""
 
 import hashlib
 import os
@@ -16,6 +16,7 @@ from utils.data import heic
 from utils.data.face_records import has_soft_label, label_of, soft_label_of
 from utils.data.images import CONTACT_SHEET, EXTENSIONS, SIDE, decode_image, encode_jpeg, resize
 from utils.data.masks import load_mask
+from utils.data.rec_faces import RecFaces
 from utils.data.soft_labels import SoftLabels, find_mixtures, soft_labels
 from utils.data.training_lmdb import LazyLmdb
 from utils.dataset.layout import ABOUT_SUFFIX, CLEANING_SUFFIX, HUB_SUFFIX, MANIFEST, REPORT_SUFFIX, SETTINGS
@@ -34,7 +35,7 @@ Label = TypeVar("Label")
 
 
 class FaceSet:
-    """N photos of C identities: FOLDER/identity/photo, an LMDB, or a generated dataset in either form.
+    """N photos of C identities: FOLDER/identity/photo, an LMDB, a generated dataset in either form, or an MXNet .rec.
 
     A generated dataset may have its manifest, settings and contact sheet in its own folder or in NAME.about beside it.
 
@@ -150,7 +151,7 @@ class ChosenPhotos:
             raise UserError(f"{self.faces.name(index)}: {error}") from error
 
 
-def refuse_mixtures(store: "FolderFaces | LmdbFaces", path: Path | str) -> None:
+def refuse_mixtures(store: "FolderFaces | LmdbFaces | RecFaces", path: Path | str) -> None:
     """Raise UserError when the images of a dataset have soft labels."""
     if store.soft is not None:
         raise UserError(
@@ -159,21 +160,28 @@ def refuse_mixtures(store: "FolderFaces | LmdbFaces", path: Path | str) -> None:
         )
 
 
-def open_store(path: Path) -> "FolderFaces | LmdbFaces":
+def open_store(path: Path) -> "FolderFaces | LmdbFaces | RecFaces":
     """The store of a path. Raises UserError when there is nothing, or more than one dataset."""
     if not path.exists():
         raise UserError(f"{path}: no such folder or LMDB of photos.")
     if not path.is_dir() or (path / "data.mdb").exists():
-        return LmdbFaces(path)
+        return open_file(path)
     people, datasets = list_people(path)
-    lmdbs = sorted(path.glob("*.lmdb"))
-    datasets = sorted({*datasets, *(lmdb.name for lmdb in lmdbs)})
-    if len(lmdbs) == len(datasets) == 1 and not people:
-        return LmdbFaces(lmdbs[0])
+    files = sorted(file for suffix in ("lmdb", "rec") for file in path.glob(f"*.{suffix}"))
+    datasets = sorted({*datasets, *(file.name for file in files)})
+    if len(files) == len(datasets) == 1 and not people:
+        return open_file(files[0])
     if datasets:
         more = f" and {len(datasets) - SHOWN} more" if len(datasets) > SHOWN else ""
         raise UserError(f"{path}: holds datasets, name one of them: {', '.join(datasets[:SHOWN])}{more}.")
     return FolderFaces(path, people)
+
+
+def open_file(path: Path) -> "LmdbFaces | RecFaces":
+    """The store of an LMDB, file or folder, or of a .rec."""
+    if path.suffix in (".idx", ".lst"):
+        raise UserError(f"{path}: the index of a dataset; name {path.with_suffix('.rec').name} beside it.")
+    return RecFaces(path) if path.suffix == ".rec" else LmdbFaces(path)
 
 
 def list_people(path: Path) -> tuple[dict[str, list[Path]], list[str]]:
@@ -201,7 +209,7 @@ def is_photo(entry: os.DirEntry) -> bool:
 
 def is_dataset(entries: Iterable[os.DirEntry], photos: list[Path]) -> bool:
     """Whether a folder is a dataset, not an identity: it has a manifest or LMDB, or only folders of photos."""
-    if any(entry.name in RECORDS or entry.name.endswith(".lmdb") for entry in entries):
+    if any(entry.name in RECORDS or entry.name.endswith((".lmdb", ".rec")) for entry in entries):
         return True
     return not photos and any(holds_photos(entry) for entry in entries if entry.is_dir() and entry.name[0] != ".")
 

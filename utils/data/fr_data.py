@@ -59,13 +59,14 @@ class RecogniserInput(NamedTuple):
     poses: torch.Tensor  # (B, 2) yaw and pitch in degrees, NaN where unknown
 
 
-def to_device(batch: RecognitionItem, device: torch.device) -> RecogniserInput:
+def to_device(batch: RecognitionItem, device: torch.device, parts: Sequence[int] | None = None) -> RecogniserInput:
     """Upload a batch from the loader and assemble its images on the device.
 
-    Which labels have a share is decided here, on the host, so that the host need not wait for the device.
+    ``parts``: the labels to return, 0 to 2; by default those that have a share in any image. That is decided here, on
+    the host, so that the host need not wait for the device.
     """
     mixed, blended = bool((batch.phi < 1).any()), bool((batch.psi < 1).any())
-    used = [0, *([1] if mixed else []), *([2] if blended else [])]
+    used = [0, *([1] if mixed else []), *([2] if blended else [])] if parts is None else list(parts)
     pixels, holes, labels, poses, phi, psi = (
         upload(column, device) for column in (batch.pixels, batch.holes, batch.labels, batch.pose, batch.phi, batch.psi)
     )
@@ -129,6 +130,12 @@ class RecognitionData(Dataset):
     def class_count(self) -> int:
         """Number of identities, including those of ``real``."""
         return len(self.faces.identities) + (0 if self.real is None else len(self.real.identities))
+
+    @property
+    def parts(self) -> list[int]:
+        """The labels of an item that may have a share: the first one, and with mixtures the others."""
+        mixed = self.faces.soft is not None or self.mixed is not None
+        return [0, *([1] if mixed else []), *([2] if self.real is not None else [])]
 
     def psi_of_batch(self, rank: int, step: int) -> float:
         """The share of the images that a process blends in a step, for batches that have one share in common.
@@ -207,11 +214,17 @@ class LabelledPhoto(NamedTuple):
 
 
 class FirstPhotos(Dataset):
-    """The first ``per_identity`` photos of every identity of a FaceSet; items are LabelledPhotos."""
+    """The first ``per_identity`` photos of every identity of a FaceSet; items are LabelledPhotos.
 
-    def __init__(self, faces: FaceSet, per_identity: int):
+    ``identities``: the labels to take, by default all.
+    """
+
+    def __init__(self, faces: FaceSet, per_identity: int, identities: range | None = None):
         self.faces = faces
         order = np.argsort(faces.labels, kind="stable")
+        if identities is not None:
+            sorted_labels = faces.labels[order]
+            order = order[(sorted_labels >= identities.start) & (sorted_labels < identities.stop)]
         labels = faces.labels[order]
         rank = np.arange(len(labels)) - np.searchsorted(labels, labels)  # (N,) of each photo within its identity
         self.photos, self.labels = order[rank < per_identity], labels[rank < per_identity]

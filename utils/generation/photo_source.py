@@ -38,7 +38,10 @@ class CropReader(NamedTuple):
 
     def __call__(self, path: Path) -> Crop:
         """Raises ValueError or OSError when the photo cannot be used."""
-        data = path.read_bytes()
+        return self.crop(path.read_bytes())
+
+    def crop(self, data: bytes) -> Crop:
+        """The Crop of an encoded photo. Raises ValueError when it cannot be used."""
         photo = decode_image(data)
         image = resize(photo if self.aligner is None else self.aligner(photo))
         intact = image is photo and not heic.is_heic(data)  # other readers of a dataset know no HEIC

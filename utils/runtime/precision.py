@@ -99,9 +99,17 @@ class Precision:
         enabled = self.autocast_dtype is not None
         return torch.autocast(device.type, self.autocast_dtype or torch.bfloat16, enabled=enabled)
 
-    def scaler(self, device: torch.device) -> torch.amp.GradScaler:
-        """A new gradient scaler, enabled only under float16 autocast."""
-        return torch.amp.GradScaler(device.type, enabled=self.autocast_dtype == torch.float16)
+    def scaler(self, device: torch.device, differing: bool = False) -> torch.amp.GradScaler:
+        """A new gradient scaler, enabled only under float16 autocast.
+
+        ``differing``: processes have parameters of their own; all skip a step if one of them has to.
+        """
+        enabled = self.autocast_dtype == torch.float16
+        if enabled and differing:
+            from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler  # takes most of a second
+
+            return ShardedGradScaler(device.type)
+        return torch.amp.GradScaler(device.type, enabled=enabled)
 
     def describe(self) -> dict[str, Any]:
         """The formats as plain values, for settings.json, logs and reports."""

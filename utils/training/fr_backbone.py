@@ -51,22 +51,23 @@ def init_head_from_centroids(
     A randomly initialised head would first undo what the backbone has learned. With domain mixup, whose real identities
     are further classes, the head is left as it is.
     """
-    if len(faces.identities) != len(model.head.directions):
+    if len(faces.identities) != model.head.classes:
         return
-    photos, device = FirstPhotos(faces, CENTROID_PHOTOS), model.head.directions.device
+    share, device = model.head.share, model.head.directions.device
+    photos = FirstPhotos(faces, CENTROID_PHOTOS, share)
     parts = np.array_split(np.arange(len(photos)), math.ceil(len(photos) / CENTROID_BATCH))
-    sums = torch.zeros_like(model.head.directions)  # (classes, D)
-    counts = torch.zeros_like(sums[:, 0])  # (classes,)
+    sums = torch.zeros_like(model.head.directions)  # (c, D), of the classes whose directions this process holds
+    counts = torch.zeros_like(sums[:, 0])  # (c,)
     model.eval()
     loader = make_loader(photos, [part.tolist() for part in parts], workers, device.type == "cuda")
     for batch in tqdm(loader, desc="centroids", unit="batch", leave=False):
         batch = drop_broken(batch)
-        pixels, labels = upload(batch.pixels, device), upload(batch.label, device)
+        pixels, labels = upload(batch.pixels, device), upload(batch.label - share.start, device)
         with autocast():
             features = nn.functional.normalize(model.backbone(to_images(pixels)))  # (B, D)
         sums.index_add_(0, labels, features.float())
         counts.index_add_(0, labels, torch.ones_like(labels, dtype=counts.dtype))
     model.train()
     # An identity whose photos are all broken keeps its random direction.
-    known = counts[:, None] > 0  # (classes, 1)
+    known = counts[:, None] > 0  # (c, 1)
     model.head.init_from_centroids(torch.where(known, sums / counts[:, None], model.head.directions))

@@ -8,11 +8,10 @@ import torch
 import torch.nn as nn
 
 from models.errors import UserError
-from models.heads import EARLIER_NAME, native_head_state
 from models.recogniser import Recogniser
 from models.weight_files import load_weights_strict, save_file
-from utils.training.optimizers import load_optimizer
-from utils.training.resuming import check_settings
+from utils.training.head_state import load_whole_head, whole_head
+from utils.training.resuming import check_settings, step_with
 
 FIXED = ("batch_size", "seed")  # flags that decide which photos and draws a step gets
 
@@ -54,41 +53,51 @@ class RecogniserState:
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
         self.settings, self.run, self.step = dict(settings), run, 0
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint in one step. Raises UserError when it cannot be written; an earlier file then stays."""
+    def save(self, path: Path, writes: bool = True) -> None:
+        """Write a checkpoint in one step. Raises UserError when it cannot be written; an earlier file then stays.
+
+        ``writes``: whether this process is the one that writes it. All have to call this, because a ShardedHead is
+        gathered: its checkpoint is that of a whole head.
+        """
         model = self.model
-        content = {"backbone": model.backbone.state_dict(), "head": model.head.state_dict(), "step": self.step}
+        head, optimizer = whole_head(model.head, self.optimizer)
+        if not writes:
+            return
+        content = {"backbone": model.backbone.state_dict(), "head": head, "step": self.step}
         content |= {"traces": model.readout.state_dict()} if model.readout else {}
         content |= {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "scaler": self.scaler.state_dict(),
             "args": self.settings,
             "run": self.run,
         }
         save_file(content, path)
 
-    def resume(self, content: Any, path: Path | str) -> list[str]:
+    def resume(self, content: Any, path: Path | str, count: int | None = None) -> list[str]:
         """Load everything from the content of a checkpoint; notes for the user.
 
-        Raises UserError when it does not fit, or was made with settings that have to be the same.
+        ``count``: number of items in an epoch, with which a run may go on with another number of processes. Raises
+        UserError when the checkpoint does not fit, or was made with settings that have to be the same.
         """
         model = self.model
         parts = ("backbone", "head", "optimizer", "scaler", "step") + (("traces",) if model.readout else ())
         missing = [key for key in parts if not isinstance(content, dict) or key not in content]
         if missing:
             raise UserError(f"{path}: not a checkpoint of this script: no {', '.join(missing)}.")
-        notes = check_settings(path, content, self.settings, self.run, FIXED)
+        processes = (content.get("run") or {}).get("processes", self.run["processes"])
+        may_change = ("processes",) if count else ()
+        notes = check_settings(path, content, self.settings, self.run, FIXED, may_change)
         load_weights_strict(model.backbone, content["backbone"], path, "this --network, --width and --se")
-        earlier_head = EARLIER_NAME in content["head"]
-        load_weights_strict(model.head, native_head_state(content["head"]), path, "this --head for these identities")
+        load_whole_head(model.head, self.optimizer, content["head"], content["optimizer"], path)
         if model.readout:
             load_weights_strict(model.readout, content["traces"], path, "the auxiliary readout of --readout_weights")
-        load_optimizer(self.optimizer, content["optimizer"], path)
-        if earlier_head:  # its directions were stored transposed, and so was their momentum
-            momentum = self.optimizer.state[model.head.directions]
-            if momentum.get("momentum_buffer") is not None:
-                momentum["momentum_buffer"] = momentum["momentum_buffer"].T.contiguous()  # (D, classes) -> (classes, D)
         if content["scaler"]:  # empty after a run without a loss scale, in bfloat16 or float32
             self.scaler.load_state_dict(content["scaler"])
         self.step = content["step"]
+        if processes != self.run["processes"]:
+            self.step = step_with(self.run["processes"], processes, self.step, count, self.settings["batch_size"])
+            notes.append(
+                f"note: the number of processes is {self.run['processes']} (was {processes}), and the step at which "
+                f"the run goes on {self.step} (was {content['step']})"
+            )
         return notes

@@ -49,18 +49,19 @@ def check_settings(
     settings: Mapping[str, Any],
     run: Mapping[str, Any],
     fixed: Iterable[str],
+    may_change: Iterable[str] = (),
 ) -> list[str]:
     """Compare the settings in a checkpoint with those of this run; returns notes for the user about changed ones.
 
     ``settings``: {flag: value} of this run. ``run``: its ``run_description``. ``fixed``: flags that decide which
-    records and random draws a step gets. Raises UserError when one of those, or ``run``, differs. What an older
-    checkpoint does not contain is not compared.
+    records and random draws a step gets. Raises UserError when one of those, or ``run``, differs, except for what is
+    named in ``may_change``. What an older checkpoint does not contain is not compared.
     """
     earlier, earlier_run = content.get("args") or {}, content.get("run") or {}
     problems = [f"--{flag} is {settings[flag]}, the run to resume has {earlier[flag]}"
                 for flag in fixed if flag in earlier and earlier[flag] != settings[flag]]  # fmt: skip
     for key, name in (("processes", "processes"), ("records", "records")):
-        if earlier_run.get(key, run[key]) != run[key]:
+        if key not in may_change and earlier_run.get(key, run[key]) != run[key]:
             problems.append(f"the number of {name} is {run[key]}, the run to resume has {earlier_run[key]}")
     same_count = earlier_run.get("records", run["records"]) == run["records"]
     if same_count and earlier_run.get("records_sha256", run["records_sha256"]) != run["records_sha256"]:
@@ -75,6 +76,17 @@ def check_settings(
         if flag in earlier and earlier[flag] != value and flag not in WITHOUT_INFLUENCE
     ]  # fmt: skip
     return [f"note: the run goes on with {', '.join(changes)}"] if changes else []
+
+
+def step_with(processes: int, earlier_processes: int, step: int, count: int, batch_size: int) -> int:
+    """The step at which a run goes on with another number of processes.
+
+    ``count``: number of items in an epoch. The order of an epoch does not depend on the number of processes: the run
+    goes on in the same epoch after the items it has used, of which fewer than a batch of all processes are used again.
+    """
+    earlier_batch, batch = (batch_size * number for number in (earlier_processes, processes))
+    epoch, used = divmod(step, count // earlier_batch)
+    return epoch * (count // batch) + used * earlier_batch // batch
 
 
 def _as_given(value):

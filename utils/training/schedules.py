@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 MILESTONE_FACTOR = 0.1
+POLYNOMIAL_POWER = 2
 
 
 def warmup_then_cosine(epoch: float, highest: float, lowest: float, warmup_epochs: float, epochs: float) -> float:
@@ -25,6 +26,16 @@ def warmup_then_milestones(epoch: float, highest: float, warmup_epochs: float, m
     if epoch < warmup_epochs:
         return highest * epoch / warmup_epochs
     return highest * MILESTONE_FACTOR ** sum(epoch >= milestone - 1 for milestone in milestones)
+
+
+def warmup_then_polynomial(epoch: float, highest: float, warmup_epochs: float, epochs: float) -> float:
+    """At a fractional ``epoch`` from 0: linear from 0 to ``highest``, then the square of what is left of the training.
+
+    It is 0 after the last of ``epochs``, as in PartialFC's recipe for many identities.
+    """
+    if epoch < warmup_epochs:
+        return highest * epoch / warmup_epochs
+    return highest * max(0.0, (epochs - epoch) / max(epochs - warmup_epochs, 1e-9)) ** POLYNOMIAL_POWER
 
 
 def warmup_within_cosine(step: int, highest: float, warmup_steps: int, steps: int) -> float:
