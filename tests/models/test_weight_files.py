@@ -27,18 +27,19 @@ class Hostile:
 
 
 def test_weights_with_other_keys_shapes_or_nan_are_refused_by_name(demo, tmp_path):
-    state = torch.load(demo.generator, weights_only=True)["model_vec2face"]
-    removed = {key: value for key, value in state.items() if key != "blocks.2.attn.qkv.weight"}
-    reshaped = state | {"norm.weight": torch.ones(7)}
+    file = torch.load(demo.generator, weights_only=True)
+    state = file["model_vec2face"]
+    removed = {key: value for key, value in state.items() if key != "decoder.blocks.2.attn.qkv.weight"}
+    reshaped = state | {"encoder.norm.weight": torch.ones(7)}
     added = state | {"surprise.weight": torch.ones(7)}
-    broken = state | {"norm.weight": torch.full((256,), torch.nan)}
+    broken = state | {"encoder.norm.weight": torch.full((256,), torch.nan)}
     for content, message in (
-        (removed, "missing blocks.2.attn.qkv.weight"),
-        (reshaped, r"norm.weight is \(7,\) instead of \(256,\)"),
+        (removed, "missing decoder.blocks.2.attn.qkv.weight"),
+        (reshaped, r"encoder.norm.weight is \(7,\) instead of \(256,\)"),
         (added, "unexpected surprise.weight"),
-        (broken, "NaN or infinite weights in norm.weight"),
+        (broken, "NaN or infinite weights in encoder.norm.weight"),
     ):
-        torch.save({"model_vec2face": content}, tmp_path / "w.pth")
+        torch.save(file | {"model_vec2face": content}, tmp_path / "w.pth")
         with pytest.raises(UserError, match=f"w.pth: .*{message}"):
             load_vec2face(tmp_path / "w.pth")
 

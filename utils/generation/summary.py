@@ -104,7 +104,8 @@ def within_reach(best_values: Iterable[float], limit: Limit) -> float | None:
     """The value that PASSING_SHARE of the images reach, to two places; None where that passes, or there is none."""
     values = np.asarray(best_values)
     if limit.is_minimum:
-        passing = np.floor(np.quantile(values, 1 - PASSING_SHARE) * 100) / 100 if np.isfinite(values).all() else np.nan
+        lowest = np.quantile(values, 1 - PASSING_SHARE, method="lower") if np.isfinite(values).all() else np.nan
+        passing = np.floor(lowest * 100) / 100
     else:
         passing = np.ceil(np.quantile(values, PASSING_SHARE, method="higher") * 100) / 100
     return None if limit.passes(passing) or not np.isfinite(passing) else float(passing)

@@ -8,10 +8,20 @@ from generation_runs import make_dataset
 from paths import ROOT
 from written_datasets import dataset_files, records
 
+from models.weight_files import sha256
 from utils.dataset.layout import manifest_path, settings_path
 from utils.dataset.writer import read_records
 
 OLD = ROOT / "tests" / "old_datasets"  # written by the version before the people had a folder of their own
+
+
+def copy_old(name, folder, generator):
+    """A copy of an old dataset, as if it were made with today's generator, which is another one."""
+    shutil.copytree(OLD / name, folder / name)
+    settings = json.loads((folder / name / "settings.json").read_text())
+    settings["settings"]["generator"] = sha256(generator)
+    (folder / name / "settings.json").write_text(json.dumps(settings))
+    return folder / name
 
 
 def old_flags(name):
@@ -22,7 +32,7 @@ def old_flags(name):
 
 @pytest.mark.parametrize("name", ["plain", "gated"])
 def test_a_dataset_of_an_earlier_version_goes_on_after_migrate(demo, name, tmp_path, capsys):
-    shutil.copytree(OLD / name, tmp_path / name)
+    copy_old(name, tmp_path, demo.generator)
     before = dataset_files(tmp_path / name)
     with pytest.raises(SystemExit) as error:
         make_dataset(demo, tmp_path, *old_flags(name), name=name)
@@ -49,7 +59,7 @@ def test_a_dataset_of_an_earlier_version_goes_on_after_migrate(demo, name, tmp_p
 
 def test_a_killed_migration_goes_on(demo, tmp_path):
     """The settings move last: a dataset with some of its files moved is still one to migrate."""
-    whole, half = (shutil.copytree(OLD / "plain", tmp_path / folder / "plain") for folder in ("whole", "half"))
+    whole, half = (copy_old("plain", tmp_path / folder, demo.generator) for folder in ("whole", "half"))
     (tmp_path / "half" / "plain.about").mkdir()
     (tmp_path / "half" / "plain.about" / "manifest.jsonl.next").write_text('{"iden')
     make_dataset(demo, tmp_path / "whole", *old_flags("plain"), "--migrate", name="plain")

@@ -75,11 +75,11 @@ def test_no_image_resembles_a_vector_to_avoid(demo, encoder, vectors, tmp_path, 
     """Those of the first identity's own vector, which no image of it can but resemble, and of a far one."""
     np.save(tmp_path / "real.npy", vectors[[0, 100]])
     np.save(tmp_path / "more.npy", vectors[[101]])
-    avoid = ["--avoid", tmp_path / "real.npy", tmp_path / "more.npy", "--max_avoid_similarity", 0.5]
+    avoid = ["--avoid", tmp_path / "real.npy", tmp_path / "more.npy", "--max_avoid_similarity", 0.4]
     run(image_generation.main, *words(demo, tmp_path, *avoid))
     lines = lines_of(tmp_path)
     assert not any(line["passed"] for line in lines if line["identity"] == 0)
-    assert "avoid_similarity above 0.5 at every try: 4 images" in capsys.readouterr().out
+    assert "avoid_similarity above 0.4 at every try: 4 images" in capsys.readouterr().out
     passed = [line for line in lines if line["passed"]]
     assert len(passed) >= 2
     units = features_of(encoder, tmp_path / "gated", passed)
@@ -87,7 +87,7 @@ def test_no_image_resembles_a_vector_to_avoid(demo, encoder, vectors, tmp_path, 
     people = vectors[[0, 100, 101]] / np.linalg.norm(vectors[[0, 100, 101]], axis=1, keepdims=True)
     expected = (units @ people.T).max(1)
     assert [line["avoid_similarity"] for line in passed] == pytest.approx(expected, abs=0.08)  # JPEG came between
-    assert all(line["avoid_similarity"] <= 0.5 for line in passed)
+    assert all(line["avoid_similarity"] <= 0.4 for line in passed)
 
 
 def test_a_face_detector_finds_one_face_near_the_template(demo, tmp_path):
