@@ -47,6 +47,7 @@ def test_each_image_has_its_values_in_the_manifest_and_the_wanted_ones_are_setti
     assert "attributes is " in refused(image_generation.main, words, capsys)
 
 
+@pytest.mark.slow
 def test_a_longer_attrop_comes_nearer_to_the_attribute(demo, tmp_path):
     values = {}
     for iterations in (1, 6):

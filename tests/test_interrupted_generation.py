@@ -16,7 +16,7 @@ from written_datasets import assert_same_dataset
 import image_generation
 
 
-@pytest.mark.parametrize("format", ["folder", "lmdb"])
+@pytest.mark.parametrize("format", [pytest.param("folder", marks=pytest.mark.slow), "lmdb"])
 def test_a_dataset_whose_run_was_killed_twice_equals_an_uninterrupted_one(demo, format, tmp_path):
     """SIGKILL in the middle, twice; the finished dataset equals an finished_datasets one.
 
@@ -52,7 +52,7 @@ def test_ctrl_c_ends_without_a_traceback_and_the_next_run_finishes_the_dataset(d
     assert_same_dataset(tmp_path / "test", tmp_path / "whole" / "test")
 
 
-@pytest.mark.parametrize("format", ["folder", "lmdb"])
+@pytest.mark.parametrize("format", [pytest.param("folder", marks=pytest.mark.slow), "lmdb"])
 def test_a_full_disk_is_one_line_and_the_next_run_finishes_the_dataset(demo, finished_datasets, format, tmp_path):
     """The system refuses to let files grow: the run stops with a line, and goes on when there is room."""
     flags = [*command(demo), "--output_dir", tmp_path, "--format", format]
@@ -65,7 +65,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_finishes_the_dataset(demo, fin
     assert_same_dataset(tmp_path / "test", finished_datasets[format])
 
 
-@pytest.mark.parametrize("format", ["folder", "lmdb"])
+@pytest.mark.parametrize("format", [pytest.param("folder", marks=pytest.mark.slow), "lmdb"])
 def test_two_ranks_make_the_same_dataset(demo, finished_datasets, format, tmp_path):
     flags = [*command(demo), "--output_dir", tmp_path, "--format", format]
     result = run_script("image_generation.py", *flags, ranks=2)

@@ -24,6 +24,7 @@ def test_a_killed_training_resumes_to_the_same_weights(demo, training_lmdb, unin
     assert steps == sorted(set(steps))
 
 
+@pytest.mark.slow
 def test_a_training_killed_on_two_ranks_resumes_to_the_same_weights(demo, training_lmdb, tmp_path):
     """Resumed without a launcher, as on two machines of which only that of rank 0 has the checkpoint."""
     words = flags(demo, training_lmdb, tmp_path / "killed", "--ema", 0.9, "--save_every", 1)

@@ -150,6 +150,7 @@ def test_the_published_command_runs_under_its_name(demo, adapter, tmp_path, monk
     assert "9 images made" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [["--yaw_quota", "0-20:1", "20-90:2"], ["--pose", "50"]])
 def test_two_ranks_slices_and_later_images_make_the_same_dataset(flags, more, tmp_path):
     name = "test-50" if "--pose" in more else "test"
@@ -163,7 +164,7 @@ def test_two_ranks_slices_and_later_images_make_the_same_dataset(flags, more, tm
     assert manifest(tmp_path / "whole" / name) == manifest(tmp_path / "slices" / name)
 
 
-@pytest.mark.parametrize("format", ["folder", "lmdb"])
+@pytest.mark.parametrize("format", [pytest.param("folder", marks=pytest.mark.slow), "lmdb"])
 def test_a_killed_run_is_finished_by_the_next_to_the_same_dataset(flags, format, tmp_path):
     words = [*flags, "--yaw_quota", "0-20:1", "20-90:2", "--start_end", "0:24", "--format", format, "--output_dir"]
     process = Script("pose_image_generation.py", *words, tmp_path / "killed")

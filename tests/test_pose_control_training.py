@@ -69,6 +69,7 @@ def test_the_result_controls_images_by_landmarks(demo, finished, tmp_path):
     assert manifest(tmp_path / "x-85")[0]["landmarks"]["pitch"] == 0
 
 
+@pytest.mark.slow
 def test_the_reconstruction_of_the_photos_improves(demo, training_lmdb, labels, tmp_path):
     """From mean vectors, the same four photos in each step: beginning with the generator as it is, the loss falls."""
     more = ["--landmarks", labels, "--vectors", "identity", "--condition", "added", "--lora_alpha", 2]

@@ -127,6 +127,7 @@ def run_on_cpu(folder, *checks):
     return ended.value.code
 
 
+@pytest.mark.slow
 def test_models_agree_with_themselves_on_the_cpu(tmp_path):
     assert run_on_cpu(tmp_path, "decoding", "attrop") == 0
     content, rows = report(tmp_path)

@@ -98,6 +98,7 @@ def test_a_run_resumes_in_float16_and_back(to_float16, tmp_path):
     assert state.scaler.get_scale() == (1024 if to_float16 else 1)
 
 
+@pytest.mark.slow
 def test_a_training_on_two_ranks_resumes_to_the_same_weights(tmp_path):
     """Resumed without a launcher. The labels are read once, by rank 0: rank 1 does not look at its --data."""
     run_script("scripts/train_fr.py", *flags(tmp_path / "whole"), ranks=2)

@@ -62,6 +62,7 @@ def plainly(net, noises, context, steps, threshold, stage_step, guidance):
     return torch.cat(samples)
 
 
+@pytest.mark.slow
 def test_samples_that_switch_early_or_never_are_those_of_the_released_code(net, case):
     noise, context, steps, stage_step = case["noise"], case["context"], int(case["steps"]), int(case["stage_step"])
     early = two_stage_ddim(net, noise, context, steps, float(case["threshold"]), stage_step)

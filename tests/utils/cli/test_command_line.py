@@ -52,7 +52,7 @@ def test_every_script_has_this_parser():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch brings another OpenMP elsewhere")
 @pytest.mark.parametrize("script", ["vec2face.py", "image_generation.py", "scripts/train_fr.py", "scripts/test_fr.py"])
-@pytest.mark.parametrize("policy", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+@pytest.mark.parametrize("policy", [{}, pytest.param({"OMP_WAIT_POLICY": "ACTIVE"}, marks=pytest.mark.slow)])
 def test_waiting_threads_give_up_their_core_unless_the_user_decides(script, policy):
     """As GNU OpenMP itself says when torch loads it."""
     ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")

@@ -96,6 +96,7 @@ def test_what_was_not_measured_is_absent(demo, tmp_path):
     assert [line["index"] for line in lines if "attrop" in line] == [0, 0]
 
 
+@pytest.mark.slow
 def test_measuring_is_left_out_where_it_costs_much_and_this_is_said(demo, filled_files, tmp_path, capsys):
     """The small encoder takes a ninth of the demo generator's operations, and a hundredth of the base generator's."""
     words = ["--image_file", PHOTOS / "person1" / "0.jpg", "--example", 1]

@@ -16,7 +16,7 @@ from utils.dataset.writer import finish_dataset, read_records
 @pytest.mark.parametrize(
     ("format", "words"),
     [
-        ("folder", ["--skip_attrop", "--min_quality", 23]),
+        pytest.param("folder", ["--skip_attrop", "--min_quality", 23], marks=pytest.mark.slow),
         ("lmdb", ["--skip_attrop", "--min_quality", 23]),
         ("folder", ["--max_iters", 2]),
     ],

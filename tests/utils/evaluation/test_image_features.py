@@ -97,6 +97,7 @@ def features_of_torch_fidelity(folder, weights):
         return extractor(images)[0]
 
 
+@pytest.mark.slow
 def test_features_precision_recall_and_fid_are_those_of_torch_fidelity(
     demo, dark_photos, fid_weights, tmp_path, monkeypatch, capsys
 ):

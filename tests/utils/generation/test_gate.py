@@ -89,7 +89,7 @@ def test_nobody_passes_and_the_lmdb_has_no_empty_class(demo, tmp_path, capsys):
         assert msgpack.unpackb(transaction.get(b"__classnum__")) == 0
 
 
-@pytest.mark.parametrize("format", ["folder", "lmdb"])
+@pytest.mark.parametrize("format", [pytest.param("folder", marks=pytest.mark.slow), "lmdb"])
 def test_slices_at_different_times_give_the_same_dataset(demo, tmp_path, format):
     """Images that are missing, and an LMDB that is merged twice."""
     words = ["--center_feature", demo.vectors, "--example", 4, "--skip_attrop", "--max_tries", 2, "--format", format]

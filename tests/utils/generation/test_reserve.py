@@ -80,6 +80,7 @@ def test_ranks_that_are_killed_make_the_same_dataset(demo, reserve, whole, forma
         assert_same_dataset(tmp_path / "full", whole)
 
 
+@pytest.mark.slow
 def test_slices_at_different_times_make_the_same_dataset(demo, reserve, whole, tmp_path):
     for start_end in ("6:12", "0:6"):
         run(image_generation.main, *words(demo, reserve, tmp_path, start_end))

@@ -62,6 +62,7 @@ def test_two_processes_are_one_batch_of_twice_the_size(demo, training_lmdb, pair
     assert_equal_training(tmp_path, pairs)
 
 
+@pytest.mark.slow
 def test_two_processes_that_accumulate_two_batches_are_one_batch_of_four_times_the_size(demo, training_lmdb, tmp_path):
     run_without_draws(demo, training_lmdb, tmp_path / "whole", "--batch_size", 4, "--log_every", 1)
     run_without_draws(demo, training_lmdb, tmp_path / "parts", "--accum_iter", 2, "--log_every", 2, ranks=2)
