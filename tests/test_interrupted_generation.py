@@ -16,7 +16,8 @@ from written_datasets import assert_same_dataset
 import image_generation
 
 
-@pytest.mark.parametrize("format", [pytest.param("folder", marks=pytest.mark.slow), "lmdb"])
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["folder", "lmdb"])
 def test_a_dataset_whose_run_was_killed_twice_equals_an_uninterrupted_one(demo, format, tmp_path):
     """SIGKILL in the middle, twice; the finished dataset equals an finished_datasets one.
 

@@ -57,6 +57,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(demo, training_lmdb, uninterrupt
     assert checkpoint(tmp_path)["step"] == 12
 
 
+@pytest.mark.slow
 def test_sigterm_saves_exits_0_and_the_training_resumes_to_the_same_weights(
     demo, training_lmdb, uninterrupted, tmp_path, capsys
 ):

@@ -79,6 +79,7 @@ def test_one_pose_is_drawn_to_either_side_or_to_the_signed_one(flags, tmp_path):
     assert {line["landmarks"]["yaw"] for line in manifest(tmp_path / "signed-40")} == {40}
 
 
+@pytest.mark.slow
 def test_the_quotas_of_yaw_hold_for_every_identity(flags, tmp_path):
     quotas = ["--yaw_quota", "0-15:50", "15-45:30", "45-90:20"]
     run(pose_image_generation.main, *flags, "--output_dir", tmp_path, *quotas, "--example", 20)

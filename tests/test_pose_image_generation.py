@@ -9,6 +9,7 @@ import pose_image_generation
 from utils.dataset.layout import settings_path
 
 
+@pytest.mark.slow
 def test_yaw_pitch_and_verdict_of_every_image_are_recorded(demo, filled_files, tmp_path):
     """6DRepNet with filled weights says nothing about faces; that it is asked, capped and recorded can be seen."""
     flags = [*command(demo, start_end="0:2"), "--output_dir", tmp_path, "--pose_weights", filled_files["sixdrepnet"]]

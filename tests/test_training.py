@@ -79,6 +79,7 @@ def test_generation_warns_when_its_face_encoder_is_not_that_of_the_training(
         assert ("trained on the features of another face encoder" in capsys.readouterr().out) == told
 
 
+@pytest.mark.slow
 def test_held_out_photos_are_scored_each_epoch_and_change_nothing(demo, training_lmdb, tmp_path, capsys):
     np.save(tmp_path / "train.npy", np.arange(3))
     np.save(tmp_path / "held_out.npy", np.arange(6, 9))

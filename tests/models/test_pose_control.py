@@ -83,6 +83,7 @@ def test_folded_weights_of_the_released_size_compute_what_the_unfolded_ones_do_i
     assert error(output.images, exact.images) < 5e-5
 
 
+@pytest.mark.slow
 def test_rank_and_alpha_are_those_of_the_file(released, released_file, tmp_path):
     assert released.lora == (8, 32)
     content = torch.load(released_file, weights_only=True)

@@ -51,7 +51,14 @@ def test_every_script_has_this_parser():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch brings another OpenMP elsewhere")
-@pytest.mark.parametrize("script", ["vec2face.py", "image_generation.py", "scripts/train_fr.py", "scripts/test_fr.py"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "vec2face.py",
+        "image_generation.py",
+        *(pytest.param(f"scripts/{name}_fr.py", marks=pytest.mark.slow) for name in ("train", "test")),
+    ],
+)
 @pytest.mark.parametrize("policy", [{}, pytest.param({"OMP_WAIT_POLICY": "ACTIVE"}, marks=pytest.mark.slow)])
 def test_waiting_threads_give_up_their_core_unless_the_user_decides(script, policy):
     """As GNU OpenMP itself says when torch loads it."""

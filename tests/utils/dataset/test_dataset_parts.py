@@ -98,7 +98,7 @@ def assert_readable(root, format):
 
 
 @FORMATS
-@pytest.mark.parametrize("kind", ["append", "compact", "extend"])
+@pytest.mark.parametrize("kind", ["append", "compact", pytest.param("extend", marks=pytest.mark.slow)])
 def test_a_merge_that_is_killed_before_any_of_its_steps_loses_nothing(kind, format, tmp_path):
     """Every eleventh step, beginning with another one for each kind."""
     root = tmp_path / "begun" / "data"

@@ -140,6 +140,7 @@ def test_reference_mode_names_the_photo_and_measures_the_images(demo, encoder, t
         assert line["quality"] == pytest.approx(again["quality"], abs=0.3)
 
 
+@pytest.mark.slow
 def test_pose_mode_measures_the_written_image(demo, encoder, vectors, filled_files, tmp_path):
     words = ["--center_feature", demo.vectors, "--start_end", "0:2", "--example", 2, "--max_iters", 2, "--pose", 30]
     words += ["--pose_weights", filled_files["sixdrepnet"], *BEST_JPEG]

@@ -57,6 +57,7 @@ def test_a_dataset_of_an_earlier_version_goes_on_after_migrate(demo, name, tmp_p
     assert after[0].attrop.missed == ("quality",)
 
 
+@pytest.mark.slow
 def test_a_killed_migration_goes_on(demo, tmp_path):
     """The settings move last: a dataset with some of its files moved is still one to migrate."""
     whole, half = (copy_old("plain", tmp_path / folder, demo.generator) for folder in ("whole", "half"))

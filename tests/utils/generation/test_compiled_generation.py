@@ -31,6 +31,7 @@ def pictures(folder):
     return np.stack([cv2.imread(str(folder / "x" / path)) for path in sorted(files_of(folder / "x"))]).astype(int)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [["--skip_attrop"], pytest.param([], marks=pytest.mark.slow, id="attrop")])
 def test_a_compiled_dataset_is_made_and_resumed_and_has_the_eager_images(more, demo, tmp_path, traced, capsys):
     generate(demo, tmp_path / "compiled", "--compile", "--start_end", "0:1", *more)

@@ -106,6 +106,7 @@ def test_slices_at_different_times_give_the_same_dataset(demo, tmp_path, format)
             assert list(map(tuple, one.cursor())) == list(map(tuple, two.cursor()))
 
 
+@pytest.mark.slow
 def test_images_are_gated_in_reference_and_pose_mode_too(demo, tmp_path, filled_files):
     words = ["--image_file", PHOTOS, "--example", 2, "--max_tries", 2, "--min_id_similarity", 0.5, "--min_quality", 15]
     _, lines = run(image_generation_with_reference, demo, tmp_path / "reference", *words)

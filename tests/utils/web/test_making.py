@@ -89,6 +89,7 @@ def test_attributes_that_the_estimator_does_not_know_are_refused(name, value, me
     assert str(error.value).startswith(message)
 
 
+@pytest.mark.slow
 def test_two_requests_at_once_get_their_own_images(page_session):
     orders = [Order(Sampled(1), quality=28, count=1, max_iters=2), Order(Sampled(2), count=1)]
     alone = [pixels(last(make(page_session, order))) for order in orders]
