@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from commands import run
 from generation_runs import command, manifest
 
