@@ -26,7 +26,8 @@ def test_every_stage_of_make_world(tmp_path, capsys):
         "WORLD_DATASET": "--example 3", "WORLD_ATTROP": "--max_iters 1 --batch_size 2",
     }  # fmt: skip
     listed = subprocess.run(
-        ["make", "-n", "-o", ".venv/.installed-render", "-o", ".venv/.installed-train-demo", "world", *(f"{name}={value}" for name, value in sizes.items())],
+        ["make", "-n", *(word for extra in ("render", "train-demo") for word in ("-o", f".venv/.installed-{extra}")),
+         "world", *(f"{name}={value}" for name, value in sizes.items())],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     for line in listed.replace("\\\n", " ").splitlines():
