@@ -28,7 +28,7 @@ from models.weight_files import save_file, sha256
 from utils.cli.flags import Parser, make_parser, not_negative, positive
 from utils.cli.network_training import Begun, add_network_training_flags, opened_training, run_training, state_of
 from utils.cli.uiface_flags import add_autoencoder_flag, autoencoder_of
-from utils.data.training_data import TrainingItem
+from utils.data.training_data import TrainingItem, evenly_spread
 from utils.evaluation.diffusion import score_unet
 from utils.training.schedules import cosine_restarts
 
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         def score() -> tuple[dict, list]:
             return score_unet(
-                state.network_to_score(), autoencoder, begun.held_out, begun.held_out_indices, args.batch_size,
+                state.network_to_score(), autoencoder, begun.held_out, evenly_spread(begun.held_out), args.batch_size,
                 args.sheet_steps,
             )  # fmt: skip
 

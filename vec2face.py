@@ -10,7 +10,6 @@ To resume a run that was killed, or stopped with Ctrl-C, which saves a checkpoin
 the same command. --resume also accepts a training checkpoint of the released code.
 """
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -18,7 +17,6 @@ from typing import NamedTuple
 
 from utils.cli.command import command  # first, as it makes settings that must precede torch
 
-import numpy as np
 import torch
 import torch.nn as nn
 
@@ -43,16 +41,16 @@ from utils.cli.flags import (
     make_parser,
     multiple_of,
     note_flags_without_effect,
-    positive,
 )
 from utils.cli.training_flags import (
     add_length_flags,
     add_loss_network_flags,
     add_mask_ratio_flags,
     add_reading_flags,
+    add_record_flags,
 )
 from utils.data.loader import EpochBatches, drop_broken, make_loader
-from utils.data.training_data import AUGMENTATIONS, TrainingData, TrainingItem, held_out_data
+from utils.data.training_data import TrainingData, TrainingItem, evenly_spread
 from utils.evaluation.reconstruction import reconstruct
 from utils.training.broken_items import BrokenItems
 from utils.training.finite_check import FiniteCheck, values_to_check
@@ -62,13 +60,13 @@ from utils.training.optimizers import clip_and_step, set_learning_rates
 from utils.training.parallel import no_sync_if, parallel
 from utils.training.resuming import check_agreement, load_checkpoint, run_description
 from utils.training.schedules import warmup_then_cosine
-from utils.training.setup import Run, begin_run, join_training, prepare_device, seed_step, steps_of_whole_updates
+from utils.training.setup import Run, begin_run, join_training, opened_records, prepare_device, seed_step
 from utils.training.state import TrainingState
 from utils.training.stop import resume_command
 
 RELEASED_DIVISOR = 112  # of the released learning-rate rule
 KEEP_EVERY = 25  # epochs between the checkpoints that are never overwritten
-SCORED = 256  # largest number of held-out photos that are scored, spread evenly over all
+PICTURES = "held out, originals over reconstructions"
 # Terms that the console line shows where they exist.
 SHOWN = ("total", "pixel", "ssim", "lpips", "token", "identity", "detail", "adversarial", "discriminator")
 WEIGHT_FLAGS = {  # term of the loss: flag of its weight
@@ -88,12 +86,7 @@ TRAINING_WITHOUT_EFFECT = [
 def training_parser() -> Parser:
     parser = make_parser(__doc__)
     data = parser.add_argument_group("data")
-    data.add_argument("--train_source", required=True, help="training LMDB, made by scripts/prepare_training_set.py")
-    data.add_argument("--mask", help=".npy file of the positions of the records to train on (default: all)")
-    data.add_argument("--held_out", help=f".npy file of positions of other records; up to {SCORED} of them are scored")
-    data.add_argument("--score_every", type=positive, help="steps between scores of --held_out (default: an epoch)")
-    data.add_argument("--augmentation", choices=AUGMENTATIONS, default="noaug", help="random crop, with a random flip")
-    data.add_argument("--rep_dim", type=positive, default=512, help="length of the FR features")
+    add_record_flags(data, augmentation="noaug", meaning="random crop, with a random flip, or a flip alone")
     add_reading_flags(data)
 
     model = parser.add_argument_group("models")
@@ -164,13 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_agreement(world, vars(args))
     device, precision = prepare_device(args.device, world, args.use_amp, args.amp_dtype)
 
-    with contextlib.closing(
-        TrainingData(args.train_source, args.mask, args.augmentation, args.seed, args.rep_dim)
-    ) as data:
-        batches = EpochBatches(len(data), args.batch_size, args.seed, world.rank, world.size)
-        steps_per_epoch = steps_of_whole_updates(batches, args.accum_iter, args.train_source)
-        held_out = held_out_data(data, args.held_out) if args.held_out else None
-
+    with opened_records(args, world) as (data, held_out, batches, steps_per_epoch):
         # The training objective and its frozen networks.
         encoder = load_face_encoder(args.id_weights, device, precision.dtype)
         perceptual = load_perceptual(args.lpips_weights, encoder)
@@ -321,10 +308,7 @@ def train(
             if score and world.is_main and state.step % hyper.score_every == 0:
                 finite.settle()
                 with autocast():
-                    scores, pictures = score()
-                weights = "last" if state.ema is None else "averaged"
-                log.scores("held_out", scores, state.step, epoch, weights)
-                log.sheet("held out, originals over reconstructions", pictures, state.step)
+                    log.held_out(*score(), PICTURES, state.step, epoch, averaged=state.ema is not None)
             log.add(losses | norms, len(real))
             if state.step % run.log_every == 0 or state.step == state.last_step:
                 finite.settle()
@@ -350,8 +334,7 @@ def score_held_out(state: TrainingState, encoder: nn.Module, data: TrainingData,
 
     See utils/evaluation/reconstruction.py for the scores.
     """
-    indices = np.linspace(0, len(data) - 1, min(SCORED, len(data))).astype(int)
-    return reconstruct(state.generator_to_score(), encoder, data, indices, batch_size)[:2]
+    return reconstruct(state.generator_to_score(), encoder, data, evenly_spread(data), batch_size)[:2]
 
 
 if __name__ == "__main__":

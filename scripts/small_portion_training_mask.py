@@ -22,9 +22,9 @@ import numpy as np
 from models.errors import UserError
 from utils.cli.flags import finite, make_parser, not_negative, positive
 from utils.cli.outputs import output_file
-from utils.data.face_labels import LABELS, labels_by_name, load_labels
+from utils.data.face_labels import labels_by_name, load_labels
 from utils.data.face_set import FaceSet, FolderFaces, open_store, refuse_mixtures
-from utils.data.images import list_images, name_in
+from utils.data.images import LABELS, list_images, name_in
 from utils.data.masks import save_mask
 from utils.data.training_lmdb import photo_names
 

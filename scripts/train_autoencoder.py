@@ -30,10 +30,10 @@ from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import Parser, make_parser
 from utils.cli.network_training import Begun, add_network_training_flags, opened_training, run_training, state_of
 from utils.cli.training_flags import add_loss_network_flags
-from utils.data.training_data import TrainingItem
+from utils.data.training_data import TrainingItem, evenly_spread
 from utils.evaluation.autoencoding import score_autoencoder
 from utils.training.network_state import NetworkState
-from utils.training.schedules import warmup_then_cosine
+from utils.training.schedules import by_update, warmup_then_cosine
 
 KEY = "model_vq"  # of the weights in a checkpoint
 STANDARDISED_ON = 256  # photos from which the codebook begins, and whose latents get unit variance
@@ -72,20 +72,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         weights = {"lpips": args.lpips_weight, "codebook": args.codebook_weight}
 
         def score() -> tuple[dict, list]:
-            network, indices = state.network_to_score(), begun.held_out_indices
-            return score_autoencoder(network, begun.held_out, indices, args.batch_size, latent_side)
+            indices = evenly_spread(begun.held_out)
+            return score_autoencoder(state.network_to_score(), begun.held_out, indices, args.batch_size, latent_side)
 
+        half_cosine = partial(warmup_then_cosine, highest=args.lr, lowest=0.0, warmup_epochs=0, epochs=args.epochs)
         run_training(
             args, begun, state, reconstruction_loss(perceptual, weights, side, device), score,
             lambda path: write_result(state, photos, path),
-            learning_rate=partial(learning_rate, args.lr, begun.steps_per_epoch // args.accum_iter, args.epochs),
+            learning_rate=by_update(half_cosine, begun.steps_per_epoch // args.accum_iter),
             shown=("total", "pixel", "lpips", "codebook"), pictures=PICTURES, script=__file__, argv=argv,
         )  # fmt: skip
-
-
-def learning_rate(highest: float, updates_per_epoch: int, epochs: int, update: int) -> float:
-    """A half-cosine over all epochs, without a warm-up."""
-    return warmup_then_cosine(update / updates_per_epoch, highest, 0.0, 0, epochs)
 
 
 def reconstruction_loss(

@@ -38,6 +38,7 @@ from utils.cli.flags import (
     add_training_run_flags,
     make_parser,
     multiple_of,
+    number,
     positive,
 )
 from utils.data.face_set import FaceSet
@@ -331,7 +332,7 @@ def check_head_flags(head: str, **flags: float | bool | None) -> None:
 
 def sample_rate(text: str) -> float:
     """argparse type: a number above 0 and at most 1."""
-    value = float(text)
+    value = number(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text}")
     return value

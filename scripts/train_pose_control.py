@@ -13,9 +13,8 @@ checkpoint first, add --resume OUTPUT_DIR to the same command.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 from utils.cli.command import command
 
@@ -48,18 +47,17 @@ from utils.cli.training_flags import (
     add_reading_flags,
 )
 from utils.data.landmark_data import VECTORS, LandmarkData, LandmarkItem, picture_source
-from utils.data.loader import EpochBatches, drop_broken, make_loader
+from utils.data.loader import EpochBatches, make_loader
 from utils.data.training_data import TrainingData
 from utils.training.adapter_state import AdapterState
 from utils.training.broken_items import BrokenItems
-from utils.training.finite_check import FiniteCheck, values_to_check
-from utils.training.folder import LAST, check_output_folder
-from utils.training.masks import draw_mask, mask_rates_of, records_of
-from utils.training.optimizers import clip_and_step, set_learning_rates
-from utils.training.parallel import no_sync_if, parallel
+from utils.training.folder import check_output_folder
+from utils.training.loop import Hyperparameters, train_network
+from utils.training.masks import draw_mask, mask_rates_of
+from utils.training.parallel import parallel
 from utils.training.resuming import check_agreement, load_checkpoint, run_description
-from utils.training.schedules import warmup_then_cosine
-from utils.training.setup import Run, begin_run, join_training, prepare_device, seed_step, steps_of_whole_updates
+from utils.training.schedules import by_update, warmup_then_cosine
+from utils.training.setup import begin_run, join_training, prepare_device, steps_of_whole_updates
 from utils.training.stop import resume_command
 
 MODEL = "model.pth"
@@ -163,13 +161,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 notes = [*notes, *state.resume(content, path)]
         steps = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
         state.last_step = steps // args.accum_iter * args.accum_iter
+        of_epoch = partial(
+            warmup_then_cosine, highest=args.lr, lowest=args.min_lr, warmup_epochs=args.warmup_epochs,
+            epochs=args.epochs,
+        )  # fmt: skip
         hyper = Hyperparameters(
             steps_per_epoch=steps_per_epoch, accum_iter=args.accum_iter, clip_grad=args.clip_grad, seed=args.seed,
-            learning_rate=partial(
-                warmup_then_cosine, highest=args.lr, lowest=args.min_lr, warmup_epochs=args.warmup_epochs,
-                epochs=args.epochs,
-            ),
-            mask_rates=mask_rates_of(args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std),
+            learning_rate=by_update(of_epoch, steps_per_epoch // args.accum_iter),
         )  # fmt: skip
         run = begin_run(
             world, device, precision, state.step, state.last_step, SHOWN, notes,
@@ -178,10 +176,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             save_every=args.save_every, results=[MODEL],
         )  # fmt: skip
         run.log.check_warmup(args.warmup_epochs * steps_per_epoch, f"--warmup_epochs {args.warmup_epochs:g}")
-        train(
-            state, parallel(generator, world, device, args.compile), criterion, batches,
+        mask_rates = mask_rates_of(
+            args.mask_ratio_min, args.mask_ratio_max, args.mask_ratio_mu, args.mask_ratio_std
+        )  # fmt: skip
+        reconstruction = Reconstruction(criterion, mask_rates, device)
+        train_network(
+            state, parallel(generator, world, device, args.compile), reconstruction, batches,
             make_loader(data, batches, args.workers, args.pin_memory and device.type == "cuda"),
-            BrokenItems(args.data, "records", args.max_bad_records), hyper, run,
+            BrokenItems(args.data, "records", args.max_bad_records), hyper, run, picture=reconstruction.picture,
         )  # fmt: skip
         if world.is_main and state.step == state.last_step:
             save_file(state.adapter(), run.folder / MODEL)
@@ -189,76 +191,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.close()
 
 
-class Hyperparameters(NamedTuple):
-    """Hyper-parameters of the training loop."""
+class Reconstruction:
+    """The loss of a batch: its photos are reconstructed from their vectors and pictures of their landmarks."""
 
-    steps_per_epoch: int  # batches
-    accum_iter: int  # batches per update of the weights
-    learning_rate: Callable[[float], float]  # by fractional epoch
-    clip_grad: float  # largest gradient norm
-    mask_rates: MaskRates  # distribution of the fraction of masked rows
-    seed: int
+    def __init__(self, criterion: GeneratorLoss, mask_rates: MaskRates, device: torch.device):
+        self.criterion, self.mask_rates, self.device = criterion, mask_rates, device
+        self.real = self.fake = None  # (B, 3, 112, 112) in [-1, 1] of the last batch
 
+    def __call__(self, generator: nn.Module, batch: LandmarkItem) -> dict[str, torch.Tensor]:
+        """{term: loss} with the "total"."""
+        real, pictures = (to_images(upload(pixels, self.device)) for pixels in (batch.pixels, batch.picture))
+        vectors = upload(batch.vector, self.device)  # (B, 512)
+        output = generator(vectors, draw_mask(self.mask_rates, len(real), self.device), landmarks=pictures)
+        self.real, self.fake = real, output.images
+        return self.criterion(output, real, vectors)
 
-def train(
-    state: AdapterState,
-    generator: nn.Module,
-    criterion: GeneratorLoss,
-    batches: EpochBatches,
-    loader: Iterable[LandmarkItem],
-    broken: BrokenItems,
-    hyper: Hyperparameters,
-    run: Run,
-) -> None:
-    """The training loop, from ``state.step`` to ``state.last_step`` or until the user stops it.
-
-    ``generator``: that of ``state``, perhaps wrapped to average the gradients of LoRA and the landmark encoder over the
-    processes. ``loader``: iterates over the batches chosen by ``batches``. Raises UserError when a value is not finite
-    or too many records are broken.
-    """
-    world, device, log, finite = run.world, run.device, run.log, FiniteCheck()
-    while state.step < state.last_step:
-        epoch = state.step // hyper.steps_per_epoch
-        batches.begin(epoch, state.step % hyper.steps_per_epoch, hyper.steps_per_epoch)
-        for batch in loader:
-            broken.report(batch.error)
-            batch = drop_broken(batch)
-            update = (state.step + 1) % hyper.accum_iter == 0
-            lr = hyper.learning_rate((state.step - state.step % hyper.accum_iter) / hyper.steps_per_epoch)
-            real, pictures = (to_images(upload(pixels, device)) for pixels in (batch.pixels, batch.picture))
-            vectors = upload(batch.vector, device)
-            # real, pictures: (B, 3, 112, 112) in [-1, 1], vectors: (B, 512)
-            seed_step(hyper.seed, state.step, world)
-            mask = draw_mask(hyper.mask_rates, len(real), device)
-            with no_sync_if(not update, generator):
-                with run.precision.autocast(device):
-                    output = generator(vectors, mask, landmarks=pictures)
-                    losses = criterion(output, real, vectors)
-                state.scaler.scale(losses["total"] / hyper.accum_iter).backward()
-            norms = {}
-            if update:
-                set_learning_rates(state.optimizer, lr)
-                norms["gradient_norm"] = clip_and_step(state.optimizer, state.scaler, state.parameters, hyper.clip_grad)
-                state.scaler.update()
-            named = {f"{name} loss": value for name, value in losses.items()}
-            finite.add(values_to_check(named, norms, state.scaler), state.step, records_of(batch.position))
-            state.step += 1
-            log.add(losses | norms, len(real))
-            if state.step % run.log_every == 0 or state.step == state.last_step:
-                finite.settle()
-                log.write(state.step, epoch, lr)
-            ended = state.step == state.last_step or run.stop.asked()
-            if update and ended:
-                break
-            if update and world.is_main and run.save_every and state.step % run.save_every == 0:
-                finite.settle()
-                state.save(run.folder / LAST)
-        finite.settle()
-        if world.is_main:
-            state.save(run.folder / LAST)
-            log.picture(real, output.images, state.step)
-        if run.stop.seen:
-            break
+    def picture(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The photos and the reconstructions of the last batch."""
+        return self.real, self.fake
 
 
 if __name__ == "__main__":

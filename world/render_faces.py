@@ -33,7 +33,7 @@ from models.errors import UserError
 from utils.cli.flags import make_parser, not_negative, positive
 from utils.cli.mixup_flags import add_mixup_flag
 from utils.cli.outputs import output_file
-from utils.data.images import contact_sheet, encode_jpeg
+from utils.data.images import LABELS, contact_sheet, encode_jpeg
 from utils.data.lmdb_files import Label, write_fr_lmdb
 from utils.data.mixup import MIXTURE, SETTING, Shares, draw_mixture, mixture_entry, mixup_setting
 from utils.runtime.device import CPU, keep_freed_memory
@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # needs the packages of the render extra
     from world.renderer.head import HeadModel
     from world.renderer.paint import Painter
 
-LABELS, SETTINGS = "labels.jsonl", "settings.json"
+SETTINGS = "settings.json"
 JPEG_QUALITY = 92
 GRID_YAWS = (-90, -60, -30, -15, 0, 15, 30, 60, 90)
 GRID_LIGHTS = ((-80, 20), (-30, 45), (0, 60), (60, 10))  # azimuth and elevation in degrees

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kept_tensors import shapes_kept_by
 from processes import run_script
 
 from models.errors import UserError
@@ -18,15 +19,7 @@ def test_losses_and_gradients_of_a_sharded_head_are_those_of_the_whole_head(proc
 
 def test_a_step_keeps_one_tensor_of_images_times_classes_and_none_of_the_labels():
     head, features = ShardedHead(make_head("arcface", 64, width=8), 4), torch.randn(4, 8, requires_grad=True)
-    kept = {}  # {place in memory: shape} of what autograd keeps for the backward pass
-
-    def keep(tensor):
-        kept[tensor.data_ptr()] = tuple(tensor.shape)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        head(features, torch.arange(4))
-    assert list(kept.values()).count((4, 64)) == 1
+    assert shapes_kept_by(head, features, torch.arange(4)).count((4, 64)) == 1
 
 
 @pytest.mark.parametrize("label", [0, 1])

@@ -14,7 +14,7 @@ from utils.evaluation.verification import features_of
 from world import render_faces
 from world.renderer.hair import CUTS, Hairdresser
 from world.renderer.mixture import mix_traits
-from world.renderer.person import draw_traits, make_person, rotation, stream
+from world.renderer.person import draw_traits, person_of, rotation, stream
 from world.renderer.photo import Photographer, draw_setting, quality_of
 
 PLAIN = {
@@ -169,7 +169,7 @@ def test_a_photo_does_not_depend_on_those_taken_before(photographer):
 @pytest.mark.parametrize("cut", [None, *CUTS])
 def test_hair_grows_on_the_head_and_leaves_the_eyes_free(cut):
     model, painter = render_faces.studio()
-    person = make_person(model, 0, 3)
+    person = person_of(model, draw_traits(model, 0, 3))
     style = CUTS.get(cut)
     length, thickness = (style.length[1], style.thickness[1]) if style else (0, 0)
     person.look |= {"cut": cut, "length": length, "thickness": thickness, "fringe": 0.0, "bald_top": False}

@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from utils.cli.flags import Parser, add_amp_flags, add_compile_flag, add_training_run_flags, positive
-from utils.cli.training_flags import add_length_flags, add_reading_flags
+from utils.cli.flags import Parser, add_amp_flags, add_compile_flag, add_training_run_flags
+from utils.cli.training_flags import add_length_flags, add_reading_flags, add_record_flags
 from utils.data.loader import EpochBatches, make_loader
-from utils.data.training_data import AUGMENTATIONS, TrainingData, held_out_data
+from utils.data.training_data import TrainingData
 from utils.runtime.distributed import Distributed
 from utils.runtime.precision import Precision
 from utils.training.broken_items import BrokenItems
@@ -23,24 +22,16 @@ from utils.training.loop import Hyperparameters, train_network
 from utils.training.network_state import NetworkState
 from utils.training.parallel import parallel
 from utils.training.resuming import check_agreement, load_checkpoint, run_description
-from utils.training.setup import begin_run, join_training, prepare_device, steps_of_whole_updates
+from utils.training.setup import begin_run, join_training, opened_records, prepare_device
 from utils.training.stop import resume_command
 
 MODEL = "model.pth"  # the result, beside the checkpoints
-SCORED = 256  # largest number of held-out photos that are scored, spread evenly over all
 
 
 def add_network_training_flags(parser: Parser, *, ema: float, lr: float, epochs: int, output_dir: str) -> None:
     """All flags but those of the networks and of the losses. The parameters are defaults of flags."""
     data = parser.add_argument_group("data")
-    data.add_argument(
-        "--train_source", "--data", required=True, help="training LMDB, made by scripts/prepare_training_set.py"
-    )
-    data.add_argument("--mask", help=".npy file of the positions of the records to train on (default: all)")
-    data.add_argument("--held_out", help=f".npy file of positions of other records; up to {SCORED} of them are scored")
-    data.add_argument("--score_every", type=positive, help="steps between scores of --held_out (default: an epoch)")
-    data.add_argument("--augmentation", choices=AUGMENTATIONS, default="flip", help="random flip, or a crop and a flip")
-    data.add_argument("--rep_dim", type=positive, default=512, help="length of the FR features")
+    add_record_flags(data, augmentation="flip", meaning="random flip, or a crop and a flip")
     add_reading_flags(data)
     add_length_flags(parser, epochs)
     optimiser = parser.add_argument_group("optimiser")
@@ -66,11 +57,6 @@ class Begun(NamedTuple):
     batches: EpochBatches
     steps_per_epoch: int  # batches
 
-    @property
-    def held_out_indices(self) -> np.ndarray:
-        """The indices of the held-out photos that are scored, (S,)."""
-        return np.linspace(0, len(self.held_out) - 1, min(SCORED, len(self.held_out))).astype(int)
-
 
 @contextlib.contextmanager
 def opened_training(args: Namespace) -> Iterator[Begun]:
@@ -80,13 +66,8 @@ def opened_training(args: Namespace) -> Iterator[Begun]:
         check_output_folder(args.output_dir, args.resume, args.overwrite, [MODEL])
     check_agreement(world, vars(args))
     device, precision = prepare_device(args.device, world, args.use_amp, args.amp_dtype)
-    with contextlib.closing(
-        TrainingData(args.train_source, args.mask, args.augmentation, args.seed, args.rep_dim)
-    ) as data:
-        batches = EpochBatches(len(data), args.batch_size, args.seed, world.rank, world.size)
-        steps_per_epoch = steps_of_whole_updates(batches, args.accum_iter, args.train_source)
-        held_out = held_out_data(data, args.held_out) if args.held_out else None
-        yield Begun(world, device, precision, data, held_out, batches, steps_per_epoch)
+    with opened_records(args, world) as records:
+        yield Begun(world, device, precision, *records)
 
 
 def state_of(args: Namespace, begun: Begun, key: str, network: torch.nn.Module, about: dict[str, Any]) -> NetworkState:

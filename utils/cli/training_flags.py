@@ -1,10 +1,11 @@
-"""The flags that the trainings of the generator and of its adapter share."""
+"""The flags that the trainings of generators share."""
 
 from argparse import ArgumentParser, BooleanOptionalAction
 from argparse import _ArgumentGroup as Group
 from collections.abc import Mapping, Sequence
 
 from utils.cli.flags import positive
+from utils.data.training_data import AUGMENTATIONS, SCORED
 
 MASK_RATIOS = {  # ending of the flag: its meaning
     "min": "smallest mask rate, and fraction of dropped rows",
@@ -12,6 +13,18 @@ MASK_RATIOS = {  # ending of the flag: its meaning
     "mu": "mean of the mask rate's normal distribution before truncation",
     "std": "standard deviation of the mask rate's normal distribution before truncation",
 }
+
+
+def add_record_flags(data: Group, augmentation: str, meaning: str) -> None:
+    """Which records are trained on and scored. ``augmentation``: the default; ``meaning``: help text of the flag."""
+    data.add_argument(
+        "--train_source", "--data", required=True, help="training LMDB, made by scripts/prepare_training_set.py"
+    )
+    data.add_argument("--mask", help=".npy file of the positions of the records to train on (default: all)")
+    data.add_argument("--held_out", help=f".npy file of positions of other records; up to {SCORED} of them are scored")
+    data.add_argument("--score_every", type=positive, help="steps between scores of --held_out (default: an epoch)")
+    data.add_argument("--augmentation", choices=AUGMENTATIONS, default=augmentation, help=meaning)
+    data.add_argument("--rep_dim", type=positive, default=512, help="length of the FR features")
 
 
 def add_reading_flags(data: Group) -> None:

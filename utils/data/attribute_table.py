@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from models.errors import UserError
-from utils.data.face_labels import LABELS, read_labels
+from utils.data.face_labels import read_labels
 from utils.data.face_set import FaceSet, FolderFaces
+from utils.data.images import LABELS
 
 PHOTO = "file"  # the column that names the photo: IDENTITY/PHOTO
 SHOWN = 12  # number of columns named in a message

@@ -7,8 +7,7 @@ from typing import Any
 
 from models.errors import UserError
 from utils.data.face_set import FaceSet, FolderFaces
-
-LABELS = "labels.jsonl"
+from utils.data.images import LABELS
 
 Label = dict[str, Any]  # {"file": ..., "yaw": degrees, "pitch": degrees, ...}
 

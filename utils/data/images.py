@@ -17,7 +17,8 @@ CONTACT_SHEET = "contact_sheet.jpg"  # a preview beside a dataset, not one of it
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", *heic.readable_extensions())
 
 cv2.setNumThreads(1)  # the project uses threads and processes of its own
-OWN_FILES = {"labels.jsonl", "manifest.jsonl", "settings.json"}  # that rendering and generation write beside photos
+LABELS = "labels.jsonl"  # what rendered photos show, beside them
+OWN_FILES = {LABELS, "manifest.jsonl", "settings.json"}  # that rendering and generation write beside photos
 
 
 def list_images(source: Path | str, extensions: Sequence[str] = EXTENSIONS, what: str = "images") -> list[Path]:

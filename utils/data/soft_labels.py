@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from models.errors import UserError
+from utils.data.images import LABELS
 from utils.data.mixup import MIXTURE, SETTING
 from utils.dataset.layout import find_manifest, find_settings
-
-LABELS = "labels.jsonl"  # of rendered photos
 
 
 class SoftLabels(NamedTuple):

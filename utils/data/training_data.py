@@ -18,6 +18,7 @@ from utils.data.images import SIDE, resize
 from utils.data.masks import load_mask
 from utils.data.training_lmdb import ENCODER, LazyLmdb, decode_record, open_lmdb, unpack_record
 
+SCORED = 256  # largest number of held-out photos that are scored
 AUGMENTATIONS = ("noaug", "flip", "randcrop", "randresizedcrop")
 PADDING = 8  # pixels added on each side before a random crop
 SMALLEST_AREA = 0.2  # smallest area of a random resized crop, as a fraction of the image
@@ -140,6 +141,11 @@ class TrainingData(Dataset):
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, position)))
         image = np.ascontiguousarray(augment(image, self.augmentation, rng))
         return TrainingItem(torch.from_numpy(image), torch.from_numpy(vector), position, "")
+
+
+def evenly_spread(held_out: TrainingData) -> np.ndarray:
+    """The indices of at most SCORED records, spread evenly over all, (S,)."""
+    return np.linspace(0, len(held_out) - 1, min(SCORED, len(held_out))).astype(int)
 
 
 def held_out_data(data: TrainingData, mask: Path | str) -> TrainingData:

@@ -19,9 +19,12 @@ FIXED = ("batch_size", "accum_iter", "seed")  # flags that decide which records 
 class AdapterState:
     """A generator with its adapter, the adapter's optimiser, the loss scale and the number of steps.
 
+    There are no averaged weights. ``parameters``: those that are trained.
     ``about``: what makes an adapter file beside the weights: "model", "lora", "condition" and "generator_sha256".
     ``settings``, the flags, and ``run``, the result of ``run_description``, are kept in the checkpoints.
     """
+
+    ema = None
 
     def __init__(
         self, generator: Vec2Face, parameters: list[torch.nn.Parameter], scaler: torch.amp.GradScaler,
@@ -31,6 +34,9 @@ class AdapterState:
         self.about, self.settings, self.run = dict(about), dict(settings), run
         self.optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=weight_decay)
         self.step, self.last_step = 0, 0
+
+    def update_average(self) -> None:
+        """Do nothing, for ``train_network``: there is no average."""
 
     def adapter(self) -> dict[str, Any]:
         """The content of an adapter file."""

@@ -120,6 +120,14 @@ class Log:
         about = f" ({weights} weights)" if weights else ""
         self.say(f"epoch {epoch} {kind}{about}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
 
+    def held_out(
+        self, scores: Mapping[str, float], pictures: Sequence[Sequence[np.ndarray]], title: str, step: int, epoch: int,
+        averaged: bool,
+    ) -> None:  # fmt: skip
+        """Write scores and pictures of held-out photos. ``averaged``: whether the averaged weights were scored."""
+        self.scores("held_out", scores, step, epoch, "averaged" if averaged else "last")
+        self.sheet(title, pictures, step)
+
     def sheet(self, title: str, rows: Sequence[Sequence[np.ndarray]], step: int) -> None:
         """Add rows of images (112, 112, 3) uint8 to TensorBoard."""
         self.board.add_image(title, contact_sheet(rows), step, dataformats="HWC")

@@ -8,6 +8,7 @@ import torch
 import torch.nn as nn
 
 from utils.data.loader import EpochBatches, drop_broken
+from utils.training.adapter_state import AdapterState
 from utils.training.broken_items import BrokenItems
 from utils.training.finite_check import FiniteCheck, values_to_check
 from utils.training.folder import LAST
@@ -26,12 +27,12 @@ class Hyperparameters(NamedTuple):
     learning_rate: Callable[[int], float]  # by the number of updates so far
     clip_grad: float  # largest gradient norm
     seed: int
-    score_every: int  # steps between scores of held-out photos
+    score_every: int = 0  # steps between scores of held-out photos
     pictures: str = ""  # the title of the pictures that come with the scores
 
 
 def train_network(
-    state: NetworkState,
+    state: NetworkState | AdapterState,
     network: nn.Module,
     losses_of: Callable[[nn.Module, Any], dict[str, torch.Tensor]],
     batches: EpochBatches,
@@ -40,13 +41,15 @@ def train_network(
     hyper: Hyperparameters,
     run: Run,
     score: Callable[[], tuple] | None = None,
+    picture: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None,
 ) -> None:
     """The training loop, from ``state.step`` to ``state.last_step`` or until the user stops it.
 
     ``network``: that of ``state``, perhaps wrapped to average gradients over the processes. ``losses_of(network,
     batch)``: {term: scalar} of a batch of ``loader``, with the "total" that is minimised; all its random draws come
     from torch's seed. ``loader``: iterates over the batches chosen by ``batches``. ``score``: gives ({name: score},
-    pictures) of held-out photos. Raises UserError when a value is not finite or too many records are broken.
+    pictures) of held-out photos. ``picture``: gives photos and images (B, 3, 112, 112) of the last batch, which are
+    shown after each epoch. Raises UserError when a value is not finite or too many records are broken.
     """
     world, log, scaler, finite = run.world, run.log, state.scaler, FiniteCheck()
     autocast, accum_iter = partial(run.precision.autocast, run.device), hyper.accum_iter
@@ -66,8 +69,7 @@ def train_network(
             norms = {}
             if update:
                 set_learning_rates(state.optimizer, lr)
-                parameters = state.network.parameters()
-                norms["gradient_norm"] = clip_and_step(state.optimizer, scaler, parameters, hyper.clip_grad)
+                norms["gradient_norm"] = clip_and_step(state.optimizer, scaler, state.parameters, hyper.clip_grad)
                 scaler.update()
                 state.update_average()
             named = {f"{name} loss": value for name, value in losses.items()}
@@ -76,9 +78,7 @@ def train_network(
             if score and world.is_main and state.step % hyper.score_every == 0:
                 finite.settle()
                 with autocast():
-                    scores, pictures = score()
-                log.scores("held_out", scores, state.step, epoch, "last" if state.ema is None else "averaged")
-                log.sheet(hyper.pictures, pictures, state.step)
+                    log.held_out(*score(), hyper.pictures, state.step, epoch, averaged=state.ema is not None)
             log.add(losses | norms, len(batch.position))
             if state.step % run.log_every == 0 or state.step == state.last_step:
                 finite.settle()
@@ -92,5 +92,7 @@ def train_network(
         finite.settle()
         if world.is_main:
             state.save(run.folder / LAST)
+            if picture:
+                log.picture(*picture(), state.step)
         if run.stop.seen:
             break

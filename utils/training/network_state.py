@@ -35,6 +35,11 @@ class NetworkState:
         self.ema = copied(network.state_dict()) if ema_decay else None
         self.step, self.last_step = 0, 0
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The weights that are trained: all."""
+        return list(self.network.parameters())
+
     def update_average(self) -> None:
         """Move the averaged weights, if there are any, towards the network's weights."""
         if self.ema is not None:

@@ -1,7 +1,7 @@
 """Learning-rate schedules. Every function gives the learning rate at one point of a training."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 MILESTONE_FACTOR = 0.1
 POLYNOMIAL_POWER = 2
@@ -16,6 +16,11 @@ def warmup_then_cosine(epoch: float, highest: float, lowest: float, warmup_epoch
         return highest * epoch / warmup_epochs
     progress = (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9)
     return _half_cosine(highest, lowest, math.pi * min(progress, 1))
+
+
+def by_update(of_epoch: Callable[[float], float], updates_per_epoch: int) -> Callable[[int], float]:
+    """The learning rate by the number of updates so far, from that by the fractional epoch."""
+    return lambda update: of_epoch(update / updates_per_epoch)
 
 
 def warmup_then_milestones(epoch: float, highest: float, warmup_epochs: float, milestones: Sequence[int]) -> float:

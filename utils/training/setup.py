@@ -1,6 +1,8 @@
 """What all trainings set up: their processes, device and number formats, their log, and the random seed of a step."""
 
-from collections.abc import Iterable, Sequence
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +10,7 @@ import torch
 
 from models.errors import UserError
 from utils.data.loader import EpochBatches
+from utils.data.training_data import TrainingData, held_out_data
 from utils.runtime.device import keep_freed_memory, resolve_device
 from utils.runtime.distributed import Distributed, init_distributed
 from utils.runtime.precision import Precision
@@ -28,6 +31,26 @@ def steps_of_whole_updates(batches: EpochBatches, accum_iter: int, path: Path | 
             f"{batches.world_size} processes x --accum_iter {accum_iter}."
         )
     return steps
+
+
+class Records(NamedTuple):
+    """The records of a training LMDB that are trained on, those that are scored, and the batches of an epoch."""
+
+    data: TrainingData
+    held_out: TrainingData | None
+    batches: EpochBatches
+    steps_per_epoch: int  # batches
+
+
+@contextmanager
+def opened_records(args: Namespace, world: Distributed) -> Iterator[Records]:
+    """Open what the flags of ``add_record_flags`` name, for this process's batches. Raises UserError."""
+    with closing(TrainingData(args.train_source, args.mask, args.augmentation, args.seed, args.rep_dim)) as data:
+        batches = EpochBatches(len(data), args.batch_size, args.seed, world.rank, world.size)
+        steps_per_epoch = steps_of_whole_updates(batches, args.accum_iter, args.train_source)
+        yield Records(
+            data, held_out_data(data, args.held_out) if args.held_out else None, batches, steps_per_epoch
+        )  # fmt: skip
 
 
 class Run(NamedTuple):

@@ -42,11 +42,6 @@ def stream(seed: int, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
 
 
-def make_person(model: HeadModel, seed: int, identity: int) -> Person:
-    """The person with the number ``identity``."""
-    return person_of(model, draw_traits(model, seed, identity))
-
-
 def draw_traits(model: HeadModel, seed: int, identity: int) -> Traits:
     """The parameters of the person with the number ``identity``."""
     rng = stream(seed, identity)
