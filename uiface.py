@@ -26,7 +26,13 @@ from models.uiface.schedule import TIMESTEPS, add_noise
 from models.uiface.weights import MODEL_KEY, about_unet
 from models.weight_files import save_file, sha256
 from utils.cli.flags import Parser, make_parser, not_negative, positive
-from utils.cli.network_training import Begun, add_network_training_flags, opened_training, run_training, state_of
+from utils.cli.network_training import (
+    OpenedTraining,
+    add_network_training_flags,
+    opened_training,
+    run_training,
+    state_of,
+)
 from utils.cli.uiface_flags import add_autoencoder_flag, autoencoder_of
 from utils.data.training_data import TrainingItem, evenly_spread
 from utils.evaluation.diffusion import score_unet
@@ -60,22 +66,22 @@ def unet_parser() -> Parser:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     args = unet_parser().parse_args(argv)
-    with opened_training(args) as begun:
-        architecture, device = PRESETS[args.model], begun.device
-        autoencoder = autoencoder_of(args.autoencoder, architecture, device, begun.precision.dtype)
+    with opened_training(args) as training:
+        architecture, device = PRESETS[args.model], training.device
+        autoencoder = autoencoder_of(args.autoencoder, architecture, device, training.precision.dtype)
         torch.manual_seed(args.seed)
         net = UNet(architecture).to(device, memory_format=torch.channels_last)
-        about = about_unet(architecture, trained_on(begun), sha256(args.autoencoder[-1]))
-        state = state_of(args, begun, MODEL_KEY, net, about | {"model": args.model})
+        about = about_unet(architecture, trained_on(training), sha256(args.autoencoder[-1]))
+        state = state_of(args, training, MODEL_KEY, net, about | {"model": args.model})
 
         def score() -> tuple[dict, list]:
             return score_unet(
-                state.network_to_score(), autoencoder, begun.held_out, evenly_spread(begun.held_out), args.batch_size,
+                state.network_to_score(), autoencoder, training.held_out, evenly_spread(training.held_out), args.batch_size,
                 args.sheet_steps,
             )  # fmt: skip
 
         run_training(
-            args, begun, state, noise_loss(autoencoder, architecture.latent_side, device), score,
+            args, training, state, noise_loss(autoencoder, architecture.latent_side, device), score,
             lambda path: save_file(state.about | {MODEL_KEY: state.network_to_score().state_dict()}, path),
             learning_rate=partial(
                 cosine_restarts, highest=args.lr, first=args.restart_steps, factor=args.restart_factor
@@ -105,12 +111,12 @@ def noise_loss(
     return losses_of
 
 
-def trained_on(begun: Begun) -> dict[str, Any] | None:
+def trained_on(training: OpenedTraining) -> dict[str, Any] | None:
     """What the UNet's file says of its training vectors, if the LMDB says of which face encoder they are."""
-    if not begun.data.encoder:
+    if not training.data.encoder:
         return None
-    norm, spread = begun.data.feature_norms()
-    return {"encoder_sha256": begun.data.encoder, "feature_norm": norm, "feature_norm_std": spread}
+    norm, spread = training.data.feature_norms()
+    return {"encoder_sha256": training.data.encoder, "feature_norm": norm, "feature_norm_std": spread}
 
 
 if __name__ == "__main__":

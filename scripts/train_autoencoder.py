@@ -28,7 +28,13 @@ from models.uiface import AUTOENCODER_PRESETS, PRESETS, Autoencoder, save_uiface
 from models.uiface.autoencoder import resized
 from utils.cli.demo_weights import use_demo_weights
 from utils.cli.flags import Parser, make_parser
-from utils.cli.network_training import Begun, add_network_training_flags, opened_training, run_training, state_of
+from utils.cli.network_training import (
+    OpenedTraining,
+    add_network_training_flags,
+    opened_training,
+    run_training,
+    state_of,
+)
 from utils.cli.training_flags import add_loss_network_flags
 from utils.data.training_data import TrainingItem, evenly_spread
 from utils.evaluation.autoencoding import score_autoencoder
@@ -58,28 +64,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = autoencoder_parser().parse_args(argv)
     with_encoder = args.lpips_weights == "encoder"
     use_demo_weights(args, unused=[] if with_encoder else ["id_weights"])
-    with opened_training(args) as begun:
-        device, dtype, latent_side = begun.device, begun.precision.dtype, PRESETS[args.model].latent_side
+    with opened_training(args) as training:
+        device, dtype, latent_side = training.device, training.precision.dtype, PRESETS[args.model].latent_side
         encoder = load_face_encoder(args.id_weights, device, dtype) if with_encoder else None
         perceptual = load_perceptual(args.lpips_weights, encoder)
         perceptual = perceptual and perceptual.to(device)
         torch.manual_seed(args.seed)
         autoencoder = Autoencoder(AUTOENCODER_PRESETS[args.model]).to(device, memory_format=torch.channels_last)
         side = latent_side * autoencoder.sizes.shrinkage
-        photos = first_photos(begun, side)
+        photos = first_photos(training, side)
         autoencoder.begin_codebook(photos)
-        state = state_of(args, begun, KEY, autoencoder, {"model": args.model})
+        state = state_of(args, training, KEY, autoencoder, {"model": args.model})
         weights = {"lpips": args.lpips_weight, "codebook": args.codebook_weight}
 
         def score() -> tuple[dict, list]:
-            indices = evenly_spread(begun.held_out)
-            return score_autoencoder(state.network_to_score(), begun.held_out, indices, args.batch_size, latent_side)
+            indices = evenly_spread(training.held_out)
+            return score_autoencoder(state.network_to_score(), training.held_out, indices, args.batch_size, latent_side)
 
         half_cosine = partial(warmup_then_cosine, highest=args.lr, lowest=0.0, warmup_epochs=0, epochs=args.epochs)
         run_training(
-            args, begun, state, reconstruction_loss(perceptual, weights, side, device), score,
+            args, training, state, reconstruction_loss(perceptual, weights, side, device), score,
             lambda path: write_result(state, photos, path),
-            learning_rate=by_update(half_cosine, begun.steps_per_epoch // args.accum_iter),
+            learning_rate=by_update(half_cosine, training.steps_per_epoch // args.accum_iter),
             shown=("total", "pixel", "lpips", "codebook"), pictures=PICTURES, script=__file__, argv=argv,
         )  # fmt: skip
 
@@ -100,13 +106,13 @@ def reconstruction_loss(
     return losses_of
 
 
-def first_photos(begun: Begun, side: int) -> torch.Tensor:
+def first_photos(training: OpenedTraining, side: int) -> torch.Tensor:
     """Photos (P, 3, side, side) that are spread evenly over the training records, without broken ones."""
-    indices = np.linspace(0, len(begun.data) - 1, min(STANDARDISED_ON, len(begun.data))).astype(int)
-    items = [begun.data[0, int(index)] for index in indices]
-    begun.data.close()  # each process that reads opens it itself
+    indices = np.linspace(0, len(training.data) - 1, min(STANDARDISED_ON, len(training.data))).astype(int)
+    items = [training.data[0, int(index)] for index in indices]
+    training.data.close()  # each process that reads opens it itself
     pixels = torch.stack([item.pixels for item in items if not item.error])  # (P, 112, 112, 3)
-    return resized(to_images(upload(pixels, begun.device)), side)  # (P, 3, side, side)
+    return resized(to_images(upload(pixels, training.device)), side)  # (P, 3, side, side)
 
 
 def write_result(state: NetworkState, photos: torch.Tensor, path: Path) -> None:

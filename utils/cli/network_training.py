@@ -46,7 +46,7 @@ def add_network_training_flags(parser: Parser, *, ema: float, lr: float, epochs:
     add_training_run_flags(parser, output_dir)
 
 
-class Begun(NamedTuple):
+class OpenedTraining(NamedTuple):
     """A training whose data are open: where it computes, and the records it sees."""
 
     world: Distributed
@@ -59,7 +59,7 @@ class Begun(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened_training(args: Namespace) -> Iterator[Begun]:
+def opened_training(args: Namespace) -> Iterator[OpenedTraining]:
     """Join the other processes, check the output folder and open the data. Raises UserError."""
     world = join_training(args.device)
     if world.is_main:
@@ -67,20 +67,22 @@ def opened_training(args: Namespace) -> Iterator[Begun]:
     check_agreement(world, vars(args))
     device, precision = prepare_device(args.device, world, args.use_amp, args.amp_dtype)
     with opened_records(args, world) as records:
-        yield Begun(world, device, precision, *records)
+        yield OpenedTraining(world, device, precision, *records)
 
 
-def state_of(args: Namespace, begun: Begun, key: str, network: torch.nn.Module, about: dict[str, Any]) -> NetworkState:
+def state_of(
+    args: Namespace, training: OpenedTraining, key: str, network: torch.nn.Module, about: dict[str, Any]
+) -> NetworkState:
     """The state of a training that begins; for ``key`` and ``about`` see NetworkState."""
     return NetworkState(
-        key, network, begun.precision.scaler(begun.device), ema_decay=args.ema, about=about, settings=vars(args),
-        run=run_description(begun.world, [begun.data.positions]),
+        key, network, training.precision.scaler(training.device), ema_decay=args.ema, about=about, settings=vars(args),
+        run=run_description(training.world, [training.data.positions]),
     )  # fmt: skip
 
 
 def run_training(
     args: Namespace,
-    begun: Begun,
+    training: OpenedTraining,
     state: NetworkState,
     losses_of: Callable[[torch.nn.Module, Any], dict[str, torch.Tensor]],
     score: Callable[[], tuple] | None,
@@ -97,7 +99,7 @@ def run_training(
     ``losses_of``, ``score``: as for ``train_network``; ``learning_rate``, ``pictures``: see Hyperparameters; ``shown``:
     terms that the console line shows; ``script``, ``argv``: the command. Raises UserError.
     """
-    world, device, steps_per_epoch = begun.world, begun.device, begun.steps_per_epoch
+    world, device, steps_per_epoch = training.world, training.device, training.steps_per_epoch
     notes = []
     if args.resume:
         path, content = world.from_main(partial(load_checkpoint, args.resume))
@@ -111,16 +113,16 @@ def run_training(
         clip_grad=args.clip_grad, seed=args.seed, score_every=args.score_every or steps_per_epoch, pictures=pictures,
     )  # fmt: skip
     run = begin_run(
-        world, device, begun.precision, state.step, state.last_step, shown, notes,
+        world, device, training.precision, state.step, state.last_step, shown, notes,
         resume_command=resume_command(script, argv, args.output_dir), output_dir=args.output_dir, log_dir=args.log_dir,
         resume=args.resume, overwrite=args.overwrite, log_every=args.log_every, save_every=args.save_every,
         results=[MODEL],
     )  # fmt: skip
     train_network(
-        state, parallel(state.network, world, device, args.compile), losses_of, begun.batches,
-        make_loader(begun.data, begun.batches, args.workers, args.pin_memory and device.type == "cuda"),
+        state, parallel(state.network, world, device, args.compile), losses_of, training.batches,
+        make_loader(training.data, training.batches, args.workers, args.pin_memory and device.type == "cuda"),
         BrokenItems(args.train_source, "records", args.max_bad_records), hyper, run,
-        score if begun.held_out is not None else None,
+        score if training.held_out is not None else None,
     )  # fmt: skip
     if world.is_main and state.step == state.last_step:
         finish(run.folder / MODEL)
