@@ -75,10 +75,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         state = state_of(args, training, MODEL_KEY, net, about | {"model": args.model})
 
         def score() -> tuple[dict, list]:
+            indices = evenly_spread(training.held_out)
             return score_unet(
-                state.network_to_score(), autoencoder, training.held_out, evenly_spread(training.held_out), args.batch_size,
-                args.sheet_steps,
-            )  # fmt: skip
+                state.network_to_score(), autoencoder, training.held_out, indices, args.batch_size, args.sheet_steps
+            )
 
         run_training(
             args, training, state, noise_loss(autoencoder, architecture.latent_side, device), score,
